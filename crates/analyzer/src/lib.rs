@@ -1,0 +1,3 @@
+//! The built-in model: unpack → classify → parse → IR → engines → rank → explain → report.
+
+pub mod finding;
