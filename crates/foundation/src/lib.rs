@@ -1,1 +1,7 @@
-//! Placeholder while the walls go up.
+//! What every role stands on, and nothing else: settings, telemetry, listening sockets, the JSON face, the clock.
+
+pub mod api;
+pub mod clock;
+pub mod listen;
+pub mod settings;
+pub mod telemetry;

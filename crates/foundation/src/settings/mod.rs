@@ -1,0 +1,104 @@
+//! Settings as written (TOML with spans) → as meant. All problems are collected and shown at once, each with file,
+//! line, caret and hint.
+//!
+//! A role declares each of its tables as a [`Schema`]: the keys, their defaults, limits and meanings. Reading goes
+//! through [`Table`], which knows the schema: a key that is not declared can't be read, a declared key that is not
+//! read fails the role's own test ([`Table::unread`]), unknown keys are problems with "did you mean", and
+//! `munjigi settings` prints the same declarations.
+
+mod document;
+mod problem;
+mod schema;
+mod table;
+mod types;
+
+pub use document::{Document, Environment};
+pub use problem::{Problem, Problems, Severity};
+pub use schema::{Key, Schema};
+pub use table::{Item, Table};
+pub use types::{HostPort, Rate, Secret, Setting, Size, format_duration, parse_duration};
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    static ROOT: Schema = Schema {
+        place: "the settings file",
+        meaning: "",
+        keys: &[
+            Key::new("name", "text", "", "", "what it is called"),
+            Key::new("wait", "duration", "5s", "1s to 1m", "how long it waits"),
+            Key::new("peers", "list of addresses", "[]", "", "whom it asks"),
+            Key::new("mode", "text", "\"fast\"", "", "how it works"),
+            Key::new("route", "tables", "", "", "routes"),
+            Key::later("gossip", "tells its neighbours"),
+        ],
+    };
+    static ROUTE: Schema = Schema {
+        place: "[[route]]",
+        meaning: "",
+        keys: &[Key::new("path", "text", "", "", "a prefix of the path")],
+    };
+
+    #[derive(Debug)]
+    struct Read {
+        name: String,
+        wait: Duration,
+        routes: usize,
+    }
+
+    fn read(table: &Table<'_>) -> Option<Read> {
+        let name = table.required("name");
+        let limits = Duration::from_secs(1)..=Duration::from_secs(60);
+        let wait = table.duration("wait", Duration::from_secs(5), limits);
+        let peers = table.list::<HostPort>("peers");
+        let mode = table.choice("mode", 1, &[("fast", 1), ("slow", 2)]);
+        let routes = table.tables("route", &ROUTE);
+        for route in &routes {
+            drop(route.required::<String>("path"));
+        }
+        assert_eq!(table.unread(), Vec::<&str>::new());
+        assert!((1..=2).contains(&mode) && peers.is_none_or(|peers| peers.len() < 9));
+        Some(Read {
+            name: name?,
+            wait,
+            routes: routes.len(),
+        })
+    }
+
+    fn document(text: &str) -> Document {
+        Document::new("munjigi.toml".as_ref(), text.to_owned(), Environment::new())
+    }
+
+    #[test]
+    fn a_good_file_reads() {
+        let (read, problems) =
+            document("name = 'a'\nwait = '2s'\n[[route]]\npath = '/'\n").read(&ROOT, read);
+        let read = read.unwrap();
+        assert_eq!(
+            (read.name.as_str(), read.wait.as_secs(), read.routes),
+            ("a", 2, 1)
+        );
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn all_problems_are_shown_at_once() {
+        let document = document(
+            "nam = \"a\"\nwait = \"2h\"\npeers = [\"10.0.0.1:80\", \"10.0.0.1\", 7]\nmode = \"fsat\"\ngossip = true\n\n[[route]]\npth = 1\n",
+        );
+        let (read, problems) = document.read(&ROOT, read);
+        assert!(read.is_none());
+        insta::assert_snapshot!(document.render(&problems, false));
+    }
+
+    #[test]
+    fn a_broken_file_says_where() {
+        let document = document("name = \nwait = \"5s\n");
+        let (read, problems) = document.read(&ROOT, read);
+        assert!(read.is_none());
+        insta::assert_snapshot!(document.render(&problems, false));
+    }
+}
