@@ -1,0 +1,67 @@
+//! The tables, by version. A database is brought up to date when it is opened; one of a newer version is refused.
+
+use sqlx::{Connection, SqliteConnection};
+
+use super::StoreError;
+
+/// Each entry brings the schema from the version of its index to the next one. Entries are never changed once
+/// released: add one.
+const VERSIONS: &[&[&str]] = &[&[USERS, UPLOADS]];
+
+/// People and how they sign in. Secrets are kept as hashes only.
+const USERS: &str = "
+CREATE TABLE users (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    admin INTEGER NOT NULL,
+    password TEXT,                      -- argon2id in PHC form; NULL while none is set
+    created_at INTEGER NOT NULL         -- milliseconds since 1970, as every *_at
+) STRICT;
+";
+
+/// Uploads, finished or not.
+const UPLOADS: &str = "
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users(id),
+    name TEXT NOT NULL,                 -- the file's name as the client gave it
+    length INTEGER,                     -- NULL while it is deferred
+    received INTEGER NOT NULL,          -- durable bytes: what was acknowledged
+    complete INTEGER NOT NULL,
+    sha256 BLOB,                        -- when complete
+    blake3 BLOB,                        -- when complete
+    used INTEGER NOT NULL DEFAULT 0,    -- jobs that need it: it is kept while there is one
+    metadata TEXT NOT NULL,             -- Upload-Metadata as sent
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX uploads_by_user ON uploads(user_id);
+CREATE INDEX uploads_by_expiry ON uploads(expires_at);
+";
+
+/// Brings the schema up to date.
+pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut *connection)
+        .await?;
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    if done > VERSIONS.len() {
+        return Err(StoreError::Corrupt(format!(
+            "its schema has version {version}, this program knows {} at the most",
+            VERSIONS.len()
+        )));
+    }
+    for (index, statements) in VERSIONS.iter().enumerate().skip(done) {
+        let mut transaction = connection.begin().await?;
+        for statement in *statements {
+            sqlx::raw_sql(*statement).execute(&mut *transaction).await?;
+        }
+        // PRAGMA takes no parameters; the number is our own.
+        let set = format!("PRAGMA user_version = {}", index + 1);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(set))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+    }
+    Ok(())
+}
