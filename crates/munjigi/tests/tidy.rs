@@ -45,13 +45,27 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "munjigi",
         &[
-            "gate", "registry", "hub", "worker", "analyzer", "events", "eureka", "foundation",
+            "gate",
+            "registry",
+            "hub",
+            "worker",
+            "analyzer",
+            "events",
+            "eureka",
+            "foundation",
         ],
     ),
     (
         "testkit",
         &[
-            "gate", "registry", "hub", "worker", "analyzer", "events", "eureka", "foundation",
+            "gate",
+            "registry",
+            "hub",
+            "worker",
+            "analyzer",
+            "events",
+            "eureka",
+            "foundation",
         ],
     ),
 ];
@@ -70,7 +84,11 @@ fn no_room_knows_what_it_need_not() {
             continue;
         };
         for dependency in package["dependencies"].as_array().unwrap() {
-            let Some(to) = dependency["name"].as_str().unwrap().strip_prefix("munjigi-") else {
+            let Some(to) = dependency["name"]
+                .as_str()
+                .unwrap()
+                .strip_prefix("munjigi-")
+            else {
                 continue;
             };
             let dev = dependency["kind"] == "dev";
@@ -132,7 +150,9 @@ fn reachable(metadata: &Value, from: &str) -> BTreeSet<String> {
             open.extend(edges[id.as_str()].iter().cloned());
         }
     }
-    seen.iter().map(|id| names[id.as_str()].to_owned()).collect()
+    seen.iter()
+        .map(|id| names[id.as_str()].to_owned())
+        .collect()
 }
 
 fn members(metadata: &Value) -> Vec<&Value> {
@@ -207,7 +227,10 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            if !matches!(name.as_str(), "target" | "node_modules" | "fixtures" | ".git") {
+            if !matches!(
+                name.as_str(),
+                "target" | "node_modules" | "fixtures" | ".git"
+            ) {
                 found.extend(files(&path, endings));
             }
         } else if endings.iter().any(|ending| name.ends_with(ending)) {
@@ -229,7 +252,9 @@ fn files_stay_readable() {
             let name = file.strip_prefix(root()).unwrap().display().to_string();
             let lines = fs::read_to_string(&file).unwrap().lines().count();
             if lines > limit && !LONGER.iter().any(|(longer, _)| *longer == name) {
-                long.push(format!("{name} has {lines} lines, {limit} is the limit: split it"));
+                long.push(format!(
+                    "{name} has {lines} lines, {limit} is the limit: split it"
+                ));
             }
         }
     };
@@ -241,15 +266,27 @@ fn files_stay_readable() {
 
 #[test]
 fn all_pages_together_stay_small() {
-    let assets = files(&root().join("web"), &[".js", ".css", ".html", ".svg", ".woff2", ".png"]);
+    let assets = files(
+        &root().join("web"),
+        &[".js", ".css", ".html", ".svg", ".woff2", ".png"],
+    );
     assert!(!assets.is_empty());
-    let bytes: u64 = assets.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
-    assert!(bytes < 200_000, "the pages have {bytes} bytes, 200,000 is the limit");
+    let bytes: u64 = assets
+        .iter()
+        .map(|file| fs::metadata(file).unwrap().len())
+        .sum();
+    assert!(
+        bytes < 200_000,
+        "the pages have {bytes} bytes, 200,000 is the limit"
+    );
 }
 
 #[test]
 fn every_command_in_the_readme_exists() {
-    let help = Command::new(env!("CARGO_BIN_EXE_munjigi")).arg("--help").output().unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_munjigi"))
+        .arg("--help")
+        .output()
+        .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let known: BTreeSet<_> = help
         .lines()
@@ -263,7 +300,10 @@ fn every_command_in_the_readme_exists() {
                 continue;
             };
             let name = command.split_whitespace().next().unwrap();
-            assert!(known.contains(name), "{readme} names `munjigi {name}`, --help does not");
+            assert!(
+                known.contains(name),
+                "{readme} names `munjigi {name}`, --help does not"
+            );
         }
     }
 }
@@ -280,7 +320,11 @@ fn links_between_documents_lead_somewhere() {
     );
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let target = link.split('#').next().unwrap();
             if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
                 continue;

@@ -13,13 +13,25 @@ const WITHIN: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn nothing_is_missed_across_reconnects() {
     let folder = tempfile::tempdir().unwrap();
-    let mut site = Site::new(binary(), folder.path(), SiteKind::OneProcess, Some(&slow_model())).unwrap();
+    let mut site = Site::new(
+        binary(),
+        folder.path(),
+        SiteKind::OneProcess,
+        Some(&slow_model()),
+    )
+    .unwrap();
     site.start().await.unwrap();
     let client = site.client().await.unwrap();
-    let upload = client.upload("wait.txt", b"seconds=6 mib=1\n".to_vec()).await.unwrap();
+    let upload = client
+        .upload("wait.txt", b"seconds=6 mib=1\n".to_vec())
+        .await
+        .unwrap();
     let event_id = client.job(&upload, &["slow", "source"]).await.unwrap();
 
-    let (sockets, streams) = tokio::join!(over_sockets(&client, &event_id), over_sse(&client, &event_id));
+    let (sockets, streams) = tokio::join!(
+        over_sockets(&client, &event_id),
+        over_sse(&client, &event_id)
+    );
     assert!(sockets.ended() && streams.ended());
     assert_eq!(sockets.events(), streams.events());
     let job = client.get(&format!("/api/jobs/{event_id}")).await.unwrap();
@@ -27,9 +39,21 @@ async fn nothing_is_missed_across_reconnects() {
     assert_eq!(sockets.fold().status().as_str(), "DONE");
 
     // Positions that never were, or are no longer: said, not papered over.
-    let mut other = client.follow(&event_id, Some(("no-such-epoch".to_owned(), 3))).await.unwrap();
+    let mut other = client
+        .follow(&event_id, Some(("no-such-epoch".to_owned(), 3)))
+        .await
+        .unwrap();
     let first = other.next().await.unwrap();
-    assert!(matches!(first, Pushed::Subscribed { recovered: false, .. }), "{first:?}");
+    assert!(
+        matches!(
+            first,
+            Pushed::Subscribed {
+                recovered: false,
+                ..
+            }
+        ),
+        "{first:?}"
+    );
     site.stop().await.unwrap();
 }
 
@@ -42,7 +66,11 @@ async fn over_sockets(client: &Client, event_id: &str) -> Ledger {
         let mut socket = client.follow(event_id, ledger.position()).await.unwrap();
         for _ in 0..4 {
             match socket.next().await.unwrap() {
-                Pushed::Event { epoch, offset, event } => ledger.take(&epoch, offset, *event).unwrap(),
+                Pushed::Event {
+                    epoch,
+                    offset,
+                    event,
+                } => ledger.take(&epoch, offset, *event).unwrap(),
                 Pushed::Subscribed { recovered, .. } => assert!(recovered),
                 other => panic!("{other:?}"),
             }
@@ -73,13 +101,22 @@ async fn over_sse(client: &Client, event_id: &str) -> Ledger {
         let mut text = String::new();
         let mut taken = 0;
         while taken < 3 && !ledger.ended() {
-            let Some(chunk) = stream.next().await else { break };
+            let Some(chunk) = stream.next().await else {
+                break;
+            };
             text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
             while let Some((block, rest)) = text.split_once("\n\n") {
                 let field = |name: &str| {
-                    block.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+                    block
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(|value| value.trim().to_owned())
                 };
-                assert_ne!(field("event:").as_deref(), Some("recovered"), "something is missing");
+                assert_ne!(
+                    field("event:").as_deref(),
+                    Some("recovered"),
+                    "something is missing"
+                );
                 if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
                     let event = Event::parse(data.as_bytes()).unwrap();
                     let offset = u64::try_from(ledger.events().len()).unwrap() + 1;

@@ -17,7 +17,11 @@ fn binary() -> &'static Path {
 /// The `command = […]` of the slow model.
 fn slow_model() -> String {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stories/models/slow.py");
-    format!("[\"python3\", {:?}], read = [{:?}]", script, script.parent().unwrap())
+    format!(
+        "[\"python3\", {:?}], read = [{:?}]",
+        script,
+        script.parent().unwrap()
+    )
 }
 
 /// Python source with one certain finding.

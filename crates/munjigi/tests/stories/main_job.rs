@@ -17,7 +17,14 @@ struct Up {
 }
 
 async fn up(data: &Path) -> Up {
-    let arguments = ["up", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--no-open"];
+    let arguments = [
+        "up",
+        "--data",
+        data.to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+        "--no-open",
+    ];
     let log = data.with_extension("log");
     let mut program = Program::start(binary(), &arguments, &log).unwrap();
     let line = program.line().await.unwrap();
@@ -33,7 +40,12 @@ async fn munjigi(up: &Up, data: &Path, arguments: &[&str]) -> Output {
     Command::new(binary())
         .args(arguments)
         .env("MUNJIGI_HUB", up.runtime["url"].as_str().unwrap())
-        .env("MUNJIGI_TOKEN", std::fs::read_to_string(data.join("cli.token")).unwrap().trim())
+        .env(
+            "MUNJIGI_TOKEN",
+            std::fs::read_to_string(data.join("cli.token"))
+                .unwrap()
+                .trim(),
+        )
         .output()
         .await
         .unwrap()
@@ -51,7 +63,11 @@ async fn an_archive_becomes_findings_with_one_command() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let up = up(&data).await;
-    assert!(up.line.contains("http://127.0.0.1:") && up.line.contains("token="), "{}", up.line);
+    assert!(
+        up.line.contains("http://127.0.0.1:") && up.line.contains("token="),
+        "{}",
+        up.line
+    );
     let file = folder.path().join("ping.py");
     std::fs::write(&file, VULNERABLE).unwrap();
 
@@ -61,7 +77,11 @@ async fn an_archive_becomes_findings_with_one_command() {
         &["submit", file.to_str().unwrap(), "--follow", "--json"],
     )
     .await;
-    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+    assert!(
+        submitted.status.success(),
+        "{}",
+        String::from_utf8_lossy(&submitted.stderr)
+    );
     let lines = lines(&submitted);
     let summary = &lines.last().unwrap()["summary"];
     assert_eq!(summary["status"], "DONE", "{summary}");
@@ -88,19 +108,47 @@ async fn an_archive_becomes_findings_with_one_command() {
         up.runtime["url"].as_str().unwrap(),
         &std::fs::read_to_string(data.join("cli.token")).unwrap(),
     );
-    let findings = client.get(&format!("/api/jobs/{event_id}/findings")).await.unwrap();
+    let findings = client
+        .get(&format!("/api/jobs/{event_id}/findings"))
+        .await
+        .unwrap();
     let first = &findings["findings"][0];
-    assert_eq!(first["locations"][0]["physicalLocation"]["artifactLocation"]["uri"], "ping.py");
+    assert_eq!(
+        first["locations"][0]["physicalLocation"]["artifactLocation"]["uri"],
+        "ping.py"
+    );
     let out = folder.path().join("out");
-    let result = munjigi(&up, &data, &["result", event_id, "-o", out.to_str().unwrap()]).await;
-    assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+    let result = munjigi(
+        &up,
+        &data,
+        &["result", event_id, "-o", out.to_str().unwrap()],
+    )
+    .await;
+    assert!(
+        result.status.success(),
+        "{}",
+        String::from_utf8_lossy(&result.stderr)
+    );
     let found = walk(&out);
-    for name in ["findings.jsonl", "report.sarif", "coverage.json", "summary.json"] {
-        assert!(found.iter().any(|path| path.ends_with(name)), "{name} is not in {found:?}");
+    for name in [
+        "findings.jsonl",
+        "report.sarif",
+        "coverage.json",
+        "summary.json",
+    ] {
+        assert!(
+            found.iter().any(|path| path.ends_with(name)),
+            "{name} is not in {found:?}"
+        );
     }
 
     // --fail-on makes findings an exit code.
-    let failing = munjigi(&up, &data, &["submit", file.to_str().unwrap(), "--fail-on", "warning"]).await;
+    let failing = munjigi(
+        &up,
+        &data,
+        &["submit", file.to_str().unwrap(), "--fail-on", "warning"],
+    )
+    .await;
     assert_eq!(failing.status.code(), Some(1));
     assert_eq!(up.program.stop().await.unwrap(), 0);
 }
@@ -125,20 +173,36 @@ async fn a_restart_goes_on_where_it_was() {
     let file = folder.path().join("ping.py");
     std::fs::write(&file, VULNERABLE).unwrap();
     let first = up(&data).await;
-    let submitted = munjigi(&first, &data, &["submit", file.to_str().unwrap(), "--follow"]).await;
+    let submitted = munjigi(
+        &first,
+        &data,
+        &["submit", file.to_str().unwrap(), "--follow"],
+    )
+    .await;
     assert!(submitted.status.success());
     first.program.kill().await.unwrap();
 
     let started = tokio::time::Instant::now();
     let second = up(&data).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
     let jobs = munjigi(&second, &data, &["jobs", "--json"]).await;
     let text = String::from_utf8_lossy(&jobs.stdout).into_owned();
     assert!(jobs.status.success() && text.contains("DONE"), "{text}");
 
     // Nobody else can work on the same data meanwhile.
     let other = Command::new(binary())
-        .args(["up", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--no-open"])
+        .args([
+            "up",
+            "--data",
+            data.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+            "--no-open",
+        ])
         .output()
         .await
         .unwrap();
@@ -154,13 +218,23 @@ async fn what_holds_secrets_is_readable_by_its_owner_alone() {
     let data = folder.path().join("data");
     let up = up(&data).await;
     for name in ["runtime.json", "cli.token", "cluster.secret", "admin.sock"] {
-        let mode = std::fs::metadata(data.join(name)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(data.join(name))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     assert_eq!(up.program.stop().await.unwrap(), 0);
     // The link was printed, never logged.
     let log = std::fs::read_to_string(data.with_extension("log")).unwrap();
-    let token = up.line.split("token=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let token = up
+        .line
+        .split("token=")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
     assert!(!log.contains(token));
 }
 
@@ -170,11 +244,22 @@ async fn commands_without_a_hub_say_so() {
     let file = folder.path().join("a.py");
     std::fs::write(&file, VULNERABLE).unwrap();
     let output = Command::new(binary())
-        .args(["submit", file.to_str().unwrap(), "--hub", "http://127.0.0.1:9", "--token", "x", "--follow"])
+        .args([
+            "submit",
+            file.to_str().unwrap(),
+            "--hub",
+            "http://127.0.0.1:9",
+            "--token",
+            "x",
+            "--follow",
+        ])
         .output()
         .await
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.starts_with("error: ") && error.contains("hint: "), "{error}");
+    assert!(
+        error.starts_with("error: ") && error.contains("hint: "),
+        "{error}"
+    );
 }

@@ -17,13 +17,20 @@ async fn what_is_not_yours_does_not_exist() {
     let upload = first.upload("ping.py", VULNERABLE.into()).await.unwrap();
     let event_id = first.job(&upload, &["source"]).await.unwrap();
 
-    let made = first.send(Method::POST, "/api/users", Some(json!({"name": "second"}))).await.unwrap();
+    let made = first
+        .send(Method::POST, "/api/users", Some(json!({"name": "second"})))
+        .await
+        .unwrap();
     assert_eq!(made.status(), 201);
     let made: Value = made.json().await.unwrap();
-    let second = Client::by_link(&first.base, made["signIn"].as_str().unwrap()).await.unwrap();
+    let second = Client::by_link(&first.base, made["signIn"].as_str().unwrap())
+        .await
+        .unwrap();
 
     assert_eq!(second.get("/api/jobs").await.unwrap()["jobs"], json!([]));
-    let analyze_id = first.get(&format!("/api/jobs/{event_id}")).await.unwrap()["analyses"][0]["analyzeId"].clone();
+    let analyze_id =
+        first.get(&format!("/api/jobs/{event_id}")).await.unwrap()["analyses"][0]["analyzeId"]
+            .clone();
     let analyze_id = analyze_id.as_str().unwrap();
     for (method, path) in [
         (Method::GET, format!("/api/jobs/{event_id}")),
@@ -31,7 +38,10 @@ async fn what_is_not_yours_does_not_exist() {
         (Method::GET, format!("/api/jobs/{event_id}/events")),
         (Method::GET, format!("/api/jobs/{event_id}/findings")),
         (Method::GET, format!("/api/jobs/{event_id}/report.sarif")),
-        (Method::GET, format!("/api/jobs/{event_id}/results/{analyze_id}.tar.zst")),
+        (
+            Method::GET,
+            format!("/api/jobs/{event_id}/results/{analyze_id}.tar.zst"),
+        ),
         (Method::HEAD, format!("/api/uploads/{upload}")),
         (Method::DELETE, format!("/api/uploads/{upload}")),
     ] {
@@ -39,29 +49,54 @@ async fn what_is_not_yours_does_not_exist() {
         assert_eq!(answer.status(), 404, "{method} {path}");
     }
     let stolen = json!({"upload": upload, "models": ["source"]});
-    let answer = second.send(Method::POST, "/api/jobs", Some(stolen)).await.unwrap();
+    let answer = second
+        .send(Method::POST, "/api/jobs", Some(stolen))
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 404);
-    let answer = second.send(Method::GET, "/api/admin/workers", None).await.unwrap();
-    assert!(answer.status() == 403 || answer.status() == 404, "{}", answer.status());
+    let answer = second
+        .send(Method::GET, "/api/admin/workers", None)
+        .await
+        .unwrap();
+    assert!(
+        answer.status() == 403 || answer.status() == 404,
+        "{}",
+        answer.status()
+    );
 
     let mut socket = second.follow(&event_id, None).await.unwrap();
     let pushed = socket.next().await.unwrap();
     assert!(matches!(pushed, Pushed::Error { .. }), "{pushed:?}");
-    socket.send(&json!({"type": "cancel", "eventId": event_id})).await.unwrap();
+    socket
+        .send(&json!({"type": "cancel", "eventId": event_id}))
+        .await
+        .unwrap();
     let pushed = socket.next().await.unwrap();
     assert!(matches!(pushed, Pushed::Error { .. }), "{pushed:?}");
     let job = first.get(&format!("/api/jobs/{event_id}")).await.unwrap();
-    assert!(!job["status"].as_str().unwrap().starts_with("CANCEL"), "{job}");
+    assert!(
+        !job["status"].as_str().unwrap().starts_with("CANCEL"),
+        "{job}"
+    );
     site.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_revoked_token_closes_its_socket() {
     let folder = tempfile::tempdir().unwrap();
-    let mut site = Site::new(binary(), folder.path(), SiteKind::OneProcess, Some(&slow_model())).unwrap();
+    let mut site = Site::new(
+        binary(),
+        folder.path(),
+        SiteKind::OneProcess,
+        Some(&slow_model()),
+    )
+    .unwrap();
     site.start().await.unwrap();
     let client = site.client().await.unwrap();
-    let upload = client.upload("wait.txt", b"seconds=20\n".to_vec()).await.unwrap();
+    let upload = client
+        .upload("wait.txt", b"seconds=20\n".to_vec())
+        .await
+        .unwrap();
     let event_id = client.job(&upload, &["slow"]).await.unwrap();
     let mut socket = client.follow(&event_id, None).await.unwrap();
     socket.next().await.unwrap();
@@ -76,7 +111,10 @@ async fn a_revoked_token_closes_its_socket() {
         .as_str()
         .unwrap()
         .to_owned();
-    let revoked = client.send(Method::DELETE, &format!("/api/tokens/{id}"), None).await.unwrap();
+    let revoked = client
+        .send(Method::DELETE, &format!("/api/tokens/{id}"), None)
+        .await
+        .unwrap();
     assert!(revoked.status().is_success(), "{}", revoked.status());
     let closed = tokio::time::timeout(Duration::from_secs(3), async {
         while !matches!(socket.next().await.unwrap(), Pushed::Closed(_)) {}
