@@ -1,0 +1,72 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::{Applications, Client};
+
+/// What is known of a registry.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// As last fetched.
+    pub applications: Arc<Applications>,
+    /// False until the registry was asked, and while it can't be.
+    pub reachable: bool,
+    /// Why it can't be asked.
+    pub error: Option<String>,
+}
+
+/// Fetches the registry every `refresh` until `shutdown`, and tells whoever watches when something changed.
+#[must_use]
+pub fn observe(
+    client: Client,
+    refresh: Duration,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> watch::Receiver<Known> {
+    let (tell, known) = watch::channel(Known::default());
+    tasks.spawn(async move {
+        let mut ticks = tokio::time::interval(refresh);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            let fetched = tokio::select! {
+                fetched = client.fetch() => fetched,
+                () = shutdown.cancelled() => return,
+            };
+            tell.send_if_modified(|known| match fetched {
+                Ok(applications) => learn(known, applications),
+                Err(error) => doubt(known, error.to_string()),
+            });
+        }
+    });
+    known
+}
+
+fn learn(known: &mut Known, applications: Applications) -> bool {
+    let changed = !known.reachable || *known.applications != applications;
+    if !known.reachable {
+        tracing::info!("the registry answers");
+    }
+    known.reachable = true;
+    known.error = None;
+    if changed {
+        known.applications = Arc::new(applications);
+    }
+    changed
+}
+
+fn doubt(known: &mut Known, error: String) -> bool {
+    let changed = known.reachable || known.error.as_ref() != Some(&error);
+    if changed {
+        tracing::warn!(%error, "what is known of the registry stays");
+    }
+    known.reachable = false;
+    known.error = Some(error);
+    changed
+}
