@@ -1,1 +1,152 @@
-//! Placeholder while the walls go up.
+//! The registry: who is where. Pure [`leases`], and the Eureka protocol's HTTP face around them.
+//!
+//! In this version: JSON, one registry alone. XML and replication between peers come later.
+
+mod face;
+mod guard;
+pub mod leases;
+pub mod settings;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use munjigi_eureka::Instance;
+use munjigi_foundation::clock::Clock;
+use munjigi_foundation::listen;
+use munjigi_foundation::settings::Secret;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use leases::Leases;
+use settings::RegistrySettings;
+
+/// How often leases are looked through: an ended one is seen out at most this much later.
+const EXPIRY: Duration = Duration::from_millis(500);
+
+/// Names that only holders of the cluster's secret may register.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub secret: Secret,
+    /// Upper case.
+    pub services: Vec<String>,
+}
+
+/// A registry at work.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+/// What the HTTP face, the expiry and those who watch share.
+#[derive(Debug)]
+struct Shared {
+    leases: Mutex<Leases>,
+    /// The version of what is held, sent after each change.
+    version: watch::Sender<u64>,
+    clock: Clock,
+    kept: Option<Kept>,
+    settings: RegistrySettings,
+    address: SocketAddr,
+}
+
+impl Registry {
+    /// Binds the registry's address and serves until `shutdown`.
+    ///
+    /// # Errors
+    /// When the address can't be bound.
+    pub fn start(
+        settings: RegistrySettings,
+        kept: Option<Kept>,
+        clock: Clock,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::from_std(listen::bind(settings.address, false)?)?;
+        let address = listener.local_addr()?;
+        let limits = listen::Limits {
+            connections: settings.connections_max,
+            ..listen::Limits::default()
+        };
+        let shared = Arc::new(Shared {
+            leases: Mutex::new(Leases::new(settings.limits)),
+            version: watch::Sender::new(0),
+            clock,
+            kept,
+            settings,
+            address,
+        });
+        let router = face::router(Arc::clone(&shared));
+        tasks.spawn(listen::serve(listener, router, limits, shutdown.clone()));
+        tasks.spawn(expire(Arc::clone(&shared), shutdown.clone()));
+        Ok(Self { shared, address })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The base URL of its protocol face.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/eureka", self.address)
+    }
+
+    /// The instances of `application`, whatever their status.
+    #[must_use]
+    pub fn instances(&self, application: &str) -> Vec<Instance> {
+        self.shared.leases().instances(application)
+    }
+
+    /// Changes whenever anything that the registry holds changes: for those in the same process, who learn at once.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.version.subscribe()
+    }
+}
+
+impl Shared {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        // Leases are changed by methods that leave them whole, also when they panic.
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the leases, and tells those who watch.
+    fn change<T>(&self, act: impl FnOnce(&mut Leases) -> T) -> T {
+        let mut leases = self.leases();
+        let answer = act(&mut leases);
+        let version = leases.version();
+        drop(leases);
+        self.version.send_if_modified(|known| {
+            let changed = *known != version;
+            *known = version;
+            changed
+        });
+        answer
+    }
+}
+
+async fn expire(shared: Arc<Shared>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(EXPIRY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let now = shared.clock.now();
+        for gone in shared.change(|leases| leases.expire(now)) {
+            tracing::warn!(
+                app = gone.app,
+                id = gone.instance_id,
+                "the lease ended without a renewal"
+            );
+        }
+    }
+}
