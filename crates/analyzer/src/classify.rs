@@ -11,7 +11,7 @@ const MINIFIED_LINE_BYTES: usize = 400;
 
 /// What is done with a file's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Parsed and analysed, and searched for secrets.
     Source(Language),
     /// Searched for secrets, which is all there is to do: configuration, data, prose. The word names it in coverage.
@@ -24,7 +24,7 @@ pub enum Class {
 
 /// A file's text and what to do with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
+pub(crate) struct Text {
     pub text: String,
     pub class: Class,
 }
@@ -87,7 +87,7 @@ const UNSUPPORTED: [(&str, &str); 45] = [
 
 /// Why an entry is left out whatever it holds, before a byte of it is read.
 #[must_use]
-pub fn left_out(path: &EntryPath) -> Option<&'static str> {
+pub(crate) fn left_out(path: &EntryPath) -> Option<&'static str> {
     let mut segments = path.as_bytes().split(|b| *b == b'/').peekable();
     while let Some(segment) = segments.next() {
         let reason = match segment {
@@ -117,7 +117,7 @@ pub fn left_out(path: &EntryPath) -> Option<&'static str> {
 }
 
 /// Decodes and classifies a file's content; `Err` says why it is left out.
-pub fn content(path: &EntryPath, bytes: &[u8]) -> Result<Text, &'static str> {
+pub(crate) fn content(path: &EntryPath, bytes: &[u8]) -> Result<Text, &'static str> {
     let text = decode(bytes)?;
     let class = class(path, &text);
     Ok(Text { text, class })
@@ -251,7 +251,7 @@ fn is_minified(path: &EntryPath, text: &str) -> bool {
 
 /// A language's name in coverage.
 #[must_use]
-pub fn language_name(language: Language) -> &'static str {
+pub(crate) fn language_name(language: Language) -> &'static str {
     match language {
         Language::C => "c",
         Language::Java => "java",

@@ -30,7 +30,7 @@ pub struct Region {
 
 /// A text with its line starts.
 #[derive(Debug)]
-pub struct Lines<'t> {
+pub(crate) struct Lines<'t> {
     text: &'t str,
     starts: Vec<usize>,
     /// UTF-16 units before each multiple of [`STRIDE`] bytes (before the character there, if one straddles it).
@@ -43,7 +43,7 @@ fn utf16(text: &str) -> usize {
 
 impl<'t> Lines<'t> {
     #[must_use]
-    pub fn new(text: &'t str) -> Self {
+    pub(crate) fn new(text: &'t str) -> Self {
         let starts = std::iter::once(0)
             .chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1))
             .collect();
@@ -63,13 +63,13 @@ impl<'t> Lines<'t> {
     }
 
     #[must_use]
-    pub fn text(&self) -> &'t str {
+    pub(crate) fn text(&self) -> &'t str {
         self.text
     }
 
     /// The span inside the text, on whole characters, and with at least one of them where the text has one.
     #[must_use]
-    pub fn clamp(&self, span: &Span) -> Range<usize> {
+    pub(crate) fn clamp(&self, span: &Span) -> Range<usize> {
         let offset = |n: u32| {
             usize::try_from(n)
                 .unwrap_or(usize::MAX)
@@ -121,7 +121,7 @@ impl<'t> Lines<'t> {
 
     /// Lines and columns of a range on whole characters.
     #[must_use]
-    pub fn region(&self, range: &Range<usize>) -> Region {
+    pub(crate) fn region(&self, range: &Range<usize>) -> Region {
         let place = |at: usize| {
             let line = self.line(at);
             let column = self.units_before(at) - self.units_before(self.line_start(line)) + 1;
@@ -142,7 +142,7 @@ impl<'t> Lines<'t> {
 
     /// What to show around a range: whole lines, or a window where those are too long.
     #[must_use]
-    pub fn context(&self, range: &Range<usize>) -> Range<usize> {
+    pub(crate) fn context(&self, range: &Range<usize>) -> Range<usize> {
         let last = range.end.saturating_sub(1).max(range.start);
         let first_line = self.line(range.start).saturating_sub(CONTEXT_LINES).max(1);
         let last_line = (self.line(last) + CONTEXT_LINES).min(self.starts.len());

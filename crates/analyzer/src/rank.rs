@@ -30,7 +30,7 @@ impl Reliability {
 
 /// A score with its exact parts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Score {
+pub(crate) struct Score {
     pub probability: f64,
     /// Log-odds.
     pub margin: f64,
@@ -41,7 +41,7 @@ pub struct Score {
 
 /// Facts of the file that weigh on each of its findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Setting {
+pub(crate) struct Setting {
     pub test: bool,
     pub example: bool,
     pub vendored: bool,
@@ -51,7 +51,7 @@ pub struct Setting {
 impl Setting {
     /// Judges by the path and by what the first lines say.
     #[must_use]
-    pub fn of(path: &str, text: &str) -> Self {
+    pub(crate) fn of(path: &str, text: &str) -> Self {
         let lower = path.to_ascii_lowercase();
         let mut folders: Vec<&str> = lower.split('/').collect();
         let file = folders.pop().unwrap_or_default();
@@ -109,7 +109,7 @@ impl Setting {
 
 /// Scores a finding. A feature of the setting that the engine named itself is not added twice.
 #[must_use]
-pub fn score(finding: &Finding, setting: Setting) -> Score {
+pub(crate) fn score(finding: &Finding, setting: Setting) -> Score {
     let mut contributions: Vec<Feature> = finding
         .features
         .iter()

@@ -128,8 +128,15 @@ pub(super) fn read(intake: &mut Intake<'_>, root: &Path) -> Result<(), Halt> {
 }
 
 /// Adds the files below `root` and their bytes to the meter.
-pub(crate) fn count(meter: &super::Meter, root: &Path) -> Result<(), Halt> {
+pub(super) fn count(
+    meter: &super::Meter,
+    root: &Path,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), Halt> {
     walk(root, &mut |found| {
+        if cancelled() {
+            return Err(Halt::Cancelled);
+        }
         if let Found::File { bytes, .. } = found {
             meter.bytes_total.fetch_add(bytes, Ordering::Relaxed);
         }

@@ -102,6 +102,36 @@ pub fn reason_of(error: &io::Error) -> Result<String, Halt> {
     }
 }
 
+/// Adds a file, called `name`, to the meter; false when its number of files cannot be told before it is read.
+pub(crate) fn measure_file(meter: &Meter, file: &mut File, name: &EntryPath) -> io::Result<bool> {
+    meter
+        .bytes_total
+        .fetch_add(file.metadata()?.len(), Ordering::Relaxed);
+    let mut head = Vec::new();
+    Read::by_ref(file)
+        .take(HEAD_BYTES as u64)
+        .read_to_end(&mut head)?;
+    let files = match sniff::format(&head, name.as_bytes()) {
+        Some(Format::Zip) => zip::claimed_entries(file)?,
+        None | Some(Format::Other(_)) => Some(1),
+        Some(_) => None,
+    };
+    file.seek(SeekFrom::Start(0))?;
+    meter
+        .files_known
+        .fetch_add(files.unwrap_or(0), Ordering::Relaxed);
+    Ok(files.is_some())
+}
+
+/// Adds what is below a folder to the meter.
+pub(crate) fn measure_folder(
+    meter: &Meter,
+    root: &Path,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), Halt> {
+    folder::count(meter, root, cancelled)
+}
+
 /// One scan's intake.
 pub struct Intake<'a> {
     limits: Limits,
@@ -154,18 +184,6 @@ impl<'a> Intake<'a> {
     /// Reads the file `file`, which the scan was asked for by itself and which is shown as `name`.
     pub fn input(&mut self, file: &mut File, name: &EntryPath) -> Result<(), Halt> {
         self.opened(file, name, 0, true)
-    }
-
-    /// The number of files to expect, where the container can tell it cheaply.
-    pub fn count(&self, file: &mut File, name: &EntryPath) -> io::Result<()> {
-        let mut head = Vec::new();
-        Read::by_ref(file).take(64).read_to_end(&mut head)?;
-        if sniff::format(&head, name.as_bytes()) == Some(Format::Zip)
-            && let Some(files) = zip::claimed_entries(file)?
-        {
-            self.meter.files_known.fetch_add(files, Ordering::Relaxed);
-        }
-        file.seek(SeekFrom::Start(0)).map(|_| ())
     }
 
     /// A file on disk; `top` when it is itself what was asked for.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fmt::Write as _;
 
 /// Longest name of an entry, in bytes: Linux's `PATH_MAX`.
-pub const NAME_BYTES_MAX: usize = 4096;
+pub(super) const NAME_BYTES_MAX: usize = 4096;
 
 /// A place inside the scanned input, `/`-separated, in the bytes that the archive or the file system gave.
 ///
@@ -91,7 +91,7 @@ pub fn percent_encoded(bytes: &[u8]) -> String {
 ///
 /// A backslash counts as a separator when looking for `..`, since the program that unpacks the archive elsewhere may
 /// see it as one.
-pub fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
+pub(super) fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
     if name.len() > NAME_BYTES_MAX {
         return Err("name longer than 4096 bytes");
     }
@@ -125,7 +125,7 @@ pub fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
 }
 
 /// A refused name, shortened so that a row of coverage stays small.
-pub fn shown(name: &[u8]) -> &[u8] {
+pub(super) fn shown(name: &[u8]) -> &[u8] {
     name.get(..256).unwrap_or(name)
 }
 

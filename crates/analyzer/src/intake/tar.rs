@@ -90,7 +90,7 @@ impl Extended {
                 b"size" => {
                     self.size = std::str::from_utf8(value)
                         .ok()
-                        .and_then(|digits| digits.parse().ok())
+                        .and_then(|digits| digits.parse().ok());
                 }
                 key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
                 _ => {}
@@ -268,7 +268,7 @@ fn next_header(reader: &mut dyn Read) -> io::Result<Option<Header>> {
                         .copied()
                         .take(NAME_BYTES_MAX + 1)
                         .collect(),
-                )
+                );
             }
             _ => {}
         }

@@ -267,8 +267,8 @@ pub(super) fn claimed_entries(source: &mut dyn ReadSeek) -> io::Result<Option<u6
         broken: false,
     };
     let mut count: u64 = 0;
-    while entries.next(source)?.is_some() {
-        count += 1;
+    while let Some(entry) = entries.next(source)? {
+        count += u64::from(!entry.is_folder());
         if count >= 100_000 {
             return Ok(Some(most));
         }

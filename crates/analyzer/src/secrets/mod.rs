@@ -27,7 +27,7 @@ const PRIVATE_KEY_BYTES_MAX: usize = 16 * 1024;
 
 /// A secret and what is said of it.
 #[derive(Debug, Clone)]
-pub struct Hit {
+pub(crate) struct Hit {
     pub finding: Finding,
     /// The secret's own bytes, to be masked.
     pub secret: Range<usize>,
@@ -35,7 +35,7 @@ pub struct Hit {
 
 /// All rules of this engine.
 #[must_use]
-pub fn rules() -> &'static [&'static Rule] {
+pub(crate) fn rules() -> &'static [&'static Rule] {
     rules::ALL
 }
 
@@ -74,7 +74,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
 
 /// Finds the secrets in a text. `code` is false where values stand without quotes: configuration, data, prose.
 #[must_use]
-pub fn scan(text: &str, code: bool) -> Vec<Hit> {
+pub(crate) fn scan(text: &str, code: bool) -> Vec<Hit> {
     let engine = &*ENGINE;
     let mut tokens = BTreeSet::new();
     let mut windows: Vec<Range<usize>> = Vec::new();
