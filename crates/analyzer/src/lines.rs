@@ -145,7 +145,9 @@ impl<'t> Lines<'t> {
     pub(crate) fn context(&self, range: &Range<usize>) -> Range<usize> {
         let last = range.end.saturating_sub(1).max(range.start);
         let first_line = self.line(range.start).saturating_sub(CONTEXT_LINES).max(1);
-        let last_line = (self.line(last) + CONTEXT_LINES).min(self.starts.len());
+        // A text that ends with a line feed has no further line, though its last "line start" is the end of the text.
+        let count = self.starts.len() - usize::from(self.starts.last() == Some(&self.text.len()));
+        let last_line = (self.line(last) + CONTEXT_LINES).min(count.max(1));
         let whole = self.line_start(first_line)..self.line_end(last_line).max(range.end);
         if whole.len() <= CONTEXT_BYTES_MAX.max(range.len()) {
             return whole;
@@ -213,6 +215,8 @@ mod tests {
         let (four, one) = (lines.clamp(&(6..7)), lines.clamp(&(0..1)));
         assert_eq!(&lines.text()[lines.context(&four)], "2\n3\n4\r\n5\n6");
         assert_eq!(&lines.text()[lines.context(&one)], "1\n2\n3");
+        let ended = Lines::new("1\n2\n");
+        assert_eq!(&ended.text()[ended.context(&(2..3))], "1\n2");
         let long = "x".repeat(10_000);
         assert_eq!(Lines::new(&long).context(&(5000..5010)), 4760..5250);
         assert_eq!(Lines::new("").context(&(0..0)), 0..0);

@@ -3,6 +3,7 @@
 //! Files are numbered as they come, and their outcomes are passed on in that order, so that the log is the same
 //! whatever the number of threads. What is under way is bounded by the queue of files and by [`WINDOW`].
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -129,6 +130,8 @@ struct Shared<'a> {
     cancelled: Arc<AtomicBool>,
     gate: Gate,
     scratch: &'a Path,
+    /// Folders that the scan writes to.
+    own: Vec<PathBuf>,
 }
 
 /// Scans, and writes the result folder where one was asked for.
@@ -137,19 +140,34 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         path: options.scratch.clone(),
         source,
     };
+    let (roots, bases) = open(options)?;
+    let folder = match &options.results {
+        Some(path) => Some(Folder::create(path).map_err(|source| results_error(options, source))?),
+        None => None,
+    };
     let scratch = tempfile::Builder::new()
         .prefix("munjigi-scan-")
         .tempdir_in(&options.scratch)
         .map_err(scratch_error)?;
-    let mut shared = prepare(options, scratch.path(), observer)?;
-    let folder = match &options.results {
-        Some(path) => Some(Folder::create(path).map_err(|source| ScanError::Results {
-            path: path.clone(),
-            source,
-        })?),
-        None => None,
-    };
     let spool = Spool::new(scratch.path()).map_err(scratch_error)?;
+    // Inside a scanned folder neither is input.
+    let own = [options.results.as_deref(), Some(scratch.path())];
+    let mut shared = Shared {
+        options,
+        roots,
+        bases,
+        meter: Meter::default(),
+        countable: true,
+        cancelled: Arc::new(AtomicBool::new(false)),
+        gate: Gate::default(),
+        scratch: scratch.path(),
+        own: own
+            .into_iter()
+            .flatten()
+            .filter_map(|path| path.canonicalize().ok())
+            .collect(),
+    };
+    shared.countable = measure(&shared, observer)?;
     let mut collector = Collector {
         observer,
         folder,
@@ -164,72 +182,84 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
     collector.finish(options, bases)
 }
 
-/// Opens the paths and counts what is in them.
-fn prepare<'a>(
-    options: &'a ScanOptions,
-    scratch: &'a Path,
-    observer: &dyn Observer,
-) -> Result<Shared<'a>, ScanError> {
+/// Looks whether every path can be read.
+fn open(options: &ScanOptions) -> Result<(Vec<Root>, Vec<Base>), ScanError> {
     if options.paths.is_empty() {
         return Err(ScanError::NoPath);
     }
     if options.name.is_some() && options.paths.len() > 1 {
         return Err(ScanError::Name);
     }
-    let step = |done: usize| Progress {
-        phase: "unpack",
-        done: u64::try_from(done).unwrap_or(0),
-        total: u64::try_from(options.paths.len()).unwrap_or(0),
-        unit: "inputs",
-        message: "counting what is there".to_owned(),
-    };
-    let meter = Meter::default();
-    let (mut roots, mut bases, mut countable) = (Vec::new(), Vec::new(), true);
+    let (mut roots, mut bases) = (Vec::new(), Vec::new());
     for (index, path) in options.paths.iter().enumerate() {
-        observer.progress(&step(index));
         let input_error = |source| ScanError::Input {
             path: path.clone(),
             source,
         };
         let absolute = path.canonicalize().map_err(input_error)?;
-        if absolute.is_dir() {
+        let kind = absolute.metadata().map_err(input_error)?;
+        if kind.is_dir() {
             std::fs::read_dir(&absolute).map_err(input_error)?;
-            measure_folder(&meter, &absolute, &|| observer.cancelled())
-                .map_err(|_| ScanError::Cancelled)?;
             bases.push(base(index, Some(&absolute), "the scanned folder"));
             roots.push(Root::Folder(absolute));
-            continue;
+        } else if kind.is_file() {
+            File::open(&absolute).map_err(input_error)?;
+            bases.push(match options.name {
+                Some(_) => base(index, None, "the upload"),
+                None => base(index, absolute.parent(), "the folder of the scanned file"),
+            });
+            let place = place_of(path, &absolute, options.name.as_deref());
+            roots.push(Root::File {
+                path: absolute,
+                place,
+            });
+        } else {
+            return Err(input_error(io::Error::other("neither a file nor a folder")));
         }
-        let place = place_of(path, &absolute, options.name.as_deref());
-        let mut file = File::open(&absolute).map_err(input_error)?;
-        countable &= measure_file(&meter, &mut file, &place).map_err(input_error)?;
-        let parent = if options.name.is_some() {
-            None
-        } else {
-            absolute.parent()
-        };
-        let description = if options.name.is_some() {
-            "the upload"
-        } else {
-            "the folder of the scanned file"
-        };
-        bases.push(base(index, parent, description));
-        roots.push(Root::File {
-            path: absolute,
-            place,
-        });
     }
-    let cancelled = Arc::new(AtomicBool::new(false));
-    Ok(Shared {
-        options,
-        roots,
-        bases,
-        meter,
-        countable,
-        cancelled,
-        gate: Gate::default(),
-        scratch,
-    })
+    Ok((roots, bases))
+}
+
+/// Counts what is there, for the progress and for the limits; false when files cannot be counted beforehand.
+fn measure(shared: &Shared<'_>, observer: &dyn Observer) -> Result<bool, ScanError> {
+    let total = u64::try_from(shared.roots.len()).unwrap_or(u64::MAX);
+    let mut countable = true;
+    let told = Cell::new(None::<Instant>);
+    for (root, done) in shared.roots.iter().zip(0..) {
+        let tell = || {
+            if told.get().is_none_or(|told| told.elapsed() >= TICK) {
+                told.set(Some(Instant::now()));
+                let message = format!(
+                    "{} files found",
+                    shared.meter.files_known.load(Ordering::Relaxed)
+                );
+                observer.progress(&Progress {
+                    phase: "unpack",
+                    done,
+                    total,
+                    unit: "inputs",
+                    message,
+                });
+            }
+            observer.cancelled()
+        };
+        match root {
+            Root::Folder(path) => {
+                measure_folder(&shared.meter, path, &shared.own, &tell)
+                    .map_err(|_| ScanError::Cancelled)?;
+            }
+            Root::File { path, place } => {
+                tell();
+                let measured = File::open(path)
+                    .and_then(|mut file| measure_file(&shared.meter, &mut file, place));
+                countable &= measured.map_err(|source| ScanError::Input {
+                    path: path.clone(),
+                    source,
+                })?;
+            }
+        }
+    }
+    Ok(countable)
 }
 
 fn base(index: usize, folder: Option<&Path>, description: &str) -> Base {
@@ -336,7 +366,7 @@ fn take_in(
                     shared.scratch,
                     &mut feeder,
                 )
-                .folder(path)?;
+                .folder(path, &shared.own)?;
             }
             Root::File { path, place } => match File::open(path) {
                 Ok(mut file) => {

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::limits::why;
 use super::name::EntryPath;
 use super::{Halt, Intake, RowStatus};
+use crate::report::coverage::Row;
 
 /// What a walk meets.
 enum Found<'w> {
@@ -22,6 +23,10 @@ enum Found<'w> {
     Refused {
         place: EntryPath,
         reason: String,
+    },
+    /// A folder that the scan itself writes to.
+    Own {
+        place: EntryPath,
     },
 }
 
@@ -42,8 +47,12 @@ impl Level {
     }
 }
 
-/// Visits every entry below `root` that is no folder.
-fn walk(root: &Path, visit: &mut dyn FnMut(Found<'_>) -> Result<(), Halt>) -> Result<(), Halt> {
+/// Visits every entry below `root` that is no folder, and not what is below the folders `own`.
+fn walk(
+    root: &Path,
+    own: &[PathBuf],
+    visit: &mut dyn FnMut(Found<'_>) -> Result<(), Halt>,
+) -> Result<(), Halt> {
     let refused = |place: EntryPath, error: &io::Error| Found::Refused {
         place,
         reason: why(error),
@@ -74,6 +83,10 @@ fn walk(root: &Path, visit: &mut dyn FnMut(Found<'_>) -> Result<(), Halt>) -> Re
                 continue;
             }
         };
+        if kind.is_dir() && own.contains(&path) {
+            visit(Found::Own { place })?;
+            continue;
+        }
         if kind.is_dir() {
             match Level::open(path, place.clone()) {
                 Ok(level) => levels.push(level),
@@ -96,9 +109,9 @@ fn walk(root: &Path, visit: &mut dyn FnMut(Found<'_>) -> Result<(), Halt>) -> Re
 }
 
 /// Counts, then reads.
-pub(super) fn read(intake: &mut Intake<'_>, root: &Path) -> Result<(), Halt> {
+pub(super) fn read(intake: &mut Intake<'_>, root: &Path, own: &[PathBuf]) -> Result<(), Halt> {
     let mut left_out: u64 = 0;
-    walk(root, &mut |found| {
+    walk(root, own, &mut |found| {
         intake
             .budget
             .check_cancelled()
@@ -109,6 +122,15 @@ pub(super) fn read(intake: &mut Intake<'_>, root: &Path) -> Result<(), Halt> {
         }
         match found {
             Found::Refused { place, reason } => intake.row(&place, RowStatus::Skipped, &reason),
+            Found::Own { place } => {
+                let row = Row::new(place.child("…".as_bytes()).display(), RowStatus::Skipped);
+                let reason = Some("what this scan writes".to_owned());
+                intake.sink.row(Row {
+                    reason,
+                    count: Some(0),
+                    ..row
+                })
+            }
             Found::File { path, place, .. } => match open(path) {
                 Ok(mut file) => intake.opened(&mut file, &place, 0, false),
                 Err(error) => intake.row(&place, RowStatus::Skipped, &why(&error)),
@@ -117,8 +139,8 @@ pub(super) fn read(intake: &mut Intake<'_>, root: &Path) -> Result<(), Halt> {
     })?;
     if left_out > 0 {
         let reason = intake.entries_reason();
-        let row = crate::report::coverage::Row::new("…".to_owned(), RowStatus::Skipped);
-        intake.sink.row(crate::report::coverage::Row {
+        let row = Row::new("…".to_owned(), RowStatus::Skipped);
+        intake.sink.row(Row {
             reason: Some(reason),
             count: Some(left_out),
             ..row
@@ -131,16 +153,18 @@ pub(super) fn read(intake: &mut Intake<'_>, root: &Path) -> Result<(), Halt> {
 pub(super) fn count(
     meter: &super::Meter,
     root: &Path,
+    own: &[PathBuf],
     cancelled: &dyn Fn() -> bool,
 ) -> Result<(), Halt> {
-    walk(root, &mut |found| {
+    walk(root, own, &mut |found| {
         if cancelled() {
             return Err(Halt::Cancelled);
         }
         if let Found::File { bytes, .. } = found {
             meter.bytes_total.fetch_add(bytes, Ordering::Relaxed);
         }
-        meter.files_known.fetch_add(1, Ordering::Relaxed);
+        let entries = if let Found::Own { .. } = found { 0 } else { 1 };
+        meter.files_known.fetch_add(entries, Ordering::Relaxed);
         Ok(())
     })
 }

@@ -15,7 +15,7 @@ mod zip;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,9 +127,10 @@ pub(crate) fn measure_file(meter: &Meter, file: &mut File, name: &EntryPath) -> 
 pub(crate) fn measure_folder(
     meter: &Meter,
     root: &Path,
+    own: &[PathBuf],
     cancelled: &dyn Fn() -> bool,
 ) -> Result<(), Halt> {
-    folder::count(meter, root, cancelled)
+    folder::count(meter, root, own, cancelled)
 }
 
 /// One scan's intake.
@@ -176,9 +177,9 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Reads the folder `root` to its end.
-    pub fn folder(&mut self, root: &Path) -> Result<(), Halt> {
-        folder::read(self, root)
+    /// Reads the folder `root` to its end, without the folders `own` that the caller writes to.
+    pub fn folder(&mut self, root: &Path, own: &[PathBuf]) -> Result<(), Halt> {
+        folder::read(self, root, own)
     }
 
     /// Reads the file `file`, which the scan was asked for by itself and which is shown as `name`.

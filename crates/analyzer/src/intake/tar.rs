@@ -30,7 +30,7 @@ pub(super) fn is_header(block: &[u8]) -> bool {
             }
         })
         .sum();
-    sum == stored && block.first().is_some_and(|b| *b != 0)
+    sum == stored
 }
 
 /// A number field: octal digits, or base 256 when the first bit is set (GNU).

@@ -100,7 +100,7 @@ impl View<'_> {
                 locations: feature
                     .spans
                     .iter()
-                    .map(|span| self.location(span, "", None))
+                    .map(|span| self.evidence(span))
                     .collect(),
             })
             .collect();
@@ -112,6 +112,13 @@ impl View<'_> {
             reliability: score.reliability,
             counterfactuals: Vec::new(),
         }
+    }
+
+    /// A place without its surroundings.
+    fn evidence(&self, span: &Span) -> Location {
+        let mut location = self.location(span, "", None);
+        location.physical_location.context_region = None;
+        location
     }
 
     fn location(&self, span: &Span, function: &str, message: Option<&str>) -> Location {
@@ -126,7 +133,7 @@ impl View<'_> {
                     uri: self.uri.clone(),
                     uri_base_id: self.base.clone(),
                 },
-                context_region: self.snippet(self.lines.context(&range)),
+                context_region: Some(self.snippet(self.lines.context(&range))),
                 region: self.snippet(range),
             },
             logical_locations: logical.into_iter().collect(),

@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(masked.chars().count(), text.chars().count());
         assert_eq!(
             places.show(text, first + 1 + 'ü'.len_utf8()..first + 14),
-            "******'; q"
+            "******'; q "
         );
     }
 

@@ -48,7 +48,9 @@ pub struct Snippet {
 pub struct PhysicalLocation {
     pub artifact_location: ArtifactLocation,
     pub region: Snippet,
-    pub context_region: Snippet,
+    /// Absent where a place only supports another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_region: Option<Snippet>,
 }
 
 /// The function that holds a place (3.33).

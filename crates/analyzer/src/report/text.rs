@@ -210,14 +210,11 @@ fn flow(steps: &[sarif::ThreadFlowLocation], style: Style) -> String {
 
 /// The lines of a region with marks below what it covers.
 fn code(place: &PhysicalLocation, mark: char, style: Style) -> String {
-    let (region, context) = (place.region.region, place.context_region.region);
+    let region = place.region.region;
+    let shown = place.context_region.as_ref().unwrap_or(&place.region);
+    let context = shown.region;
     let mut out = String::new();
-    let shown = place
-        .context_region
-        .snippet
-        .text
-        .split('\n')
-        .zip(context.start_line..);
+    let shown = shown.snippet.text.split('\n').zip(context.start_line..);
     let lines = shown.filter(|(_, number)| (region.start_line..=region.end_line).contains(number));
     for (line, number) in lines.take(CODE_LINES_MAX) {
         let first_column = if number == context.start_line {
