@@ -1,15 +1,19 @@
 //! The built-in model: unpack → classify → parse → IR → engines → rank → explain → report.
 
 mod classify;
-mod engine;
+pub mod engine;
 mod file;
 pub mod finding;
 pub mod intake;
+mod ir;
 mod lines;
+mod lower;
 pub mod model;
+mod parse;
 mod queue;
 mod rank;
 pub mod report;
+mod rules;
 pub mod scan;
 mod secrets;
 
