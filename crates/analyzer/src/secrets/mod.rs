@@ -368,6 +368,8 @@ fn distinct(mut hits: Vec<Hit>) -> Vec<Hit> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::string_slice, reason = "a test fails by panicking")]
+
     use super::*;
 
     fn found(text: &str, code: bool) -> Vec<(&'static str, &str)> {

@@ -14,9 +14,9 @@ fn all_files(root: &Path) -> Vec<std::path::PathBuf> {
     for entry in std::fs::read_dir(root).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(all_files(&path))
+            found.extend(all_files(&path));
         } else {
-            found.push(path)
+            found.push(path);
         }
     }
     found.sort();
@@ -71,24 +71,8 @@ fn text_at(text: &str, region: &Value) -> String {
     out
 }
 
-#[test]
-fn every_result_is_complete_and_its_parts_add_up() {
-    let bench = Bench::new();
-    let text = SERVLET.replace("String id", "/* \u{1f600}\u{ac00} */ String id");
-    bench.file("p/src/Login.java", &text);
-    bench.file("p/app.properties", properties());
-    let report = bench.scan(&bench.dir.path().join("p"));
-    let log = sarif_of(&report);
-    assert_eq!(
-        (
-            log["version"].as_str(),
-            log["runs"].as_array().unwrap().len()
-        ),
-        (Some("2.1.0"), 1)
-    );
-    let run = &log["runs"][0];
-    assert_eq!(run["columnKind"], "utf16CodeUnits");
-    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+/// The rules are cards, and each id names one.
+fn check_rules(rules: &[Value]) {
     for rule in rules {
         assert!(
             rule["help"]["text"]
@@ -121,59 +105,91 @@ fn every_result_is_complete_and_its_parts_add_up() {
         .map(|rule| rule["id"].as_str().unwrap())
         .collect();
     assert_eq!(ids.len(), rules.len(), "an id names one rule");
+}
+
+/// The parts of a score add up, and what was not measured says so.
+fn check_score(score: &Value) {
+    let number = |value: &Value| value.as_f64().unwrap();
+    let parts: f64 = score["contributions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|part| number(&part["value"]))
+        .sum();
+    let margin = number(&score["margin"]);
+    assert!((number(&score["base"]) + parts - margin).abs() <= 1e-9 * margin.abs().max(1.0));
+    let probability = number(&score["probability"]);
+    assert!((probability - 1.0 / (1.0 + (-margin).exp())).abs() < 1e-12);
+    let unmeasured = serde_json::json!({"low": 0.0, "high": 1.0, "observed": null, "n": 0});
+    assert_eq!(score["reliability"], unmeasured);
+    assert_eq!(score["counterfactuals"], serde_json::json!([]));
+}
+
+/// Every region of `text` holds the text that it says.
+fn check_regions(result: &Value, uri: &str, text: &str) {
+    for location in locations(result) {
+        let place = &location["physicalLocation"];
+        for part in ["region", "contextRegion"]
+            .into_iter()
+            .filter(|part| place[part].is_object())
+        {
+            if place["artifactLocation"]["uri"] == uri {
+                assert_eq!(
+                    text_at(text, &place[part]),
+                    place[part]["snippet"]["text"],
+                    "{place}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_result_is_complete_and_its_parts_add_up() {
+    let bench = Bench::new();
+    let text = SERVLET.replace("String id", "/* \u{1f600}\u{ac00} */ String id");
+    bench.file("p/src/Login.java", &text);
+    bench.file("p/app.properties", properties());
+    let report = bench.scan(&bench.dir.path().join("p"));
+    let log = sarif_of(&report);
+    assert_eq!(
+        (
+            log["version"].as_str(),
+            log["runs"].as_array().unwrap().len()
+        ),
+        (Some("2.1.0"), 1)
+    );
+    let run = &log["runs"][0];
+    assert_eq!(run["columnKind"], "utf16CodeUnits");
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    check_rules(rules);
     let results = run["results"].as_array().unwrap();
     assert_eq!(results.len(), 2);
     for result in results {
         let index = result["ruleIndex"].as_u64().unwrap() as usize;
         assert_eq!(rules[index]["id"], result["ruleId"]);
         assert_eq!(result["kind"], "fail");
-        let score = &result["properties"]["munjigi"];
-        let number = |value: &Value| value.as_f64().unwrap();
-        let parts: f64 = score["contributions"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|part| number(&part["value"]))
-            .sum();
-        let margin = number(&score["margin"]);
-        assert!((number(&score["base"]) + parts - margin).abs() <= 1e-9 * margin.abs().max(1.0));
-        let probability = number(&score["probability"]);
-        assert!((probability - 1.0 / (1.0 + (-margin).exp())).abs() < 1e-12);
-        let unmeasured = serde_json::json!({"low": 0.0, "high": 1.0, "observed": null, "n": 0});
-        assert_eq!(score["reliability"], unmeasured);
-        assert_eq!(score["counterfactuals"], serde_json::json!([]));
-        for location in locations(result) {
-            let place = &location["physicalLocation"];
-            if place["artifactLocation"]["uri"] == "src/Login.java" {
-                for part in ["region", "contextRegion"]
-                    .into_iter()
-                    .filter(|part| place[part].is_object())
-                {
-                    assert_eq!(
-                        text_at(&text, &place[part]),
-                        place[part]["snippet"]["text"],
-                        "{place}"
-                    );
-                }
-            }
-        }
+        check_score(&result["properties"]["munjigi"]);
+        check_regions(result, "src/Login.java", &text);
     }
     let steps = results[1]["codeFlows"][0]["threadFlows"][0]["locations"]
         .as_array()
         .unwrap();
-    for location in steps
+    let shown = steps
         .iter()
         .map(|step| &step["location"])
-        .chain(results.iter().map(|result| &result["locations"][0]))
-    {
+        .chain(results.iter().map(|result| &result["locations"][0]));
+    for location in shown {
         assert!(
             location["physicalLocation"]["contextRegion"]["snippet"]["text"].is_string(),
             "{location}"
         );
     }
     assert!(steps.len() >= 2);
-    assert_eq!(steps[0]["kinds"][0], "source");
-    assert_eq!(steps[steps.len() - 1]["kinds"][0], "sink");
+    assert_eq!(
+        (&steps[0]["kinds"][0], &steps[steps.len() - 1]["kinds"][0]),
+        (&"source".into(), &"sink".into())
+    );
 }
 
 #[test]
