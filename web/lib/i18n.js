@@ -1,0 +1,65 @@
+// One message table a language; a test holds that both have the same keys and that the code asks for none that is missing.
+import en from "../i18n/en.js";
+import ko from "../i18n/ko.js";
+
+const TABLES = { en, ko };
+export const LANGUAGES = [["en", "English"], ["ko", "한국어"]];
+
+let language = "en";
+let plurals = new Intl.PluralRules("en");
+
+/** The language in use: `en` or `ko`. */
+export function currentLanguage() {
+  return language;
+}
+
+/** Uses the remembered language, else the browser's. */
+export function startLanguage() {
+  let wanted = null;
+  try {
+    wanted = localStorage.getItem("munjigi.language");
+  } catch {
+    // Storage is blocked.
+  }
+  use(wanted ?? navigator.language.slice(0, 2));
+}
+
+/** Changes the language and remembers it. */
+export function chooseLanguage(wanted) {
+  use(wanted);
+  try {
+    localStorage.setItem("munjigi.language", language);
+  } catch {
+    // Storage is blocked: it holds for this page.
+  }
+}
+
+/** Uses a language without remembering it. */
+export function use(wanted) {
+  language = TABLES[wanted] ? wanted : "en";
+  plurals = new Intl.PluralRules(language);
+  if (typeof document !== "undefined") document.documentElement.lang = language;
+}
+
+/** True when there is such a message. */
+export function has(key) {
+  return TABLES[language][key] !== undefined;
+}
+
+/**
+ * The message `key` with `{name}` replaced by `values.name`. With `values.n` the plural form `key_one` or `key_other` is
+ * taken where the table has one; `n` is shown with the language's digit groups.
+ */
+export function t(key, values = {}) {
+  const table = TABLES[language];
+  let message = table[key];
+  if (message === undefined && typeof values.n === "number") {
+    message = table[`${key}_${plurals.select(values.n)}`] ?? table[`${key}_other`];
+  }
+  if (message === undefined) return key;
+  return message.replace(/\{(\w+)\}/g, (whole, name) => {
+    const value = values[name];
+    if (value === undefined) return whole;
+    return typeof value === "number" ? value.toLocaleString(language) : String(value);
+  });
+}

@@ -1,0 +1,75 @@
+// Our own line icons on a 16 px grid, and the shapes of severities: a severity has a word and a shape, never colour alone.
+import { svg } from "./dom.js";
+
+const PATHS = {
+  upload: "M8 10.500v-8M4.500 5.500 8 2l3.500 3.500M2.500 10.500v2a1 1 0 0 0 1 1h9a1 1 0 0 0 1-1v-2",
+  jobs: "M2.500 4h2M2.500 8h2M2.500 12h2M7 4h6.500M7 8h6.500M7 12h6.500",
+  status: "M1.500 8.500h3l2-5.500 3 10 2-4.500h3",
+  settings: "M2 4.500h6M12 4.500h2M2 11.500h2M8 11.500h6M8 4.500a2 2 0 1 0 4 0 2 2 0 1 0-4 0M4 11.500a2 2 0 1 0 4 0 2 2 0 1 0-4 0",
+  sun: "M8 5a3 3 0 1 1 0 6 3 3 0 0 1 0-6M8 1v1.500M8 13.500V15M1 8h1.500M13.500 8H15M3 3l1 1M12 12l1 1M3 13l1-1M12 4l1-1",
+  moon: "M13.500 9.700A5.800 5.800 0 0 1 6.300 2.500a5.800 5.800 0 1 0 7.200 7.200Z",
+  auto: "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M8 2v12",
+  language: "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M2 8h12M8 2c2 1.700 2.700 3.700 2.700 6S10 12.300 8 14c-2-1.700-2.700-3.700-2.700-6S6 3.700 8 2",
+  leave: "M6.500 2.500h-3a1 1 0 0 0-1 1v9a1 1 0 0 0 1 1h3M10.500 11l3-3-3-3M13.500 8h-7",
+  check: "m3 8.500 3.500 3.500L13 4.500",
+  close: "M4 4l8 8M12 4l-8 8",
+  pause: "M5.500 3.500v9M10.500 3.500v9",
+  play: "M5 3.200v9.600L12.500 8 5 3.200Z",
+  stop: "M4 4h8v8H4z",
+  trash: "M2.500 4.500h11M6 4.500v-2h4v2M4 4.500l.700 9h6.600l.700-9M6.700 7v4M9.300 7v4",
+  copy: "M5.500 5.500v-3h8v8h-3M2.500 5.500h8v8h-8z",
+  download: "M8 2v8M4.500 6.500 8 10l3.500-3.500M2.500 13.500h11",
+  search: "M7 2.500a4.500 4.500 0 1 0 0 9 4.500 4.500 0 0 0 0-9M10.300 10.300l3.200 3.200",
+  file: "M4 1.500h5l3.500 3.500v9.500H4zM9 1.500V5h3.500",
+  back: "M9.500 3.500 5 8l4.500 4.500",
+  next: "M6.500 3.500 11 8l-4.500 4.500",
+  down: "M3.500 6 8 10.500 12.500 6",
+  retry: "M13 8a5 5 0 1 1-1.500-3.500M13 2v3h-3",
+  box: "M2.500 5 8 2l5.500 3v6L8 14l-5.500-3zM2.500 5 8 8l5.500-3M8 8v6",
+  gate: "M1.500 5.500C4 5.200 6.200 4 8 2c1.800 2 4 3.200 6.500 3.500M3 7.500h10M4.500 7.500V14M11.500 7.500V14",
+  user: "M8 2.500a2.750 2.750 0 1 1 0 5.500 2.750 2.750 0 0 1 0-5.500M2.500 14c.500-2.700 2.700-4 5.500-4s5 1.300 5.500 4",
+  key: "M5.500 7.500a3 3 0 1 1 0 6 3 3 0 0 1 0-6M7.700 8.300l5.800-5.800M11 5l2 2",
+  bolt: "M9 1.500 3.500 9H8l-1 5.500L12.500 7H8z",
+  plus: "M8 3v10M3 8h10",
+  server: "M2.500 2.500h11v4h-11zM2.500 9.500h11v4h-11zM5 4.500h.01M5 11.500h.01",
+};
+
+/** A decorative icon, hidden from screen readers: the text beside it says the same. */
+export function icon(name, size = 16) {
+  return svg(
+    "svg.icon",
+    { viewBox: "0 0 16 16", width: size, height: size, "aria-hidden": "true", focusable: "false" },
+    svg("path", { d: PATHS[name], fill: "none", stroke: "currentColor", "stroke-width": 1.5, "stroke-linecap": "round", "stroke-linejoin": "round" }),
+  );
+}
+
+const SHAPES = {
+  error: "M5.200 1.500h5.600l3.700 3.700v5.600l-3.700 3.700H5.200l-3.700-3.700V5.200z",
+  warning: "M8 1.500 15 14H1z",
+  note: "M8 2a6 6 0 1 1 0 12A6 6 0 0 1 8 2",
+};
+const MARKS = { error: "M8 4.800v3.700M8 11.200v.01", warning: "M8 6.300v3M8 11.700v.01", note: "M8 7.500v3.300M8 5.200v.01" };
+
+/** The shape of a severity: octagon, triangle or disc, with a mark inside. */
+export function severityIcon(level, size = 16) {
+  const known = SHAPES[level] ? level : "note";
+  return svg(
+    `svg.icon.severity-${known}`,
+    { viewBox: "0 0 16 16", width: size, height: size, "aria-hidden": "true", focusable: "false" },
+    svg("path", { d: SHAPES[known], fill: "currentColor", stroke: "currentColor", "stroke-width": 1, "stroke-linejoin": "round" }),
+    svg("path.mark", { d: MARKS[known], fill: "none", "stroke-width": 1.7, "stroke-linecap": "round" }),
+  );
+}
+
+/** The mark of the product: a gate with a swung roof. */
+export function brandMark(size = 24) {
+  return svg(
+    "svg.brand-mark",
+    { viewBox: "0 0 32 32", width: size, height: size, "aria-hidden": "true", focusable: "false" },
+    svg("rect", { width: 32, height: 32, rx: 8 }),
+    svg("path", {
+      d: "M5.500 12.200C9.500 11.600 13 9.800 16 7c3 2.800 6.500 4.600 10.500 5.200M8.500 14.500h15M10 14.500V25M22 14.500V25M14 25v-5.500a2 2 0 0 1 4 0V25",
+      fill: "none", stroke: "#fff", "stroke-width": 2.2, "stroke-linecap": "round", "stroke-linejoin": "round",
+    }),
+  );
+}

@@ -1,0 +1,115 @@
+// Two streams side by side: findings as they arrive, and every event. Both append at their end inside a box of fixed
+// height and follow it, unless the reader has scrolled away; nothing else on the page moves.
+import { fill, h, setText } from "../lib/dom.js";
+import { absolute, clock, words } from "../lib/format.js";
+import { t } from "../lib/i18n.js";
+import { idOf, placeOf, ruleName } from "../lib/finding.js";
+import { severityIcon } from "../lib/icons.js";
+import { countLevels, isTerminal, levelOf } from "../lib/store.js";
+import { levelCounts } from "../lib/widgets.js";
+import { progressText } from "./job-analysis.js";
+
+/** Rows kept on the page. */
+const ROWS_MAX = 400;
+
+function stream(title, empty) {
+  const list = h("ol.stream-list");
+  const nothing = h("p.stream-empty.muted", empty);
+  const box = h("div.stream-box", { tabindex: "0", role: "region", "aria-label": title }, nothing, list);
+  const extra = h("span.stream-extra");
+  const element = h("section.card.stream", h("div.stream-head", h("h2", title), extra), box);
+  let following = true;
+  box.addEventListener("scroll", () => {
+    following = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+  }, { passive: true });
+  const append = (rows) => {
+    if (rows.length === 0) return;
+    list.append(...rows.slice(-ROWS_MAX));
+    while (list.childElementCount > ROWS_MAX) list.firstElementChild.remove();
+    nothing.hidden = true;
+    if (following) box.scrollTop = box.scrollHeight;
+  };
+  const clear = () => {
+    fill(list);
+    nothing.hidden = false;
+  };
+  return { element, extra, append, clear, nothing };
+}
+
+/** Findings so far. */
+export function findingStream(eventId) {
+  const part = stream(t("job.findings_so_far"), t("job.no_findings_yet"));
+  let shown = [];
+  let counted = "";
+  const update = (state) => {
+    // A new attempt drops its findings: then the list is drawn again.
+    const grown = shown.every((finding, index) => finding === state.findings[index]);
+    if (!grown) {
+      part.clear();
+      shown = [];
+    }
+    part.append(state.findings.slice(shown.length).map((finding) => findingRow(finding, eventId)));
+    shown = state.findings.slice();
+    setText(part.nothing, isTerminal(state.status) ? (state.incomplete ? t("job.stream_gone") : t("job.no_findings")) : t("job.no_findings_yet"));
+    const counts = countLevels(state.findings);
+    const key = JSON.stringify(counts);
+    if (key === counted) return;
+    counted = key;
+    fill(part.extra, levelCounts(counts));
+  };
+  return { element: part.element, update };
+}
+
+function findingRow(finding, eventId) {
+  const level = levelOf(finding);
+  const address = `/jobs/${encodeURIComponent(eventId)}/findings?finding=${encodeURIComponent(idOf(finding))}`;
+  return h(
+    "li",
+    h(
+      "a.stream-finding",
+      { href: address },
+      severityIcon(level),
+      h("span.visually-hidden", `${t(`level.${level}`)}: `),
+      h("span.stream-text", h("span.stream-rule", ruleName(finding)), h("span.stream-place", placeOf(finding))),
+      h("span.num.muted.stream-time", clock(finding.at)),
+    ),
+  );
+}
+
+/** Every event of the job. */
+export function eventStream() {
+  const part = stream(t("job.events"), t("job.no_events"));
+  let taken = 0;
+  let first;
+  const update = (state) => {
+    if (state.events[0] !== first && state.dropped === 0) {
+      part.clear();
+      taken = 0;
+    }
+    [first] = state.events;
+    const total = state.dropped + state.events.length;
+    const fresh = state.events.slice(Math.max(0, state.events.length - (total - taken)));
+    part.append(fresh.map(eventRow));
+    taken = total;
+    setText(part.extra, total ? t("job.events_count", { n: total }) : "");
+    setText(part.nothing, state.incomplete ? t("job.stream_gone") : t("job.no_events"));
+  };
+  return { element: part.element, update };
+}
+
+function eventRow(event) {
+  return h(
+    "li.event",
+    h("time.num.muted", { datetime: event.createdAt, title: absolute(event.createdAt) }, clock(event.createdAt)),
+    h("span.event-status", { data: { status: event.status } }, t(`status.${event.status}`)),
+    h("span.event-text", textOf(event)),
+  );
+}
+
+function textOf(event) {
+  if (event.error) return event.error;
+  if (event.rule) return t("event.finding", { rule: words(event.rule) });
+  if (event.progress) return progressText(event.progress);
+  if (event.message) return event.message;
+  return event.serverId ? t("job.worker", { id: event.serverId }) : t(`doing.${event.status}`);
+}

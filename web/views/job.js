@@ -1,0 +1,97 @@
+// A job while it runs: its phases, how far each analysis is, the findings as they arrive, and every event.
+import { h, perFrame, say, setText, fill } from "../lib/dom.js";
+import { t } from "../lib/i18n.js";
+import { icon } from "../lib/icons.js";
+import { follow } from "../lib/follow.js";
+import { countLevels, isTerminal } from "../lib/store.js";
+import { emptyState, levelCounts, errorState } from "../lib/widgets.js";
+import { analysisCard } from "./job-analysis.js";
+import { eventStream, findingStream } from "./job-streams.js";
+import { jobFrame } from "./job-frame.js";
+
+export default async function job(root, context) {
+  const { signal, params, api, live, go } = context;
+  const frame = jobFrame(root, context, "progress");
+  const outcome = h("div.outcome-place");
+  const cards = h("div.analyses");
+  const findings = findingStream(params.eventId);
+  const events = eventStream();
+  root.append(outcome, cards, h("div.streams", findings.element, events.element));
+  const known = new Map();
+  const show = (state) => {
+    frame.update(state);
+    showOutcome(outcome, state, params.eventId);
+    for (const [analyzeId, analysis] of state.analyses) {
+      if (!known.has(analyzeId)) {
+        const card = analysisCard();
+        known.set(analyzeId, card);
+        cards.append(card.element);
+      }
+      known.get(analyzeId).update(analysis);
+    }
+    findings.update(state);
+    events.update(state);
+    announce(state);
+  };
+  let latest;
+  const soon = perFrame(() => !signal.aborted && show(latest));
+  const announce = announcer();
+  try {
+    const { state } = await follow({
+      api,
+      live,
+      signal,
+      eventId: params.eventId,
+      changed: (changed) => {
+        latest = changed;
+        soon();
+      },
+    });
+    latest = state();
+    show(latest);
+  } catch (error) {
+    if (signal.aborted) throw error;
+    fill(root, error.status === 404 ? emptyState("search", t("job.unknown"), t("job.unknown_text"), h("a.button.primary", { href: "/jobs" }, t("nav.jobs"))) : errorState(error, () => go(location.pathname, { replace: true })));
+    return t("job.unknown");
+  }
+  return latest.name ?? t("job.title");
+}
+
+// For screen readers: a new phase, and the progress in steps of ten percent; not each event.
+function announcer() {
+  let said = "";
+  return (state) => {
+    const [analysis] = state.analyses.values();
+    if (!analysis) return;
+    const { progress } = analysis;
+    const tenth = progress?.total ? Math.floor((progress.done / progress.total) * 10) * 10 : 0;
+    const text = isTerminal(state.status) || state.status !== "RUNNING" ? t(`status.${state.status}`) : t("job.said", { phase: progress?.phase ?? "", share: String(tenth) });
+    if (text === said) return;
+    said = text;
+    say(text);
+  };
+}
+
+function showOutcome(place, state, eventId) {
+  const key = isTerminal(state.status) ? `${state.status}${state.findings.length}` : "";
+  if (place.dataset.key === key) return;
+  place.dataset.key = key;
+  if (!key) {
+    fill(place);
+    return;
+  }
+  const total = [...state.analyses.values()].reduce((sum, each) => sum + (each.findings ?? 0), 0);
+  const reasons = [...new Set([...state.analyses.values()].map((each) => each.error).filter(Boolean))];
+  const title = h("strong");
+  setText(title, t(`outcome.${state.status}`, { n: total }));
+  fill(
+    place,
+    h(
+      `div.outcome.outcome-${state.status.toLowerCase()}`,
+      icon({ DONE: "check", FAILED: "bolt", CANCELLED: "stop" }[state.status], 20),
+      h("div.outcome-body", title, reasons.map((reason) => h("p", reason)), state.status === "CANCELLED" && h("p", t("outcome.cancelled_text")), state.status === "DONE" && total === 0 && h("p", t("outcome.clean_text"))),
+      state.findings.length > 0 && levelCounts(countLevels(state.findings)),
+      total > 0 && h("a.button.primary", { href: `/jobs/${encodeURIComponent(eventId)}/findings` }, t("outcome.read"), icon("next")),
+    ),
+  );
+}
