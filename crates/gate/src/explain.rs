@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::decide::{self, Wanted};
+use crate::decide::{self, Routed, Wanted};
 use crate::http1::head::RequestHead;
 use crate::pipeline::head_limits;
 use crate::reason::Rejection;
@@ -125,6 +125,16 @@ fn decide_all(
         .request_body_max
         .map_or_else(|| "none".to_owned(), |limit| format!("{limit} bytes"));
     say("limits", format!("passed; request_body_max {limit}"));
+    choose(Instant::now(), &routed, &head, say)
+}
+
+/// The backend, and the limits of the exchange with it.
+fn choose(
+    now: Instant,
+    routed: &Routed<'_>,
+    head: &RequestHead,
+    mut say: impl FnMut(&'static str, String),
+) -> Result<(), Rejection> {
     let service = &routed.route.service;
     let set = service.set.load();
     if set.members().is_empty() && service.settings.discovery == DiscoverySettings::Registry {
@@ -138,7 +148,7 @@ fn decide_all(
         }
         return Ok(());
     }
-    let wanted = decide::wanted(&routed, &set, &head, Instant::now())?;
+    let wanted = decide::wanted(routed, &set, head, now)?;
     let backend = decide::backend(service, &set, &wanted, &[])?;
     let how = match wanted {
         Wanted::Any => format!("by {}", service.settings.balance),

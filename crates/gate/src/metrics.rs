@@ -89,6 +89,10 @@ fn totals_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             "munjigi_gate_ends_total{{reason=\"{code}\"}} {count}\n"
         ));
     }
+    counters_part(page, shared, totals);
+}
+
+fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
     let counters = [
         (
             "received_bytes",

@@ -333,7 +333,7 @@ impl Search<'_> {
 /// The one place that turns a rejection into a response.
 async fn answer(
     shard: &Shard,
-    connection: &mut Connection,
+    connection: &Connection,
     head: Option<&RequestHead>,
     rejection: &Rejection,
     record: &Record,

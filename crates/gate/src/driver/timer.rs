@@ -107,7 +107,8 @@ impl Wheel {
         let differing = (tick ^ self.tick) | (SLOTS as u64 - 1);
         let level = ((63 - differing.leading_zeros()) / BITS) as usize;
         let level = level.min(LEVELS - 1);
-        let slot = (tick >> (BITS as usize * level)) as usize & (SLOTS - 1);
+        let slot =
+            usize::try_from((tick >> (BITS as usize * level)) & (SLOTS as u64 - 1)).unwrap_or(0);
         let index = level * SLOTS + slot;
         let Some(head) = self.heads.get_mut(index) else {
             return;

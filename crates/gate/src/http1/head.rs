@@ -404,14 +404,19 @@ fn request_error(error: httparse::Error, bytes: &[u8]) -> BadMessage {
     }
 }
 
-/// True when the first line ends with a well-formed `HTTP/d.d` (RFC 9112 §2.3).
+/// True when the first line has three words, the last a well-formed `HTTP/d.d` (RFC 9112 §2.3).
 fn names_a_version(bytes: &[u8]) -> bool {
     let line = bytes
         .split(|byte| *byte == b'\r')
         .next()
         .unwrap_or_default();
-    let word = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    matches!(word, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(_), Some(_), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 

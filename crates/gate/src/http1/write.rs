@@ -104,7 +104,7 @@ pub fn request(
             }
             _ => false,
         };
-        if !dropped && !(names && is_named_by_connection(fields, key)) {
+        if !(dropped || names && is_named_by_connection(fields, key)) {
             put(out, key, value);
         }
     }
