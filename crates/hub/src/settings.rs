@@ -13,7 +13,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
 
 /// `[hub]`, as `munjigi settings hub` prints it.
-pub static SCHEMA: Schema = Schema {
+pub static SCHEMA: &Schema = &Schema {
     place: "[hub]",
     meaning: "takes uploads, keeps jobs, places analyses on workers, serves the pages",
     keys: &[
@@ -140,8 +140,11 @@ pub static SCHEMA: Schema = Schema {
     ],
 };
 
+/// All tables of the hub.
+pub static SCHEMAS: &[&Schema] = &[SCHEMA, KEEP, LIMITS];
+
 /// `[hub] keep`.
-pub static KEEP: Schema = Schema {
+static KEEP: &Schema = &Schema {
     place: "hub.keep = { … }",
     meaning: "how long files are kept",
     keys: &[
@@ -163,7 +166,7 @@ pub static KEEP: Schema = Schema {
 };
 
 /// `[hub] limits`.
-pub static LIMITS: Schema = Schema {
+static LIMITS: &Schema = &Schema {
     place: "hub.limits = { … }",
     meaning: "what one user and this machine may hold",
     keys: &[
@@ -337,7 +340,7 @@ impl HubSettings {
             table.missing("data");
         }
         let data = table.path("data")?;
-        let keep = table.table_or_empty("keep", &KEEP);
+        let keep = table.table_or_empty("keep", KEEP);
         let kept = Duration::from_secs(1)..=DAY * 3_650;
         let gate = table
             .item::<String>("gate")
@@ -364,7 +367,7 @@ impl HubSettings {
             registry: urls(table, "registry", 8),
             trusted,
             session: table.duration("session", DAY * 7, Duration::from_secs(300)..=DAY * 90),
-            limits: limits(&table.table_or_empty("limits", &LIMITS)),
+            limits: limits(&table.table_or_empty("limits", LIMITS)),
         })
     }
 }
@@ -519,7 +522,7 @@ mod tests {
     fn read(text: &str) -> (Option<HubSettings>, String) {
         let document = Document::new("munjigi.toml".as_ref(), text.to_owned(), Environment::new());
         let (settings, problems) = document.read(&ROOT, |root| {
-            let table = root.table("hub", &SCHEMA)?;
+            let table = root.table("hub", SCHEMA)?;
             let settings = HubSettings::read(&table);
             assert_eq!(table.unread(), Vec::<&str>::new());
             settings
