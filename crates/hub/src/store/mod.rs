@@ -177,6 +177,8 @@ async fn run(
 }
 
 mod schema;
+pub(crate) mod uploads;
+pub(crate) mod users;
 
 #[cfg(test)]
 mod tests {

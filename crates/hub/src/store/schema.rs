@@ -12,11 +12,39 @@ const VERSIONS: &[&[&str]] = &[&[USERS, UPLOADS]];
 const USERS: &str = "
 CREATE TABLE users (
     id TEXT PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
     admin INTEGER NOT NULL,
     password TEXT,                      -- argon2id in PHC form; NULL while none is set
-    created_at INTEGER NOT NULL         -- milliseconds since 1970, as every *_at
+    created_at INTEGER NOT NULL,        -- milliseconds since 1970, as every *_at
+    deleted_at INTEGER                  -- gone for everyone; the row stays until what it owned is gone
 ) STRICT;
+CREATE UNIQUE INDEX users_by_name ON users(name) WHERE deleted_at IS NULL;
+
+CREATE TABLE sessions (
+    hash BLOB PRIMARY KEY,              -- SHA-256 of the cookie
+    user_id TEXT NOT NULL REFERENCES users(id),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL         -- slides with use
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_by_user ON sessions(user_id, created_at);
+
+CREATE TABLE tokens (
+    hash BLOB PRIMARY KEY,              -- SHA-256 of the token
+    id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL REFERENCES users(id),
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,                 -- NULL: never
+    used_at INTEGER                     -- coarse
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tokens_by_user ON tokens(user_id);
+
+CREATE TABLE sign_in_links (
+    hash BLOB PRIMARY KEY,              -- SHA-256 of the token in the link
+    user_id TEXT NOT NULL REFERENCES users(id),
+    expires_at INTEGER NOT NULL,
+    used_at INTEGER                     -- a link works once
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Uploads, finished or not.
@@ -30,6 +58,7 @@ CREATE TABLE uploads (
     complete INTEGER NOT NULL,
     sha256 BLOB,                        -- when complete
     blake3 BLOB,                        -- when complete
+    expected_sha256 BLOB,               -- announced for the whole; verified at its end
     used INTEGER NOT NULL DEFAULT 0,    -- jobs that need it: it is kept while there is one
     metadata TEXT NOT NULL,             -- Upload-Metadata as sent
     created_at INTEGER NOT NULL,

@@ -1,0 +1,37 @@
+//! The hub's face: one router, and what every request meets before its handler.
+
+mod guard;
+mod operations;
+mod origin;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware;
+use munjigi_foundation::api::Problem;
+
+pub(crate) use guard::{Guard, foreign_origin};
+pub(crate) use operations::{Operations, Readiness, router as operations};
+pub use origin::Network;
+pub(crate) use origin::{Arrival, Hosts};
+
+/// The whole face: `parts` behind the guard.
+pub(crate) fn router(parts: impl IntoIterator<Item = Router>, guard: Guard) -> Router {
+    parts
+        .into_iter()
+        .fold(Router::new(), Router::merge)
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path does not take this method; Allow says which it takes",
+            )
+        })
+        .fallback(|| async {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "no_route",
+                "there is nothing at this path",
+            )
+        })
+        .layer(middleware::from_fn_with_state(guard, guard::guard))
+}

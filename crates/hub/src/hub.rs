@@ -1,0 +1,332 @@
+//! The hub as a whole: what it is built from and in which order.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use munjigi_foundation::clock::Clock;
+use munjigi_foundation::listen::{self, Limits};
+use munjigi_foundation::settings::Secret;
+use rustix::fs::FlockOperation;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Admin};
+use crate::auth::{self, Auth, AuthError, WeakAuth};
+use crate::face::{self, Guard, Hosts, Network, Operations};
+use crate::pages::{self, Pages};
+use crate::registry::Registered;
+use crate::settings::HubSettings;
+use crate::store::{Store, StoreError};
+use crate::uploads::{self, Uploads, UploadsWiring};
+
+/// How long the link is valid that a start prints for the first user.
+const FIRST_LINK: Duration = Duration::from_secs(600);
+/// The name of the token that client commands on this machine use.
+const CLI_TOKEN: &str = "command line";
+
+/// How a gate's admin face is reached.
+#[derive(Debug, Clone)]
+pub enum GateAdmin {
+    /// A Unix socket on this machine.
+    Socket(PathBuf),
+    /// A base url, and the token it wants.
+    Url { url: String, token: Option<Secret> },
+}
+
+/// What the hub needs of its surroundings.
+#[derive(Debug, Clone)]
+pub struct Wiring {
+    /// Shared with workers: shown to them, and wanted of them.
+    pub cluster_secret: Secret,
+    /// Base url of a gate's inner listener: the way to the workers.
+    pub gate_inner_url: String,
+    /// The gates that the status page shows.
+    pub gate_admin: Vec<GateAdmin>,
+    /// Base urls of registries, with `/eureka`, in the order in which they are asked.
+    pub registry_urls: Vec<String>,
+    /// The url under which users reach the hub, when it is known: its host is one of ours.
+    pub public_url: Option<String>,
+    pub clock: Clock,
+}
+
+/// Why the hub can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the data folder {path} can't be used: {error}")]
+    Data { path: PathBuf, error: io::Error },
+    #[error("another hub uses the data folder {0}")]
+    Locked(PathBuf),
+    #[error("can't listen on {address}: {error}")]
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("users can't be prepared: {0}")]
+    Users(String),
+    #[error("the http client can't be made: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A running hub. It ends with the `shutdown` given at its start, whether this is dropped or not; the tracker given
+/// there is empty once all of it has ended and the data folder is free.
+#[derive(Debug)]
+pub struct Hub {
+    address: SocketAddr,
+    auth: WeakAuth,
+    ready: watch::Receiver<face::Readiness>,
+}
+
+impl Hub {
+    /// Starts a hub; it serves when this returns. It stops at `shutdown`, and `outer` is empty once it has.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        settings: HubSettings,
+        wiring: Wiring,
+        outer: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let lock = lock_data(&settings.data)?;
+        let tasks = TaskTracker::new();
+        let store = Store::open(&settings.data.join("hub.db"), &tasks).await?;
+        let auth = Auth::start(
+            store.clone(),
+            wiring.clock.clone(),
+            settings.session,
+            settings.limits.users,
+        )
+        .await
+        .map_err(|error| StartError::Users(error.to_string()))?;
+        tasks.spawn(auth.clone().sweep_on(shutdown.clone()));
+        let uploads = Uploads::start(UploadsWiring {
+            store: store.clone(),
+            folder: settings.data.join("uploads"),
+            clock: wiring.clock.clone(),
+            limits: settings.limits,
+            keep: settings.keep_uploads,
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
+        tasks.spawn(remove_users(
+            auth.clone(),
+            uploads.clone(),
+            shutdown.clone(),
+        ));
+        let listener = bind(&settings)?;
+        let address = local(&listener, settings.address)?;
+        let client = client()?;
+        let registered = Registered::start(&wiring, address, client.clone(), &tasks, &shutdown);
+        let ready = registered.ready.clone();
+        let guard = guard(&settings, &wiring, address, &auth);
+        let pages = Pages::new();
+        let operations = Operations {
+            auth: auth.clone(),
+            uploads: uploads.clone(),
+            answers: Arc::clone(&guard.answers),
+            ready: ready.clone(),
+            more: Vec::new(),
+        };
+        let admin = Admin::new(&settings, &wiring, client, uploads.clone())?;
+        let router = face::router(
+            [
+                pages::router(pages.clone()),
+                auth::router(auth.clone(), pages),
+                uploads::router(uploads),
+                admin::router(admin),
+                face::operations(operations),
+            ],
+            guard,
+        );
+        let limits = Limits {
+            connections: usize::try_from(settings.limits.connections).unwrap_or(usize::MAX),
+            ..Limits::default()
+        };
+        tasks.spawn(listen::serve(listener, router, limits, shutdown.clone()));
+        outer.spawn(async move {
+            shutdown.cancelled().await;
+            tasks.close();
+            tasks.wait().await;
+            // Not before all that writes has ended: a second hub on the same data refuses to start until then.
+            drop(lock);
+        });
+        Ok(Self {
+            address,
+            auth: auth.downgrade(),
+            ready,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// True once `/ready` says so: the registry has answered and knows this hub.
+    pub async fn until_ready(&self) {
+        let mut ready = self.ready.clone();
+        // The sender ends with the hub: who waits then is not kept waiting.
+        drop(ready.wait_for(|ready| ready.registry).await);
+    }
+
+    /// A url under `base` that signs the first user in, once, within 10 minutes. Earlier ones no longer work.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sign_in_url(&self, base: &str) -> Result<Secret, StartError> {
+        let made = async {
+            let auth = self.auth.upgrade()?;
+            auth.link(&auth.first_user().await?, FIRST_LINK).await
+        };
+        let link = made.await.map_err(users)?;
+        let base = base.trim_end_matches('/');
+        Ok(Secret::new(&format!(
+            "{base}/sign-in?token={}",
+            link.expose()
+        )))
+    }
+
+    /// A new token of the first user, for client commands on this machine.
+    ///
+    /// # Errors
+    /// When the database fails, or the user has too many tokens.
+    pub async fn cli_token(&self) -> Result<Secret, StartError> {
+        let made = async {
+            let auth = self.auth.upgrade()?;
+            auth.new_token(&auth.first_user().await?, CLI_TOKEN, None)
+                .await
+        };
+        let (_, token) = made.await.map_err(users)?;
+        Ok(token)
+    }
+}
+
+fn users(error: AuthError) -> StartError {
+    match error {
+        AuthError::Store(error) => StartError::Store(error),
+        other => StartError::Users(other.to_string()),
+    }
+}
+
+/// One client for all that the hub asks: registries and gates. Redirects are not followed: they would carry tokens
+/// elsewhere.
+fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(5))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+}
+
+fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Auth) -> Guard {
+    let host_of = |url: &String| {
+        let url = reqwest::Url::parse(url).ok()?;
+        Some(url.host_str()?.trim_matches(['[', ']']).to_owned())
+    };
+    let mut names = settings.hosts.clone();
+    names.extend(wiring.public_url.as_ref().and_then(host_of));
+    if !address.ip().is_unspecified() {
+        names.push(address.ip().to_string());
+    }
+    let mut trusted = settings.trusted.clone();
+    trusted.extend(Network::of_url(&wiring.gate_inner_url));
+    Guard {
+        auth: auth.clone(),
+        hosts: Arc::new(Hosts::new(names)),
+        trusted: trusted.into(),
+        answers: Arc::default(),
+    }
+}
+
+/// Makes the data folder, for nobody else to read, and takes its lock.
+fn lock_data(data: &Path) -> Result<File, StartError> {
+    let failed = |error: io::Error| StartError::Data {
+        path: data.to_path_buf(),
+        error,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(failed)?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(data.join("hub.lock"))
+        .map_err(failed)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(data.to_path_buf())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Binds the address. With port 0 the port of the last start is taken again when it is free, so that whoever knows
+/// this hub finds it after a restart.
+fn bind(settings: &HubSettings) -> Result<TcpListener, StartError> {
+    let wanted = settings.address;
+    let file = settings.data.join("hub.port");
+    let last = std::fs::read_to_string(&file)
+        .ok()
+        .and_then(|port| port.trim().parse::<u16>().ok())
+        .filter(|_| wanted.port() == 0);
+    let again = last.and_then(|port| listen::bind(SocketAddr::new(wanted.ip(), port), false).ok());
+    let listening = match again {
+        Some(listener) => Ok(listener),
+        None => listen::bind(wanted, false),
+    };
+    let failed = |error| StartError::Listen {
+        address: wanted,
+        error,
+    };
+    let listener = listening.and_then(TcpListener::from_std).map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    if wanted.port() == 0 && last != Some(port) {
+        let kept = File::create(&file).and_then(|mut file| writeln!(file, "{port}"));
+        kept.map_err(|error| StartError::Data { path: file, error })?;
+    }
+    Ok(listener)
+}
+
+fn local(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError::Listen {
+        address: wanted,
+        error,
+    })
+}
+
+/// What removed users owned goes: after each removal, and after a crash in between.
+async fn remove_users(auth: Auth, uploads: Uploads, shutdown: CancellationToken) {
+    loop {
+        match auth.removed_users().await {
+            Ok(users) => {
+                for user in users {
+                    if let Err(error) = uploads.remove_all_of(&user).await {
+                        tracing::warn!(%error, "what a removed user owned could not be removed");
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "removed users could not be read"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = auth.user_removed() => {}
+            // Again later: a job that was still being cancelled has released its upload by then.
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+        }
+    }
+}
