@@ -22,7 +22,7 @@ use crate::intake::{
     EntryPath, Halt, Intake, Limits, Meter, measure_file, measure_folder, percent_encoded,
 };
 use crate::queue::{Feeder, Gate};
-use crate::report::coverage::Coverage;
+use crate::report::coverage::{Coverage, Status};
 use crate::report::folder::Folder;
 use crate::report::mask::Secrets;
 use crate::report::sarif::{self, Base};
@@ -449,7 +449,20 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, shared: &Shared<'_>, outcome: Outcome) -> Result<(), ScanError> {
+    fn keep(&mut self, shared: &Shared<'_>, mut outcome: Outcome) -> Result<(), ScanError> {
+        let room = shared
+            .options
+            .limits
+            .findings
+            .saturating_sub(self.spool.counts().iter().sum());
+        if u64::try_from(outcome.results.len()).is_ok_and(|length| length > room) {
+            outcome.results.truncate(usize::try_from(room).unwrap_or(0));
+            outcome.row.status = Status::Truncated;
+            outcome.row.reason = Some(format!(
+                "the input has more than {} findings, the limit",
+                shared.options.limits.findings
+            ));
+        }
         self.secrets.extend(&outcome.secrets);
         for result in &outcome.results {
             self.spool
