@@ -324,11 +324,7 @@ impl Machine<'_> {
             value.path = self.known.request;
             return None;
         }
-        let routed = func.marks.iter().any(|mark| {
-            let text = self.names.text(*mark);
-            let last = text.rsplit('.').next().unwrap_or(text);
-            ROUTES.contains(&last) && text.contains('.') || last == "api_view"
-        });
+        let routed = self.is_routed(func);
         let injected = param
             .default
             .is_some_and(|default| self.is_injected(default));
@@ -349,6 +345,56 @@ impl Machine<'_> {
         }
         let lambda = first == Some("event") && func.params.len() == 2 && name == "event";
         lambda.then_some("event of the function service")
+    }
+
+    /// A decorator makes the function the handler of a route.
+    fn is_routed(&self, func: &Func) -> bool {
+        func.marks.iter().any(|mark| {
+            let text = self.names.text(*mark);
+            let last = text.rsplit('.').next().unwrap_or(text);
+            ROUTES.contains(&last) && text.contains('.') || last == "api_view"
+        })
+    }
+
+    /// What a Flask handler returns as text is a page.
+    pub(super) fn returned_page(&mut self, value: &Value, sp: Sp) {
+        let program = self.program;
+        let Some(func) = program.func(self.func()) else {
+            return;
+        };
+        if self.language != Language::Python || !self.pages || !self.is_routed(func) {
+            return;
+        }
+        let from_handler = |taint: &Taint| {
+            self.traces
+                .get(taint.trace as usize)
+                .is_some_and(|trace| trace.kind == StepKind::Return && trace.func != self.func())
+        };
+        let mut page = Value::default();
+        for taint in &value.taint {
+            // A page that another handler built is that handler's finding.
+            if !from_handler(taint) {
+                page.add_taint(*taint);
+            }
+        }
+        let first = value.objs.first().and_then(|id| self.state.obj(*id));
+        if let Some(body) = first
+            .filter(|obj| obj.shape == Shape::List)
+            .and_then(|obj| obj.items.first())
+        {
+            page.add_taints(&body.taint);
+        }
+        if let Some(rule) = crate::rules::taint_index("cross-site-scripting") {
+            let site = super::call::Site {
+                name: self.names.intern("return"),
+                recv: Value::default(),
+                recv_expr: None,
+                hint: crate::ir::Name::NONE,
+                args: Vec::new(),
+                sp,
+            };
+            self.reach(rule, &page, sp, &site);
+        }
     }
 
     /// `Depends(…)`: what the framework makes itself.

@@ -84,6 +84,10 @@ impl<'t> Builder<'t> {
         self.name(text)
     }
 
+    pub(crate) fn text_of(&self, name: Name) -> String {
+        self.program.names.text(name).to_owned()
+    }
+
     pub(crate) fn names(&mut self) -> &mut Names {
         &mut self.program.names
     }
