@@ -61,6 +61,22 @@ fn shape_of(name: &str) -> Option<Shape> {
     })
 }
 
+/// C functions that give new memory.
+fn is_allocation(name: &str) -> bool {
+    matches!(
+        name,
+        "malloc"
+            | "calloc"
+            | "alloca"
+            | "ALLOCA"
+            | "__builtin_alloca"
+            | "xmalloc"
+            | "xcalloc"
+            | "g_malloc"
+            | "g_malloc0"
+    )
+}
+
 impl Machine<'_> {
     pub(super) fn builtin(&mut self, site: &Site) -> Option<Value> {
         let name = self.names.shared(site.name);
@@ -83,7 +99,7 @@ impl Machine<'_> {
         match self.state.obj(id)?.shape {
             Shape::List => self.list_method(id, &name, site),
             Shape::Map => self.map_method(id, &name, site),
-            Shape::Buffer if self.language != Language::C => self.buffer_method(id, &name, site),
+            Shape::Buffer => self.buffer_method(id, &name, site),
             Shape::Record => self.record_method(id, &name, site),
             _ => None,
         }

@@ -130,19 +130,27 @@ impl Machine<'_> {
         }
     }
 
-    /// How many sources are in what all functions share.
-    fn shared(&self) -> usize {
-        let mut all: Vec<u32> = Vec::new();
+    /// What all functions share: how many sources are in it, and how many constants.
+    fn shared(&self) -> (usize, usize) {
+        let mut sources = 0;
+        let mut constants = 0;
         for id in &self.protos {
-            let value = self.deep(&Value::object(*id));
-            all.extend(value.taint.iter().map(|taint| taint.root));
+            sources += self.deep(&Value::object(*id)).taint.len();
+            let fields = self.state.obj(*id).map(|obj| &obj.fields);
+            constants += fields.map_or(0, |fields| {
+                fields
+                    .values()
+                    .filter(|value| value.konst.is_known())
+                    .count()
+            });
         }
         let slots = self.program.func(FuncId(0)).map_or(0, |func| func.slots);
         for cell in 0..slots {
-            let value = self.deep(&self.state.cell(cell));
-            all.extend(value.taint.iter().map(|taint| taint.root));
+            let value = self.state.cell(cell);
+            sources += self.deep(&value).taint.len();
+            constants += usize::from(value.konst.is_known());
         }
-        all.len()
+        (sources, constants)
     }
 
     fn entries(&mut self) {
