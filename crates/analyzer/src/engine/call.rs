@@ -303,7 +303,7 @@ impl Machine<'_> {
     }
 
     /// Methods by declared type: of the class itself, or of those that extend it in this file.
-    fn by_type(&mut self, ty: Name, name: Name, arity: usize) -> Vec<Callable> {
+    fn by_type(&self, ty: Name, name: Name, arity: usize) -> Vec<Callable> {
         let Some(class) = self.classes.get(&ty).copied() else {
             return Vec::new();
         };
@@ -370,7 +370,7 @@ impl Machine<'_> {
     }
 
     /// A method called by its bare name: of the class at hand or of one around it.
-    fn own(&mut self, name: Name, arity: usize) -> Vec<Callable> {
+    fn own(&self, name: Name, arity: usize) -> Vec<Callable> {
         let this = self.this();
         let frame = self.here();
         let mut at = self.program.func(self.func());
@@ -539,7 +539,7 @@ impl Machine<'_> {
             }
         }
         let this = Value::object(id);
-        let frame = self.add_frame(FuncId(0), Some(0), this.clone());
+        let frame = self.add_frame(FuncId(0), Some(0), this);
         self.stack.push(frame);
         for class in chain.into_iter().rev().filter_map(|at| program.class(at)) {
             for field in &class.fields {

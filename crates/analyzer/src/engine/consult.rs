@@ -179,6 +179,10 @@ impl Machine<'_> {
     pub(super) fn callee_text(&mut self, site: &Site) -> Name {
         let text = self.slice(site.sp);
         let name = self.names.text(site.name);
+        if site.recv.path == self.known.new {
+            let made = format!("new {name}");
+            return self.names.intern(&made);
+        }
         let end = text.find(name).map_or(text.len(), |at| at + name.len());
         let whole = text.get(..end).unwrap_or_default();
         let short: String = whole.chars().filter(|c| !c.is_whitespace()).collect();

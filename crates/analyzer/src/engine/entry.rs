@@ -252,8 +252,10 @@ impl Machine<'_> {
         let (Some(func), Some(param)) = (program.func(id), self.param(id, at)) else {
             return Value::default();
         };
-        let mut value = Value::default();
-        value.ty = param.ty;
+        let mut value = Value {
+            ty: param.ty,
+            ..Value::default()
+        };
         let kind = match self.language {
             Language::Java => self.java_param(func, param),
             Language::Python => self.python_param(func, param, &mut value),

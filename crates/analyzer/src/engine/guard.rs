@@ -40,7 +40,7 @@ impl Machine<'_> {
                 self.refine(*right, false);
             }
             Some((ExprKind::Binary(op, left, right), sp)) => {
-                self.refine_binary(*op, *left, *right, truth, sp)
+                self.refine_binary(*op, *left, *right, truth, sp);
             }
             Some((ExprKind::Call(call), sp)) => self.refine_call(call, truth, sp),
             Some((ExprKind::Seq(parts), _)) => {

@@ -248,7 +248,7 @@ impl<'a> Machine<'a> {
             return false;
         }
         self.steps += 1;
-        if self.steps % 4096 == 0 && (self.stop)() {
+        if self.steps.is_multiple_of(4096) && (self.stop)() {
             self.stopped = true;
             self.truncated = Some("time guard");
             return false;

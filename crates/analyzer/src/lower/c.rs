@@ -16,16 +16,22 @@ type Macros<'t> = HashMap<&'t str, &'t str>;
 struct C<'b, 't> {
     b: &'b mut Builder<'t>,
     macros: Macros<'t>,
+    /// Members of unions, each with the first member of its union: they share their place.
+    unions: HashMap<&'t str, &'t str>,
 }
 
 pub(super) fn lower<'t>(mut b: Builder<'t>, root: Node<'_>) -> Program {
     let mut lowering = C {
         b: &mut b,
         macros: HashMap::new(),
+        unions: HashMap::new(),
     };
     let top = lowering.flat(root);
     let mut body = Vec::new();
     lowering.declare_top(&top);
+    for node in &top {
+        lowering.note_union(*node);
+    }
     for node in &top {
         if node.kind() == "function_definition" {
             lowering.function(*node, &mut body);
@@ -122,6 +128,28 @@ impl<'t> C<'_, 't> {
         }
     }
 
+    /// A union declared at the top, by itself or in a `typedef`.
+    fn note_union(&mut self, node: Node<'_>) {
+        let union = if node.kind() == "union_specifier" {
+            Some(node)
+        } else {
+            node.child_by_field_name("type")
+                .filter(|ty| ty.kind() == "union_specifier")
+        };
+        let Some(body) = union.and_then(|union| union.child_by_field_name("body")) else {
+            return;
+        };
+        let mut first = None;
+        for member in kids(body) {
+            for declarator in fields(member, "declarator") {
+                if let Some(name) = declared(declarator) {
+                    let name = self.b.slice(name);
+                    self.unions.insert(name, first.get_or_insert(name));
+                }
+            }
+        }
+    }
+
     // ── declarations ──
 
     fn declare_top(&mut self, top: &[Node<'_>]) {
@@ -157,7 +185,7 @@ impl<'t> C<'_, 't> {
             return;
         };
         let name = self.b.name_of(name_node);
-        let func = self.b.open(name, name_node.into());
+        let func = self.b.open(name);
         let params = match parameter_list(declarator) {
             Some(list) => self.parameters(list),
             None => Vec::new(),
@@ -443,6 +471,7 @@ impl<'t> C<'_, 't> {
         id
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per kind of node: a table")]
     fn expr_inner(&mut self, node: Node<'_>) -> ExprId {
         let sp: Sp = node.into();
         let kind = match node.kind() {
@@ -459,6 +488,7 @@ impl<'t> C<'_, 't> {
                 let name = node
                     .child_by_field_name("field")
                     .map_or("", |part| self.b.slice(part));
+                let name = self.unions.get(name).copied().unwrap_or(name);
                 let name = self.b.name(name);
                 ExprKind::Field(object, name)
             }

@@ -115,7 +115,7 @@ fn bound(b: &Builder<'_>, node: Node<'_>, names: &mut BTreeSet<String>) {
 fn function(b: &mut Builder<'_>, node: Node<'_>, name: Name, class: Option<ClassId>) -> FuncId {
     let at = node.child_by_field_name("name").unwrap_or(node);
     let sp = Sp::from(at);
-    let func = b.open(name, sp);
+    let func = b.open(name);
     let mut prologue = Vec::new();
     let mut params = Vec::new();
     if let Some(single) = node.child_by_field_name("parameter") {
@@ -362,7 +362,7 @@ fn statement(b: &mut Builder<'_>, node: Node<'_>, out: &mut Block) {
             out.push(stmt(StmtKind::If { cond, then, other }, sp));
         }
         "for_statement" | "while_statement" | "do_statement" | "for_in_statement" => {
-            looping(b, node, out)
+            looping(b, node, out);
         }
         "switch_statement" => switch(b, node, out),
         "try_statement" => trying(b, node, out),

@@ -44,6 +44,7 @@ pub(super) fn module_path(text: &str) -> String {
     text.trim_start_matches(['.', '/']).replace('/', ".")
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm per kind of node: a table")]
 fn expr_inner(b: &mut Builder<'_>, node: Node<'_>) -> ExprId {
     let sp: Sp = node.into();
     let kind = match node.kind() {
