@@ -61,9 +61,28 @@ fn shape_of(name: &str) -> Option<Shape> {
     })
 }
 
+/// C functions that give new memory.
+fn is_allocation(name: &str) -> bool {
+    matches!(
+        name,
+        "malloc"
+            | "calloc"
+            | "alloca"
+            | "ALLOCA"
+            | "__builtin_alloca"
+            | "xmalloc"
+            | "xcalloc"
+            | "g_malloc"
+            | "g_malloc0"
+    )
+}
+
 impl Machine<'_> {
     pub(super) fn builtin(&mut self, site: &Site) -> Option<Value> {
         let name = self.names.shared(site.name);
+        if self.language == Language::C {
+            return is_allocation(&name).then(|| Value::object(self.alloc(Shape::Buffer, site.sp)));
+        }
         let recv = self.names.text(site.recv.path);
         let makes =
             recv == "new" || (site.recv_expr.is_none() && self.language == Language::Python);
@@ -83,7 +102,7 @@ impl Machine<'_> {
         match self.state.obj(id)?.shape {
             Shape::List => self.list_method(id, &name, site),
             Shape::Map => self.map_method(id, &name, site),
-            Shape::Buffer if self.language != Language::C => self.buffer_method(id, &name, site),
+            Shape::Buffer => self.buffer_method(id, &name, site),
             Shape::Record => self.record_method(id, &name, site),
             _ => None,
         }
@@ -175,6 +194,7 @@ impl Machine<'_> {
         value
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per method: a table")]
     fn list_method(&mut self, id: ObjId, name: &str, site: &Site) -> Option<Value> {
         let index = |at: usize| {
             site.args
@@ -335,6 +355,7 @@ impl Machine<'_> {
         Some(self.names.intern(&key))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per method: a table")]
     fn map_method(&mut self, id: ObjId, name: &str, site: &Site) -> Option<Value> {
         let count = site.args.len();
         let sections = self.names.text(site.recv.path).ends_with("ConfigParser");
@@ -361,9 +382,7 @@ impl Machine<'_> {
                     .flatten()
                     .map(|arg| arg.value.clone());
                 let key = self.key(site, keys);
-                let Some(obj) = self.state.obj(id) else {
-                    return None;
-                };
+                let obj = self.state.obj(id)?;
                 let found = key.and_then(|key| obj.fields.get(&key).cloned());
                 let mut value = match (found, key.is_some()) {
                     (Some(value), _) => value,
@@ -515,7 +534,7 @@ impl Machine<'_> {
     }
 
     /// Methods of constant text that decide branches or choose algorithms.
-    fn text_method(&mut self, name: &str, site: &Site) -> Option<Value> {
+    fn text_method(&self, name: &str, site: &Site) -> Option<Value> {
         let Konst::Str(text) = &site.recv.konst else {
             return None;
         };

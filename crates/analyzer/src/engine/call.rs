@@ -160,6 +160,39 @@ impl Machine<'_> {
         value
     }
 
+    /// An object of an unknown class made around a request gives what the request holds, where its getters say so.
+    fn wrapped_request(&mut self, site: &Site) -> Option<Value> {
+        if site.recv.path == self.known.wrapper {
+            let name = self.names.text(site.name).to_lowercase();
+            let reads = ["param", "header", "cookie", "query", "form", "body"];
+            let gets = reads.iter().any(|word| name.contains(word)) && !name.starts_with("set");
+            if !gets {
+                return Some(Value::default());
+            }
+            let mut value = Value::default();
+            let taint = self.new_taint(StepKind::Source, site.sp, Say::Source("parameter"));
+            value.add_taint(taint);
+            return Some(value);
+        }
+        let made = site.recv.path == self.known.new
+            || site.recv_expr.is_none()
+            || self.language == Language::Python;
+        let around =
+            made && site.args.len() == 1 && site.args.iter().any(|arg| self.is_request(&arg.value));
+        around.then(|| Value::path(self.known.wrapper))
+    }
+
+    fn is_request(&self, value: &Value) -> bool {
+        let ends = |name: Name| {
+            let text = self.names.text(name);
+            matches!(
+                text.rsplit('.').next().unwrap_or(text),
+                "HttpServletRequest" | "ServletRequest" | "request" | "Request"
+            )
+        };
+        !value.is_tainted() && (ends(value.path) || ends(value.ty))
+    }
+
     pub(super) fn call_path(&mut self, site: &Site) -> Name {
         let base = if site.recv.path.is_none() {
             site.recv.ty
@@ -172,6 +205,9 @@ impl Machine<'_> {
 
     /// The default: a result carries what went in.
     fn carried(&mut self, site: &Site) -> Value {
+        if let Some(value) = self.wrapped_request(site) {
+            return value;
+        }
         let mut value = self.deep(&site.recv);
         for arg in &site.args {
             let part = self.deep(&arg.value);
@@ -267,7 +303,7 @@ impl Machine<'_> {
     }
 
     /// Methods by declared type: of the class itself, or of those that extend it in this file.
-    fn by_type(&mut self, ty: Name, name: Name, arity: usize) -> Vec<Callable> {
+    fn by_type(&self, ty: Name, name: Name, arity: usize) -> Vec<Callable> {
         let Some(class) = self.classes.get(&ty).copied() else {
             return Vec::new();
         };
@@ -334,7 +370,7 @@ impl Machine<'_> {
     }
 
     /// A method called by its bare name: of the class at hand or of one around it.
-    fn own(&mut self, name: Name, arity: usize) -> Vec<Callable> {
+    fn own(&self, name: Name, arity: usize) -> Vec<Callable> {
         let this = self.this();
         let frame = self.here();
         let mut at = self.program.func(self.func());
@@ -435,7 +471,9 @@ impl Machine<'_> {
             sp,
         };
         let mut value = self.outside(&site);
-        value.path = self.names.join(self.known.new, name);
+        if value.path != self.known.wrapper {
+            value.path = self.names.join(self.known.new, name);
+        }
         if value.objs.is_empty() {
             let id = self.alloc(Shape::Record, sp);
             value.add_object(id);
@@ -501,7 +539,7 @@ impl Machine<'_> {
             }
         }
         let this = Value::object(id);
-        let frame = self.add_frame(FuncId(0), Some(0), this.clone());
+        let frame = self.add_frame(FuncId(0), Some(0), this);
         self.stack.push(frame);
         for class in chain.into_iter().rev().filter_map(|at| program.class(at)) {
             for field in &class.fields {

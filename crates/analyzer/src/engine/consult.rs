@@ -179,6 +179,10 @@ impl Machine<'_> {
     pub(super) fn callee_text(&mut self, site: &Site) -> Name {
         let text = self.slice(site.sp);
         let name = self.names.text(site.name);
+        if site.recv.path == self.known.new {
+            let made = format!("new {name}");
+            return self.names.intern(&made);
+        }
         let end = text.find(name).map_or(text.len(), |at| at + name.len());
         let whole = text.get(..end).unwrap_or_default();
         let short: String = whole.chars().filter(|c| !c.is_whitespace()).collect();
@@ -208,6 +212,50 @@ impl Machine<'_> {
             func,
             at: site.sp,
         });
+    }
+
+    /// Writing to a field that is a sink by its name (`element.innerHTML = x`), or into a session.
+    pub(super) fn store_sinks(
+        &mut self,
+        object: &Value,
+        name: Name,
+        key: &Value,
+        value: &Value,
+        sp: Sp,
+    ) {
+        if !value.is_tainted() && !key.is_tainted() && value.objs.is_empty() {
+            return;
+        }
+        let site = Site {
+            name,
+            recv: object.clone(),
+            recv_expr: None,
+            hint: Name::NONE,
+            args: Vec::new(),
+            sp,
+        };
+        let path = self.names.text(object.path);
+        if path.rsplit('.').next() == Some("session")
+            && let Some(rule) = crate::rules::taint_index("trust-boundary-violation")
+        {
+            self.reach(rule, value, sp, &site);
+            self.reach(rule, key, sp, &site);
+        }
+        let models = self.models;
+        let ty = self.names.text(object.ty);
+        let path = self.names.text(object.path);
+        let sinks: Vec<usize> = models
+            .named(self.names.text(name))
+            .iter()
+            .filter(|model| !model.call && model.recv.iter().any(|recv| recv.matches(path, ty, "")))
+            .filter_map(|model| match model.act {
+                Act::Sink(rule) => Some(rule),
+                _ => None,
+            })
+            .collect();
+        for rule in sinks {
+            self.reach(rule, value, sp, &site);
+        }
     }
 
     // ── writing through arguments ──
