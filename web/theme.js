@@ -10,4 +10,9 @@
   } catch {
     // Storage is blocked: the system's theme and English it is.
   }
+  // The message table is asked for beside the modules, not after them.
+  const preload = document.createElement("link");
+  preload.rel = "modulepreload";
+  preload.href = `/assets/i18n/${root.lang}.js`;
+  document.head.append(preload);
 })();

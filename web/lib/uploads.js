@@ -1,7 +1,7 @@
 // The uploads of this page: they go on while the reader looks at other views, pause, survive a lost network by
 // themselves, and after a reload go on where the hub says they were.
 import { api, ApiError, isPassing, randomKey } from "./api.js";
-import { backoff } from "./live.js";
+import { backoff } from "./place.js";
 import * as memory from "./memory.js";
 import * as tus from "./tus.js";
 

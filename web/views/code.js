@@ -6,6 +6,7 @@ import { arrows, badges, closeGaps, linesToShow, passing, segments } from "../li
 import { highlight, pieces } from "../lib/highlight.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
+import { prose } from "../lib/widgets.js";
 
 /** Of a longer line only the part around the first mark is shown. */
 const COLUMNS_MAX = 500;
@@ -180,7 +181,7 @@ function noteRow(uri, flow, line) {
     "div.code-row.code-note",
     flowCell(passing(flow.edges, uri, line, line + 1), []),
     h("span.code-number"),
-    h("div.code-note-text", step.number > 0 && h("strong.num", `${step.number} · ${kindOf(step)}`), h("span", step.message)),
+    h("div.code-note-text", step.number > 0 && h("strong.num", `${step.number} · ${kindOf(step)}`), h("span", prose(step.message))),
   );
 }
 

@@ -24,11 +24,12 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
     h("nav.tabs", { "aria-label": t("job.faces") }, tab("progress", t("job.progress")), tab("findings", t("job.findings"), count)),
   );
   let shown = "";
-  let named = false;
+  let told = "";
   const update = (state) => {
-    if (state.name && !named) {
-      named = true;
-      setText(name, state.name);
+    if (state.name) setText(name, state.name);
+    const known = `${state.name}${isTerminal(state.status)}${Boolean(endOf(state))}`;
+    if (known !== told) {
+      told = known;
       fill(facts, factsOf(state, eventId));
     }
     setText(count, String([...state.analyses.values()].reduce((sum, each) => sum + (each.findings ?? 0), 0)));
@@ -41,17 +42,18 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
   return { update };
 }
 
+// When the job ended, as far as its events tell: once they have expired nobody knows.
+function endOf(state) {
+  const last = [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
+  return isTerminal(state.status) && last ? new Date(last).getTime() : undefined;
+}
+
 function factsOf(state, eventId) {
-  const ended = () => {
-    const last = [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
-    return isTerminal(state.status) && last ? new Date(last).getTime() : undefined;
-  };
-  const took = () => isTerminal(state.status) && ended() === undefined;
+  const end = endOf(state);
   return [
     h("span.num", bytes(state.size ?? Number.NaN)),
     h("span", t("job.begun"), " ", timeAgo(state.createdAt)),
-    // A job whose events have expired doesn't tell any more how long it took.
-    !took() && h("span", t("job.took"), " ", elapsed(state.createdAt, ended)),
+    (end !== undefined || !isTerminal(state.status)) && h("span", t("job.took"), " ", elapsed(state.createdAt, () => end)),
     h("span.fact-id", h("code", eventId), copyButton(eventId, t("job.copy_id"))),
   ];
 }
