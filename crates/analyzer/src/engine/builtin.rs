@@ -84,8 +84,9 @@ impl Machine<'_> {
             return is_allocation(&name).then(|| Value::object(self.alloc(Shape::Buffer, site.sp)));
         }
         let recv = self.names.text(site.recv.path);
-        let makes =
-            recv == "new" || (site.recv_expr.is_none() && self.language == Language::Python);
+        let plain = site.recv_expr.is_none() || name.starts_with(char::is_uppercase);
+        let makes = recv == "new"
+            || (self.language == Language::Python && plain && site.recv.objs.is_empty());
         if makes && let Some(shape) = shape_of(&name) {
             return Some(self.collection(shape, site));
         }

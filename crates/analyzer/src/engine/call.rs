@@ -143,11 +143,12 @@ impl Machine<'_> {
         if value.path.is_none() && !value.konst.is_known() {
             value.path = self.call_path(site);
         }
-        if told.clean != 0 {
+        let clean = told.clean | self.replaced(site);
+        if clean != 0 {
             for taint in &mut value.taint {
-                taint.clean |= told.clean;
+                taint.clean |= clean;
             }
-            if told.clean == u32::MAX {
+            if clean == u32::MAX {
                 value.taint.clear();
             }
             self.note(
@@ -201,6 +202,25 @@ impl Machine<'_> {
         };
         let path = self.names.join(base, site.name);
         self.names.called(path)
+    }
+
+    /// Rules for which replacing constant text makes the result harmless: without a quote no string ends, without a
+    /// bracket no element begins. Taking out `..` once is no repair: `....//` leaves `../`.
+    fn replaced(&self, site: &Site) -> u32 {
+        if !matches!(self.names.text(site.name), "replace" | "replaceAll") {
+            return 0;
+        }
+        let old = site
+            .args
+            .first()
+            .and_then(|arg| arg.value.konst.text())
+            .unwrap_or_default();
+        let bit = |rule: &str| crate::rules::taint_index(rule).map_or(0, |at| 1_u32 << at);
+        match old {
+            "'" | "\"" => bit("xpath-injection"),
+            "<" => bit("cross-site-scripting"),
+            _ => 0,
+        }
     }
 
     /// The default: a result carries what went in.
@@ -278,7 +298,7 @@ impl Machine<'_> {
     }
 
     /// Functions that `recv.name` is: a closure in a field, or a method of the class.
-    fn callables_of(&mut self, recv: &Value, name: Name, arity: usize) -> Vec<Callable> {
+    fn callables_of(&self, recv: &Value, name: Name, arity: usize) -> Vec<Callable> {
         let mut out = Vec::new();
         for id in &recv.objs {
             let Some(obj) = self.state.obj(*id) else {

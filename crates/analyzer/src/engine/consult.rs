@@ -1,6 +1,6 @@
 //! What the models say of a call: sources, sinks, sanitizers, misuse.
 
-use crate::finding::StepKind;
+use crate::finding::{Language, StepKind};
 use crate::ir::{ExprId, ExprKind, Name, Sp, Target};
 use crate::rules::model::{Act, Cond, Model, Sel, glob, plain};
 
@@ -39,9 +39,13 @@ impl Machine<'_> {
                 Act::Clean(mask) => told.clean |= mask,
                 Act::Drop => told.result = told.result.or_else(|| Some(Value::default())),
                 Act::Keep => {
+                    let page = (self.names.text(site.name) == "make_response")
+                        .then_some("cross-site-scripting");
                     let mut value = told.result.take().unwrap_or_default();
                     for given in self.selected(site, &model.args) {
-                        let part = self.deep(&given.value);
+                        let given =
+                            self.page_body(page.and_then(crate::rules::taint_index), &given.value);
+                        let part = self.deep(&given);
                         value.add_taints(&part.taint);
                     }
                     self.note(
@@ -143,8 +147,22 @@ impl Machine<'_> {
 
     fn sink(&mut self, site: &Site, model: &Model, rule: usize) {
         for given in self.selected(site, &model.args) {
-            self.reach(rule, &given.value, given.sp, site);
+            let value = self.page_body(Some(rule), &given.value);
+            self.reach(rule, &value, given.sp, site);
         }
+    }
+
+    /// What of an operand is a page: of Flask's `(body, status, headers)` the body.
+    fn page_body(&self, rule: Option<usize>, value: &Value) -> Value {
+        if self.language == Language::Python
+            && rule.is_some()
+            && crate::rules::taint_index("cross-site-scripting") == rule
+            && let Some(items) = self.items(value)
+            && let Some(body) = items.first()
+        {
+            return body.clone();
+        }
+        value.clone()
     }
 
     /// Attacker-controlled data reaches a sink of the rule, unless harmless for it.
