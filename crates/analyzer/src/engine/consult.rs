@@ -152,17 +152,63 @@ impl Machine<'_> {
         }
     }
 
-    /// What of an operand is a page: of Flask's `(body, status, headers)` the body.
+    /// What of an operand is a page: of Flask's `(body, status, headers)` the body, of Express' objects nothing, since
+    /// they are sent as JSON.
     fn page_body(&self, rule: Option<usize>, value: &Value) -> Value {
-        if self.language == Language::Python
-            && rule.is_some()
-            && crate::rules::taint_index("cross-site-scripting") == rule
-            && let Some(items) = self.items(value)
-            && let Some(body) = items.first()
-        {
-            return body.clone();
+        if rule.is_none() || crate::rules::taint_index("cross-site-scripting") != rule {
+            return value.clone();
         }
-        value.clone()
+        match self.language {
+            Language::Python => match self.items(value).as_ref().and_then(|items| items.first()) {
+                Some(body) => body.clone(),
+                None => value.clone(),
+            },
+            Language::JavaScript | Language::TypeScript { .. } => {
+                let data = value.objs.iter().any(|id| {
+                    self.state
+                        .obj(*id)
+                        .is_some_and(|obj| matches!(obj.shape, Shape::Map | Shape::List))
+                });
+                if data { value.derived() } else { value.clone() }
+            }
+            Language::C | Language::Java => value.clone(),
+        }
+    }
+
+    /// Whether what a taint's source gives can harm by this rule.
+    fn counts(&self, rule: usize, trace: u32) -> bool {
+        let id = crate::rules::TAINT.get(rule).map_or("", |rule| rule.id);
+        let mut built = false;
+        let mut at = trace;
+        let mut first = None;
+        while let Some(node) = self.traces.get(at as usize) {
+            built |= matches!(node.say, Say::Built);
+            first = Some(*node);
+            at = node.parent;
+        }
+        let Some(first) = first else { return true };
+        let kind = match first.say {
+            Say::Source(kind) | Say::Filled(kind, _) | Say::Param(kind, _) => kind,
+            _ => return true,
+        };
+        let local = matches!(kind, "environment" | "argument" | "input");
+        match id {
+            // An operator comes in an object, and only bodies and parsed queries hold objects.
+            "nosql-injection" => {
+                let text = self.slice(first.sp);
+                let flat = ["params", "headers", "cookies"]
+                    .iter()
+                    .any(|part| text.ends_with(part));
+                !built && !local && !flat && matches!(kind, "parameter" | "body")
+            }
+            // Who starts a script chooses its files; in C the same place may run with more rights than its caller.
+            "path-traversal" => !local || matches!(self.language, Language::C | Language::Java),
+            "cross-site-scripting"
+            | "open-redirect"
+            | "server-side-request-forgery"
+            | "trust-boundary-violation" => !local || self.language == Language::Java,
+            _ => true,
+        }
     }
 
     /// Attacker-controlled data reaches a sink of the rule, unless harmless for it.
@@ -171,7 +217,7 @@ impl Machine<'_> {
         let bit = 1_u32 << rule;
         let callee = self.callee_text(site);
         for taint in &deep.taint {
-            if taint.clean & bit != 0 {
+            if taint.clean & bit != 0 || !self.counts(rule, taint.trace) {
                 continue;
             }
             let length = self.length(taint.trace);
@@ -244,8 +290,12 @@ impl Machine<'_> {
         if !value.is_tainted() && !key.is_tainted() && value.objs.is_empty() {
             return;
         }
+        let called = match self.names.shared(object.path).rsplit('.').next() {
+            Some(last) if name.is_none() => self.names.intern(last),
+            _ => name,
+        };
         let site = Site {
-            name,
+            name: called,
             recv: object.clone(),
             recv_expr: None,
             hint: Name::NONE,
