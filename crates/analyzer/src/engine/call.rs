@@ -131,6 +131,9 @@ impl Machine<'_> {
 
     /// A call that leaves the file: what the models and the built-in collections say, or the default.
     pub(super) fn outside(&mut self, site: &Site) -> Value {
+        if let Some(value) = self.text_method(site) {
+            return value;
+        }
         let told = self.consult(site);
         self.cookies(site);
         let builtin = self.xml_parser(site).or_else(|| self.builtin(site));
@@ -305,9 +308,11 @@ impl Machine<'_> {
                 continue;
             };
             if let Some(field) = obj.fields.get(&name) {
-                let field = field.clone();
-                out.extend(self.closures(&field, recv));
-                continue;
+                let closures = self.closures(&field.clone(), recv);
+                if !closures.is_empty() {
+                    out.extend(closures);
+                    continue;
+                }
             }
             let (class, frame) = (obj.class, obj.frame);
             if let Some(class) = class
@@ -524,6 +529,10 @@ impl Machine<'_> {
                 .map(|class| class.name)
                 .unwrap_or_default();
             self.run(func, Some(frame), this.clone(), args, name);
+        } else if let Some(class) = self.program.class(class).filter(|class| class.record) {
+            for (field, arg) in class.fields.iter().zip(args) {
+                self.set_field(&this, field.name, arg.value.clone(), arg.sp);
+            }
         }
         this
     }

@@ -148,7 +148,12 @@ impl Machine<'_> {
     fn sink(&mut self, site: &Site, model: &Model, rule: usize) {
         for given in self.selected(site, &model.args) {
             let value = self.page_body(Some(rule), &given.value);
-            self.reach(rule, &value, given.sp, site);
+            if model.args == [Sel::Named("$where")] {
+                // Text that the database runs as a program, whatever it was made from.
+                self.reach_surely(rule, &value, given.sp, site);
+            } else {
+                self.reach(rule, &value, given.sp, site);
+            }
         }
     }
 
@@ -187,9 +192,8 @@ impl Machine<'_> {
             at = node.parent;
         }
         let Some(first) = first else { return true };
-        let kind = match first.say {
-            Say::Source(kind) | Say::Filled(kind, _) | Say::Param(kind, _) => kind,
-            _ => return true,
+        let (Say::Source(kind) | Say::Filled(kind, _) | Say::Param(kind, _)) = first.say else {
+            return true;
         };
         let local = matches!(kind, "environment" | "argument" | "input");
         match id {
@@ -213,11 +217,20 @@ impl Machine<'_> {
 
     /// Attacker-controlled data reaches a sink of the rule, unless harmless for it.
     pub(super) fn reach(&mut self, rule: usize, value: &Value, sp: Sp, site: &Site) {
+        let mut value = value.clone();
+        let deep = self.deep(&value);
+        value.objs.clear();
+        value.taint = deep.taint;
+        value.taint.retain(|taint| self.counts(rule, taint.trace));
+        self.reach_surely(rule, &value, sp, site);
+    }
+
+    fn reach_surely(&mut self, rule: usize, value: &Value, sp: Sp, site: &Site) {
         let deep = self.deep(value);
         let bit = 1_u32 << rule;
         let callee = self.callee_text(site);
         for taint in &deep.taint {
-            if taint.clean & bit != 0 || !self.counts(rule, taint.trace) {
+            if taint.clean & bit != 0 {
                 continue;
             }
             let length = self.length(taint.trace);

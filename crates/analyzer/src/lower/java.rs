@@ -84,8 +84,10 @@ fn class(b: &mut Builder<'_>, node: Node<'_>) -> ClassId {
     let supers = super_names(b, node);
     let id = b.class(name, supers);
     let marks = annotations(b, node);
+    let record = node.kind() == "record_declaration";
     if let Some(class) = b.class_mut(id) {
         class.marks = marks;
+        class.record = record;
     }
     if let Some(params) = node.child_by_field_name("parameters") {
         for param in kids(params) {
