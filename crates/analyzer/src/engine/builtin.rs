@@ -84,16 +84,14 @@ impl Machine<'_> {
             return is_allocation(&name).then(|| Value::object(self.alloc(Shape::Buffer, site.sp)));
         }
         let recv = self.names.text(site.recv.path);
-        let makes =
-            recv == "new" || (site.recv_expr.is_none() && self.language == Language::Python);
+        let plain = site.recv_expr.is_none() || name.starts_with(char::is_uppercase);
+        let makes = recv == "new"
+            || (self.language == Language::Python && plain && site.recv.objs.is_empty());
         if makes && let Some(shape) = shape_of(&name) {
             return Some(self.collection(shape, site));
         }
         if let Some(made) = self.literal_list(&name, site) {
             return Some(made);
-        }
-        if let Some(value) = self.text_method(&name, site) {
-            return Some(value);
         }
         let [id] = site.recv.objs.as_slice() else {
             return None;
@@ -506,6 +504,15 @@ impl Machine<'_> {
 
     /// Getters and setters of objects whose class is not in the file.
     fn record_method(&mut self, id: ObjId, name: &str, site: &Site) -> Option<Value> {
+        let obj = self.state.obj(id)?;
+        // `pair.left()` of a record.
+        if self.language == Language::Java
+            && site.args.is_empty()
+            && obj.class.is_some()
+            && let Some(value) = obj.fields.get(&site.name).cloned()
+        {
+            return Some(self.loaded(value, site));
+        }
         if self
             .state
             .obj(id)?
@@ -534,10 +541,11 @@ impl Machine<'_> {
     }
 
     /// Methods of constant text that decide branches or choose algorithms.
-    fn text_method(&self, name: &str, site: &Site) -> Option<Value> {
+    pub(super) fn text_method(&self, site: &Site) -> Option<Value> {
         let Konst::Str(text) = &site.recv.konst else {
             return None;
         };
+        let name = self.names.text(site.name);
         let arg = |at: usize| site.args.get(at).map(|arg| arg.value.konst.clone());
         let konst = match (name, arg(0)) {
             ("charAt", Some(Konst::Int(at))) => {
@@ -575,7 +583,7 @@ impl Machine<'_> {
             ),
             _ => return None,
         };
-        Some(Value::konst(konst))
+        konst.is_known().then(|| Value::konst(konst))
     }
 }
 

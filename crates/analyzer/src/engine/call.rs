@@ -131,9 +131,12 @@ impl Machine<'_> {
 
     /// A call that leaves the file: what the models and the built-in collections say, or the default.
     pub(super) fn outside(&mut self, site: &Site) -> Value {
+        if let Some(value) = self.text_method(site) {
+            return value;
+        }
         let told = self.consult(site);
         self.cookies(site);
-        let builtin = self.builtin(site);
+        let builtin = self.xml_parser(site).or_else(|| self.builtin(site));
         let mut value = match (builtin, told.result) {
             (_, Some(value)) => value,
             (Some(value), None) => value,
@@ -143,11 +146,12 @@ impl Machine<'_> {
         if value.path.is_none() && !value.konst.is_known() {
             value.path = self.call_path(site);
         }
-        if told.clean != 0 {
+        let clean = told.clean | self.replaced(site);
+        if clean != 0 {
             for taint in &mut value.taint {
-                taint.clean |= told.clean;
+                taint.clean |= clean;
             }
-            if told.clean == u32::MAX {
+            if clean == u32::MAX {
                 value.taint.clear();
             }
             self.note(
@@ -201,6 +205,25 @@ impl Machine<'_> {
         };
         let path = self.names.join(base, site.name);
         self.names.called(path)
+    }
+
+    /// Rules for which replacing constant text makes the result harmless: without a quote no string ends, without a
+    /// bracket no element begins. Taking out `..` once is no repair: `....//` leaves `../`.
+    fn replaced(&self, site: &Site) -> u32 {
+        if !matches!(self.names.text(site.name), "replace" | "replaceAll") {
+            return 0;
+        }
+        let old = site
+            .args
+            .first()
+            .and_then(|arg| arg.value.konst.text())
+            .unwrap_or_default();
+        let bit = |rule: &str| crate::rules::taint_index(rule).map_or(0, |at| 1_u32 << at);
+        match old {
+            "'" | "\"" => bit("xpath-injection"),
+            "<" => bit("cross-site-scripting"),
+            _ => 0,
+        }
     }
 
     /// The default: a result carries what went in.
@@ -278,16 +301,18 @@ impl Machine<'_> {
     }
 
     /// Functions that `recv.name` is: a closure in a field, or a method of the class.
-    fn callables_of(&mut self, recv: &Value, name: Name, arity: usize) -> Vec<Callable> {
+    fn callables_of(&self, recv: &Value, name: Name, arity: usize) -> Vec<Callable> {
         let mut out = Vec::new();
         for id in &recv.objs {
             let Some(obj) = self.state.obj(*id) else {
                 continue;
             };
             if let Some(field) = obj.fields.get(&name) {
-                let field = field.clone();
-                out.extend(self.closures(&field, recv));
-                continue;
+                let closures = self.closures(&field.clone(), recv);
+                if !closures.is_empty() {
+                    out.extend(closures);
+                    continue;
+                }
             }
             let (class, frame) = (obj.class, obj.frame);
             if let Some(class) = class
@@ -504,6 +529,10 @@ impl Machine<'_> {
                 .map(|class| class.name)
                 .unwrap_or_default();
             self.run(func, Some(frame), this.clone(), args, name);
+        } else if let Some(class) = self.program.class(class).filter(|class| class.record) {
+            for (field, arg) in class.fields.iter().zip(args) {
+                self.set_field(&this, field.name, arg.value.clone(), arg.sp);
+            }
         }
         this
     }
@@ -744,6 +773,15 @@ impl Machine<'_> {
         }
     }
 
+    /// `addEventListener('message', …)`: other windows may send.
+    fn hears_messages(&self, site: &Site) -> bool {
+        self.names.text(site.name) == "addEventListener"
+            && site
+                .args
+                .first()
+                .is_some_and(|arg| arg.value.konst.text() == Some("message"))
+    }
+
     /// What code outside passes to a callback: the elements of what it was called on, or what a framework would.
     fn callback_args(&mut self, site: &Site, func: FuncId) -> Vec<Given> {
         let count = self.program.func(func).map_or(0, |func| func.params.len());
@@ -756,6 +794,9 @@ impl Machine<'_> {
         (0..count)
             .map(|at| {
                 let mut value = self.entry_param(func, at);
+                if at == 0 && self.hears_messages(site) {
+                    value.path = self.names.intern("MessageEvent");
+                }
                 let own = value.is_tainted();
                 if !own && value.path.is_none() {
                     value.add_taints(&inside.taint);

@@ -378,6 +378,14 @@ impl Machine<'_> {
             // `"%s" % x` of Python; text is never multiplied with text.
             Op::Rem | Op::Add => true,
             Op::Sub if self.language == Language::C => true,
+            // `pathlib.Path(folder) / name`
+            Op::Div if self.language == Language::Python => {
+                let joins = self.names.text(a.path).ends_with("Path()");
+                if joins {
+                    value.path = a.path;
+                }
+                joins
+            }
             _ => false,
         };
         if text {

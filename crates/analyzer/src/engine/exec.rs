@@ -440,7 +440,7 @@ impl Machine<'_> {
                     let piece = match part {
                         Part::At(at) => {
                             let index = Value::konst(Konst::Int(i64::try_from(*at).unwrap_or(0)));
-                            self.get_index(&value, &index, Sp::default())
+                            self.get_index(&value, &index, target_span(target))
                         }
                         Part::Key(name) => self.get_field(&value, *name, target_span(target)),
                         Part::Rest => value.clone(),

@@ -202,6 +202,7 @@ impl<'t> Builder<'t> {
             name,
             supers,
             methods: Vec::new(),
+            record: false,
             fields: Vec::new(),
             marks: Vec::new(),
         });

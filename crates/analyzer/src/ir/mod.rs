@@ -288,6 +288,8 @@ pub(crate) struct Class {
     pub(crate) name: Name,
     pub(crate) supers: Vec<Name>,
     pub(crate) methods: Vec<FuncId>,
+    /// The constructor stores its arguments in the fields, in order.
+    pub(crate) record: bool,
     /// Field initialisers, in order, run with the class' object as receiver.
     pub(crate) fields: Vec<Field>,
     pub(crate) marks: Vec<Name>,

@@ -84,8 +84,10 @@ fn class(b: &mut Builder<'_>, node: Node<'_>) -> ClassId {
     let supers = super_names(b, node);
     let id = b.class(name, supers);
     let marks = annotations(b, node);
+    let record = node.kind() == "record_declaration";
     if let Some(class) = b.class_mut(id) {
         class.marks = marks;
+        class.record = record;
     }
     if let Some(params) = node.child_by_field_name("parameters") {
         for param in kids(params) {
@@ -202,7 +204,6 @@ fn method(b: &mut Builder<'_>, id: ClassId, node: Node<'_>) {
         Some(name) => b.name_of(name),
         None => Name::NONE,
     };
-    let sp = node.child_by_field_name("name").unwrap_or(node).into();
     let marks = annotations(b, node);
     let fixed = has_modifier(b, node, "static");
     let func = b.open(name);
