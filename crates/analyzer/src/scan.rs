@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::cache::Cache;
 use crate::file::{Job, Outcome, analyse};
 use crate::intake::{
     EntryPath, Halt, Intake, Limits, Meter, measure_file, measure_folder, percent_encoded,
@@ -53,6 +54,8 @@ pub struct ScanOptions {
     /// Where the scan's own folder is made, and removed at the end.
     pub scratch: PathBuf,
     pub limits: Limits,
+    /// Where outcomes are kept from scan to scan: an unchanged file is not analysed again.
+    pub cache: Option<PathBuf>,
 }
 
 impl ScanOptions {
@@ -66,6 +69,7 @@ impl ScanOptions {
             results: None,
             scratch: std::env::temp_dir(),
             limits: Limits::default(),
+            cache: None,
         }
     }
 }
@@ -108,6 +112,8 @@ pub enum ScanError {
     Results { path: PathBuf, source: io::Error },
     #[error("cannot use the temporary folder {path}: {source}", path = path.display())]
     Scratch { path: PathBuf, source: io::Error },
+    #[error("cannot use the cache folder {path}: {source}", path = path.display())]
+    Cache { path: PathBuf, source: io::Error },
     #[error("cancelled")]
     Cancelled,
 }
@@ -130,6 +136,7 @@ struct Shared<'a> {
     cancelled: Arc<AtomicBool>,
     gate: Gate,
     scratch: &'a Path,
+    cache: Option<Cache>,
     /// Folders that the scan writes to.
     own: Vec<PathBuf>,
 }
@@ -149,9 +156,23 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         .prefix("munjigi-scan-")
         .tempdir_in(&options.scratch)
         .map_err(scratch_error)?;
+    let cache_error = |source| ScanError::Cache {
+        path: options.cache.clone().unwrap_or_default(),
+        source,
+    };
+    let cache = options
+        .cache
+        .as_deref()
+        .map(Cache::open)
+        .transpose()
+        .map_err(cache_error)?;
     let spool = Spool::new(scratch.path()).map_err(scratch_error)?;
-    // Inside a scanned folder neither is input.
-    let own = [options.results.as_deref(), Some(scratch.path())];
+    // Inside a scanned folder none of them is input.
+    let own = [
+        options.results.as_deref(),
+        options.cache.as_deref(),
+        Some(scratch.path()),
+    ];
     let mut shared = Shared {
         options,
         roots,
@@ -161,6 +182,7 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         cancelled: Arc::new(AtomicBool::new(false)),
         gate: Gate::default(),
         scratch: scratch.path(),
+        cache,
         own: own
             .into_iter()
             .flatten()
@@ -178,6 +200,9 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         told: None,
     };
     run(&shared, &mut collector)?;
+    if let Some(cache) = &shared.cache {
+        cache.tidy().map_err(cache_error)?;
+    }
     let bases = std::mem::take(&mut shared.bases);
     collector.finish(options, bases)
 }
@@ -401,11 +426,28 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
             .bases
             .get(job.base)
             .map_or("PATH", |base| base.id.as_str());
-        let outcome = analyse(job, base, &deadline);
+        let outcome = remembered(shared, job, base, &deadline);
         if outcomes.send(outcome).is_err() {
             return;
         }
     }
+}
+
+/// The outcome of an unchanged file from the cache, or a new one.
+fn remembered(shared: &Shared<'_>, job: Job, base: &str, deadline: &dyn Fn() -> bool) -> Outcome {
+    let Some((cache, key)) = shared
+        .cache
+        .as_ref()
+        .and_then(|cache| Some((cache, cache.key(&job, base)?)))
+    else {
+        return analyse(job, base, deadline);
+    };
+    if let Some(outcome) = cache.get(&key, &job) {
+        return outcome;
+    }
+    let outcome = analyse(job, base, deadline);
+    cache.put(&key, &outcome);
+    outcome
 }
 
 /// What the caller's thread gathers.
