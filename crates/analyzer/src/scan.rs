@@ -1,7 +1,7 @@
 //! A scan: one thread takes the input apart, some analyse, the caller's puts their answers in order.
 //!
 //! Files are numbered as they come, and their outcomes are passed on in that order, so that the log is the same
-//! whatever the number of threads. What is under way is bounded by the queue of files and by [`WINDOW`].
+//! whatever the number of threads. What is under way is bounded by the [`Gate`].
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::file::{Job, Outcome, analyse};
 use crate::intake::{
     EntryPath, Halt, Intake, Limits, Meter, measure_file, measure_folder, percent_encoded,
 };
-use crate::queue::{Feeder, Gate};
+use crate::queue::{Feeder, Gate, QUEUE};
 use crate::report::coverage::{Coverage, Status};
 use crate::report::folder::Folder;
 use crate::report::mask::Secrets;
@@ -34,8 +34,6 @@ use crate::report::{Report, summarise};
 const FILE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Deep syntax trees are walked by recursion in places; the parser's own limit keeps them below this.
 const STACK_BYTES: usize = 64 << 20;
-/// Outcomes that wait for an earlier one.
-pub(crate) const WINDOW: u64 = 512;
 /// How often progress is told, and at most how late a cancelled scan is noticed.
 const TICK: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(100);
@@ -324,8 +322,8 @@ fn place_of(path: &Path, absolute: &Path, name: Option<&str>) -> EntryPath {
 /// Runs the threads to their end.
 fn run(shared: &Shared<'_>, collector: &mut Collector<'_>) -> Result<(), ScanError> {
     let threads = shared.options.threads.clamp(1, 256);
-    let (jobs_in, jobs_out) = sync_channel::<Job>(threads * 2);
-    let (outcomes_in, outcomes_out) = sync_channel::<Outcome>(threads * 2);
+    let (jobs_in, jobs_out) = sync_channel::<Job>(QUEUE);
+    let (outcomes_in, outcomes_out) = sync_channel::<Outcome>(QUEUE);
     let jobs_out = Mutex::new(jobs_out);
     thread::scope(|scope| {
         let feeder_outcomes = outcomes_in.clone();
@@ -419,6 +417,7 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
         if shared.cancelled.load(Ordering::Relaxed) {
             return;
         }
+        let bytes = job.bytes.len();
         let started = Instant::now();
         let deadline =
             || shared.cancelled.load(Ordering::Relaxed) || started.elapsed() > FILE_TIME_MAX;
@@ -427,6 +426,7 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
             .get(job.base)
             .map_or("PATH", |base| base.id.as_str());
         let outcome = remembered(shared, job, base, &deadline);
+        shared.gate.leave(bytes);
         if outcomes.send(outcome).is_err() {
             return;
         }
@@ -473,7 +473,12 @@ impl Collector<'_> {
         loop {
             match outcomes.recv_timeout(POLL) {
                 Ok(outcome) => {
-                    waiting.insert(outcome.sequence, outcome);
+                    let more = outcomes.try_iter().take(QUEUE);
+                    waiting.extend(
+                        std::iter::once(outcome)
+                            .chain(more)
+                            .map(|outcome| (outcome.sequence, outcome)),
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
