@@ -133,7 +133,7 @@ impl Machine<'_> {
     pub(super) fn outside(&mut self, site: &Site) -> Value {
         let told = self.consult(site);
         self.cookies(site);
-        let builtin = self.builtin(site);
+        let builtin = self.xml_parser(site).or_else(|| self.builtin(site));
         let mut value = match (builtin, told.result) {
             (_, Some(value)) => value,
             (Some(value), None) => value,
@@ -744,6 +744,15 @@ impl Machine<'_> {
         }
     }
 
+    /// `addEventListener('message', …)`: other windows may send.
+    fn hears_messages(&self, site: &Site) -> bool {
+        self.names.text(site.name) == "addEventListener"
+            && site
+                .args
+                .first()
+                .is_some_and(|arg| arg.value.konst.text() == Some("message"))
+    }
+
     /// What code outside passes to a callback: the elements of what it was called on, or what a framework would.
     fn callback_args(&mut self, site: &Site, func: FuncId) -> Vec<Given> {
         let count = self.program.func(func).map_or(0, |func| func.params.len());
@@ -756,6 +765,9 @@ impl Machine<'_> {
         (0..count)
             .map(|at| {
                 let mut value = self.entry_param(func, at);
+                if at == 0 && self.hears_messages(site) {
+                    value.path = self.names.intern("MessageEvent");
+                }
                 let own = value.is_tainted();
                 if !own && value.path.is_none() {
                     value.add_taints(&inside.taint);

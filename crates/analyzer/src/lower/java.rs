@@ -202,7 +202,6 @@ fn method(b: &mut Builder<'_>, id: ClassId, node: Node<'_>) {
         Some(name) => b.name_of(name),
         None => Name::NONE,
     };
-    let sp = node.child_by_field_name("name").unwrap_or(node).into();
     let marks = annotations(b, node);
     let fixed = has_modifier(b, node, "static");
     let func = b.open(name);

@@ -113,8 +113,6 @@ fn bound(b: &Builder<'_>, node: Node<'_>, names: &mut BTreeSet<String>) {
 
 /// Lowers a function of any form; its closure or its place in a class is the caller's.
 fn function(b: &mut Builder<'_>, node: Node<'_>, name: Name, class: Option<ClassId>) -> FuncId {
-    let at = node.child_by_field_name("name").unwrap_or(node);
-    let sp = Sp::from(at);
     let func = b.open(name);
     let mut prologue = Vec::new();
     let mut params = Vec::new();
