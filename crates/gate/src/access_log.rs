@@ -95,11 +95,17 @@ fn write_lines(lines: &Receiver<Vec<u8>>, target: Box<dyn Write + Send>) {
     let mut target = BufWriter::with_capacity(64 * 1024, target);
     let mut failed = false;
     let mut open = true;
-    while let (true, Ok(first)) = (open, lines.recv()) {
+    while open {
+        let Ok(first) = lines.recv() else {
+            return;
+        };
         open = !first.is_empty();
         let mut result = target.write_all(&first);
         // What waits is written together; then the reader of the log sees it at once.
-        while let (true, Ok(()), Ok(next)) = (open, &result, lines.try_recv()) {
+        while open && result.is_ok() {
+            let Ok(next) = lines.try_recv() else {
+                break;
+            };
             open = !next.is_empty();
             result = target.write_all(&next);
         }

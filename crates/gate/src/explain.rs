@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use munjigi_foundation::settings::Size;
+
 use crate::decide::{self, Routed, Wanted};
 use crate::http1::head::RequestHead;
 use crate::pipeline::head_limits;
@@ -123,7 +125,7 @@ fn decide_all(
     let limit = routed
         .settings
         .request_body_max
-        .map_or_else(|| "none".to_owned(), |limit| format!("{limit} bytes"));
+        .map_or_else(|| "none".to_owned(), |limit| Size(limit).to_string());
     say("limits", format!("passed; request_body_max {limit}"));
     choose(Instant::now(), &routed, &head, say)
 }

@@ -39,6 +39,8 @@ pub(crate) enum Stop {
     End(Reason),
     /// The client left between two requests: nothing happened.
     Quiet,
+    /// There is no request yet: the readiness was stale.
+    NotYet,
     /// A kept connection turned out to be closed by its backend, before a byte of a response.
     Stale,
 }
@@ -76,6 +78,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
     let (reason, after) = match ended {
         Ok(ended) => ended,
         Err(Stop::Quiet) => return After::Gone,
+        Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
         Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
@@ -188,6 +191,9 @@ async fn read_head(
             if let Poll::Ready(result) = connection.stream.poll_read(context, buffer.spare()) {
                 return Poll::Ready(Some(result));
             }
+            if scanned == 0 {
+                return Poll::Ready(None);
+            }
             if !armed {
                 armed = true;
                 connection.timer.set_at(deadline);
@@ -197,6 +203,7 @@ async fn read_head(
         .await;
         match read {
             Some(Ok(count)) if count > 0 => buffer.fill(count),
+            None if scanned == 0 => return Err(Stop::NotYet),
             _ if buffer.is_empty() => return Err(Stop::Quiet),
             Some(Ok(_)) => {
                 let detail = "the connection ended in the middle of the head";

@@ -51,10 +51,7 @@ impl TcpStream {
     /// What `connect` says.
     pub(crate) async fn connect(core: &Rc<Core>, address: SocketAddr) -> io::Result<Self> {
         let stream = Self::register(core, mio::net::TcpStream::connect(address)?)?;
-        stream.with(|source| {
-            source.readable = false;
-            source.writable = false;
-        });
+        stream.with(|source| source.writable = false);
         poll_fn(|context| stream.poll_writable(context)).await;
         if let Some(error) = stream.io.take_error()? {
             return Err(error);

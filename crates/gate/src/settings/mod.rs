@@ -13,10 +13,7 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
-pub use schema::ALL as SCHEMAS;
-
-/// `[gate]`, to open the table with that [`GateSettings::read`] reads.
-pub static SCHEMA: &munjigi_foundation::settings::Schema = &schema::GATE;
+pub use schema::{ALL as SCHEMAS, GATE as SCHEMA};
 
 /// Everything that `[gate]` says.
 #[derive(Debug, Clone)]

@@ -24,8 +24,7 @@ impl GateSettings {
     #[must_use]
     pub fn read(table: &Table<'_>) -> Option<Self> {
         let defaults = Self::default();
-        let listeners = read_listeners(table);
-        let names: BTreeSet<&str> = listeners.iter().map(|l| l.name.as_str()).collect();
+        let (listeners, names) = read_listeners(table);
         let services = table
             .named_tables("service", &schema::SERVICE)
             .into_iter()
@@ -76,10 +75,14 @@ fn read_access_log(table: &Table<'_>) -> AccessLog {
     }
 }
 
-fn read_listeners(table: &Table<'_>) -> Vec<ListenerSettings> {
+/// The listeners, and all names: a route that names one whose table has a problem is right.
+fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>) {
     let mut listeners: Vec<ListenerSettings> = Vec::new();
+    let mut names = BTreeSet::new();
     for listener in table.tables("listener", &schema::LISTENER) {
-        let Some(settings) = read_listener(&listener) else {
+        let name = listener.required::<String>("name");
+        names.extend(name.clone());
+        let Some(settings) = read_listener(&listener, name) else {
             continue;
         };
         if listeners.iter().any(|other| other.name == settings.name) {
@@ -102,10 +105,10 @@ fn read_listeners(table: &Table<'_>) -> Vec<ListenerSettings> {
     if listeners.is_empty() && !table.has("listener") {
         table.missing("listener");
     }
-    listeners
+    (listeners, names)
 }
 
-fn read_listener(table: &Table<'_>) -> Option<ListenerSettings> {
+fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSettings> {
     for protocol in table.list::<String>("protocols").unwrap_or_default() {
         match protocol.value.as_str() {
             "http/1.1" => {}
@@ -134,7 +137,6 @@ fn read_listener(table: &Table<'_>) -> Option<ListenerSettings> {
         }
     }
     let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
-    let name = table.required::<String>("name");
     let address = required_address(table, "address");
     Some(ListenerSettings {
         name: name?,
@@ -164,18 +166,18 @@ fn required_address(table: &Table<'_>, key: &'static str) -> Option<std::net::So
     literal
 }
 
-fn read_route(table: &Table<'_>, listeners: &BTreeSet<&str>) -> Option<RouteSettings> {
+fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSettings> {
     let service = table.required::<String>("service");
     let path = read_path(table);
     let names = table.list::<String>("listener");
     for name in names.iter().flatten() {
-        if !listeners.contains(name.value.as_str()) {
+        if !listeners.contains(&name.value) {
             table.problems().error_with_hint(
                 name.span.clone(),
                 format!("there is no listener `{}`", name.value),
                 format!(
                     "known listeners: {}",
-                    listeners.iter().copied().collect::<Vec<_>>().join(", ")
+                    listeners.iter().cloned().collect::<Vec<_>>().join(", ")
                 ),
             );
         }
@@ -270,6 +272,7 @@ fn read_path(table: &Table<'_>) -> Option<PathPattern> {
             Err(error) => {
                 let why = error.to_string();
                 let last = why.lines().last().unwrap_or_default();
+                let last = last.trim_start_matches("error: ");
                 table
                     .problems()
                     .error(item.span, format!("`path_regex`: {last}"));

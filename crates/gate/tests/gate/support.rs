@@ -1,6 +1,5 @@
 //! A gate, origins and clients for the stories: real sockets on port 0, nothing mocked.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,15 +13,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// Longest that anything may take before a story fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server of the test: each connection is handed to `serve`, with its number.
-pub struct Origin {
-    pub address: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
-pub async fn origin<F, T>(serve: F) -> Origin
+pub(crate) async fn origin<F, T>(serve: F) -> Origin
 where
     F: Fn(Peer, usize) -> T + Send + 'static,
     T: Future<Output = ()> + Send + 'static,
@@ -47,7 +46,7 @@ where
 }
 
 /// An origin that answers every request with what it received: head and body as text.
-pub async fn echo() -> Origin {
+pub(crate) async fn echo() -> Origin {
     origin(|mut peer, _| async move {
         while let Some(head) = peer.head().await {
             let body = peer.body_of(&head).await;
@@ -63,36 +62,36 @@ pub async fn echo() -> Origin {
 }
 
 /// One end of a connection, with what was read and not used yet.
-pub struct Peer {
-    pub stream: TcpStream,
-    pub buffer: Vec<u8>,
+pub(crate) struct Peer {
+    pub(crate) stream: TcpStream,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl Peer {
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
         }
     }
 
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::new(stream)
     }
 
-    pub async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.send_bytes(text.as_bytes()).await;
     }
 
     /// Writes; a peer that is gone is no failure of the test.
-    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         drop(self.stream.write_all(bytes).await);
     }
 
     /// Reads more; false at the end of the stream.
-    pub async fn fill(&mut self) -> bool {
+    pub(crate) async fn fill(&mut self) -> bool {
         let mut chunk = vec![0; 64 * 1024];
         let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut chunk))
             .await
@@ -107,7 +106,7 @@ impl Peer {
     }
 
     /// The next head with its empty line; `None` when the stream ends before.
-    pub async fn head(&mut self) -> Option<String> {
+    pub(crate) async fn head(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head: Vec<u8> = self.buffer.drain(..at + 4).collect();
@@ -119,7 +118,7 @@ impl Peer {
         }
     }
 
-    pub async fn exactly(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) async fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(
                 self.fill().await,
@@ -131,7 +130,7 @@ impl Peer {
     }
 
     /// The body that `head` announces, decoded.
-    pub async fn body_of(&mut self, head: &str) -> Vec<u8> {
+    pub(crate) async fn body_of(&mut self, head: &str) -> Vec<u8> {
         if let Some(length) = header(head, "content-length") {
             return self.exactly(length.parse().unwrap()).await;
         }
@@ -151,7 +150,7 @@ impl Peer {
         }
     }
 
-    pub async fn line(&mut self) -> String {
+    pub(crate) async fn line(&mut self) -> String {
         loop {
             if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
                 let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
@@ -161,14 +160,14 @@ impl Peer {
         }
     }
 
-    pub async fn response(&mut self) -> (String, Vec<u8>) {
+    pub(crate) async fn response(&mut self) -> (String, Vec<u8>) {
         let head = self.head().await.expect("no response");
         let body = self.body_of(&head).await;
         (head, body)
     }
 
     /// Reads until the stream ends.
-    pub async fn rest(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}
         std::mem::take(&mut self.buffer)
     }
@@ -179,24 +178,24 @@ impl Peer {
 }
 
 /// The value of a field, by its name in lower case.
-pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim())
     })
 }
 
-pub fn status(head: &str) -> u16 {
+pub(crate) fn status(head: &str) -> u16 {
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// The stable code of a problem document.
-pub fn code(body: &[u8]) -> String {
+pub(crate) fn code(body: &[u8]) -> String {
     let value: serde_json::Value = serde_json::from_slice(body).unwrap();
     value["code"].as_str().unwrap().to_owned()
 }
 
-pub fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
+pub(crate) fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
     let backends = addresses
         .iter()
         .map(|address| BackendSettings {
@@ -211,7 +210,7 @@ pub fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
 }
 
 /// Settings of a gate that sends everything on `web` to these backends.
-pub fn settings(addresses: &[SocketAddr]) -> GateSettings {
+pub(crate) fn settings(addresses: &[SocketAddr]) -> GateSettings {
     let mut settings = GateSettings {
         threads: 1,
         ..GateSettings::default()
@@ -232,16 +231,35 @@ pub fn settings(addresses: &[SocketAddr]) -> GateSettings {
     settings
 }
 
-pub async fn start(settings: GateSettings) -> Gate {
+pub(crate) async fn start(settings: GateSettings) -> Gate {
     Gate::start(settings, Wiring::default()).await.unwrap()
 }
 
-pub async fn client(gate: &Gate) -> Peer {
+/// A page of the admin face, over its socket.
+pub(crate) async fn admin(socket: &std::path::Path, path: &str) -> String {
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// Asks again until `check` holds.
+pub(crate) async fn eventually<T: Future<Output = bool>>(what: &str, check: impl Fn() -> T) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(tokio::time::Instant::now() < end, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) async fn client(gate: &Gate) -> Peer {
     Peer::connect(gate.address("web").unwrap()).await
 }
 
 /// One request on a connection of its own.
-pub async fn ask(gate: &Gate, request: &str) -> (String, Vec<u8>) {
+pub(crate) async fn ask(gate: &Gate, request: &str) -> (String, Vec<u8>) {
     let mut client = client(gate).await;
     client.send(request).await;
     client.response().await

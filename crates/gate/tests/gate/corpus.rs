@@ -1,6 +1,4 @@
 //! A corpus of messages, each with the section that decides about it: one meaning, or refused.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use munjigi_gate::http1::BadMessage::{self, *};
 use munjigi_gate::http1::Framing;
 use munjigi_gate::http1::body::Body;
