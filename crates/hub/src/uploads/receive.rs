@@ -208,7 +208,7 @@ impl Receiving<'_> {
 
     /// On a full disk, bytes that nobody was told of must not keep others, the database too, from working. What was
     /// reserved for a known length stays.
-    async fn give_back(&mut self) {
+    async fn give_back(&self) {
         if self.upload.length.is_some() {
             return;
         }

@@ -171,7 +171,42 @@ fn body(bytes: &[u8], random: &mut Random, cut: bool) -> Body {
     Body::from_stream(stream::iter(pieces))
 }
 
+/// One request of a kind; what it must not do is judged here, what it did by its caller.
+async fn one_request(
+    core: &Core,
+    id: &str,
+    mut append: Append,
+    part: &[u8],
+    kind: u64,
+    random: &mut Random,
+) -> Result<Upload, UploadError> {
+    let offset = append.offset;
+    match kind {
+        0 => {
+            append.offset += random.below(9) + 1;
+            let wrong = core.append(id, append, Body::from(part.to_vec())).await;
+            assert!(
+                matches!(wrong, Err(UploadError::Offset { expected, .. }) if expected == offset)
+            );
+            wrong
+        }
+        1 => core.append(id, append, body(part, random, true)).await,
+        2 => {
+            append.checksum = Checksum::new("sha256", vec![0; 32]);
+            let wrong = core.append(id, append, body(part, random, false)).await;
+            assert!(matches!(wrong, Err(UploadError::Checksum)), "{wrong:?}");
+            wrong
+        }
+        3 => {
+            append.checksum = Checksum::new("sha256", Sha256::digest(part).to_vec());
+            core.append(id, append, body(part, random, false)).await
+        }
+        _ => core.append(id, append, body(part, random, false)).await,
+    }
+}
+
 async fn one_run(seed: u64) {
+    eprintln!("seed {seed}");
     let mut random = Random(seed);
     let count = usize::try_from(random.below(3_000_000)).unwrap() + 1;
     let content = random.bytes(count);
@@ -192,50 +227,13 @@ async fn one_run(seed: u64) {
         if random.below(4) == 0 {
             append.length = Some(length);
         }
-        let outcome = match random.below(8) {
-            0 => {
-                append.offset += random.below(9) + 1;
-                let wrong = core.append(&id, append, Body::from(part.to_vec())).await;
-                assert!(
-                    matches!(wrong, Err(UploadError::Offset { expected, .. }) if expected == offset),
-                    "seed {seed}"
-                );
-                wrong
-            }
-            1 => {
-                core.append(&id, append, body(part, &mut random, true))
-                    .await
-            }
-            2 => {
-                append.checksum = Checksum::new("sha256", vec![0; 32]);
-                let wrong = core
-                    .append(&id, append, body(part, &mut random, false))
-                    .await;
-                assert!(
-                    matches!(wrong, Err(UploadError::Checksum)),
-                    "seed {seed}: {wrong:?}"
-                );
-                wrong
-            }
-            3 => {
-                append.checksum = Checksum::new("sha256", Sha256::digest(part).to_vec());
-                core.append(&id, append, body(part, &mut random, false))
-                    .await
-            }
-            4 => {
-                core = core.crash(&id).await;
-                continue;
-            }
-            5 if deferred && upload.length.is_none() && size == left => {
-                append.last = true;
-                core.append(&id, append, body(part, &mut random, false))
-                    .await
-            }
-            _ => {
-                core.append(&id, append, body(part, &mut random, false))
-                    .await
-            }
-        };
+        let kind = random.below(8);
+        if kind == 4 {
+            core = core.crash(&id).await;
+            continue;
+        }
+        append.last = kind == 5 && deferred && upload.length.is_none() && size == left;
+        let outcome = one_request(&core, &id, append, part, kind, &mut random).await;
         let now = core.uploads.status(&ann(), &id).await.unwrap();
         assert!(now.received >= offset, "seed {seed}: an offset went back");
         if let Ok(answered) = outcome {
@@ -275,9 +273,10 @@ async fn a_long_request_is_acknowledged_on_its_way() {
     let (sender, receiver) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(1);
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let uploads = core.uploads.clone();
+    let tasks = TaskTracker::new();
     let writing = {
         let id = id.clone();
-        tokio::task::spawn(async move {
+        tasks.spawn(async move {
             uploads
                 .append(&ann(), &id, at(0), Body::from_stream(stream))
                 .await
