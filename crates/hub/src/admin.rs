@@ -1,4 +1,5 @@
-//! What an administrator sees of the rest: workers, gates, registries, alarms.
+//! What is seen of the rest: the models that workers offer, for everyone; workers, gates, registries and alarms, for an
+//! administrator.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -220,14 +221,52 @@ fn renewed(instance: &Instance) -> Option<Timestamp> {
     (millis > 0).then(|| Timestamp::from_millis(millis))
 }
 
-/// The paths of an administrator, users and clean-ups apart.
+/// The paths of an administrator, users and clean-ups apart, and the models.
 pub(crate) fn router(admin: Admin) -> Router {
     Router::new()
+        .route("/api/models", get(models))
         .route("/api/admin/workers", get(workers))
         .route("/api/admin/gates", get(gates))
         .route("/api/admin/registry", get(registry))
         .route("/api/admin/alarms", get(alarms))
         .with_state(admin)
+}
+
+/// The models that may be asked for now.
+async fn models(State(admin): State<Admin>) -> Response {
+    let models: Vec<_> = admin.0.models().into_iter().map(shown_model).collect();
+    Json(json!({ "models": models })).into_response()
+}
+
+fn shown_model((name, offer): (String, Offer)) -> Value {
+    json!({ "name": name, "workers": offer.workers, "free": offer.free })
+}
+
+/// What all workers together offer of a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Offer {
+    workers: u64,
+    /// Slots that are free now.
+    free: u64,
+}
+
+impl Inner {
+    fn models(&self) -> BTreeMap<String, Offer> {
+        offers(&self.workers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn offers(workers: &BTreeMap<String, Worker>) -> BTreeMap<String, Offer> {
+    let mut offers: BTreeMap<String, Offer> = BTreeMap::new();
+    let up = |worker: &&Worker| worker.here && worker.status == InstanceStatus::Up;
+    for worker in workers.values().filter(up) {
+        for model in &worker.models {
+            let offer = offers.entry(model.clone()).or_default();
+            offer.workers += 1;
+            offer.free = offer.free.saturating_add(worker.free);
+        }
+    }
+    offers
 }
 
 async fn workers(State(admin): State<Admin>) -> Response {
@@ -369,8 +408,13 @@ mod tests {
             .map(|(index, (server_id, status))| {
                 let mut one = Instance::new("MODEL-SERVER", &index.to_string(), "127.0.0.1", 1);
                 one.status = *status;
-                one.metadata
-                    .insert("serverId".to_owned(), (*server_id).to_owned());
+                for (key, value) in [
+                    ("serverId", *server_id),
+                    ("models", "source"),
+                    ("capacity", "3"),
+                ] {
+                    one.metadata.insert(key.to_owned(), value.to_owned());
+                }
                 one
             })
             .collect();
@@ -418,7 +462,17 @@ mod tests {
             "model-server",
             at(10),
         );
+        let expected = Offer {
+            workers: 2,
+            free: 6,
+        };
+        assert_eq!(offers(&workers)["source"], expected);
         remember(&mut workers, &known(&[("2", up)]), "MODEL-SERVER", at(20));
+        let expected = Offer {
+            workers: 1,
+            free: 3,
+        };
+        assert_eq!(offers(&workers)["source"], expected);
         assert!(!workers["1"].here && workers["2"].here);
         remember(&mut workers, &Known::default(), "MODEL-SERVER", at(30));
         assert!(
