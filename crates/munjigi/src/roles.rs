@@ -184,11 +184,11 @@ impl Roles {
             cluster_secret: cluster.secret.clone(),
             gate_inner_url,
             gate_admin,
-            registry_urls: self
-                .registry_urls(&settings.registry)
-                .iter()
-                .map(|url| url.expose().to_owned())
-                .collect(),
+            registry_urls: if settings.registry.is_empty() {
+                self.registry_urls(&[])
+            } else {
+                settings.registry.clone()
+            },
             public_url: self.web_url(),
             clock: Clock::system(),
         };
