@@ -224,6 +224,7 @@ export default {
   "step.field": "Field",
   "step.capture": "Capture",
   "step.sink": "Sink",
+  "code.none": "The code of this place is not part of the result.",
   "code.step": "Step {number}",
   "code.folded_one": "Show {n} line",
   "code.folded_other": "Show {n} lines",

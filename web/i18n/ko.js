@@ -218,6 +218,7 @@ export default {
   "step.field": "필드",
   "step.capture": "캡처",
   "step.sink": "위험 지점",
+  "code.none": "이 위치의 코드는 결과에 들어 있지 않습니다.",
   "code.step": "{number}단계",
   "code.folded_other": "{n}줄 보기",
   "help.why": "왜 문제인가",
