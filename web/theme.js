@@ -13,6 +13,6 @@
   // The message table is asked for beside the modules, not after them.
   const preload = document.createElement("link");
   preload.rel = "modulepreload";
-  preload.href = `/assets/i18n/${root.lang}.js`;
+  preload.href = new URL(`i18n/${root.lang}.js`, document.currentScript.src).href;
   document.head.append(preload);
 })();

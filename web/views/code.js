@@ -48,7 +48,10 @@ function codeFile(uri, flow, sourceOf) {
     shown = closeGaps([...new Set([...shown, ...fresh])].sort((a, b) => a - b), text.last);
     draw();
   };
-  const draw = () => fill(body, h("div.code-lines", rows({ uri, flow, text, shown, unfold })));
+  const draw = () => {
+    const all = rows({ uri, flow, text, shown, unfold });
+    fill(body, all.length > 0 ? h("div.code-lines", all) : h("p.code-none.muted", t("code.none")));
+  };
   draw();
   sourceOf(uri).then((source) => {
     if (source === undefined) return;

@@ -107,8 +107,10 @@ function findingsPage(body, { api, signal, eventId, query }) {
     if (shown.length === 0) fill(list, h("li", nothing(all.length, loaded, filters)));
     const current = shown.find((finding) => idOf(finding) === chosen) ?? (matchMedia("(min-width: 60.01rem)").matches ? shown[0] : undefined);
     // What the reader looks at is drawn again only when it has become another one (or has got its help).
-    if (current && current === detail?.finding) mark(false);
-    else open(current ?? null, { focus: false });
+    if (current && current === detail?.finding) {
+      mark(false);
+      remember();
+    } else open(current ?? null, { focus: false });
   };
   keys(signal, { step: (by) => detail?.step(by), move });
   let liveCount = -1;

@@ -25,6 +25,7 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
   );
   let shown = "";
   let told = "";
+  let offered = "";
   const update = (state) => {
     if (state.name) setText(name, state.name);
     const known = `${state.name}${isTerminal(state.status)}${Boolean(endOf(state))}`;
@@ -36,7 +37,12 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
     if (shown === state.status) return;
     shown = state.status;
     fill(badge, statusBadge(state.status));
-    fill(actions, actionsOf(state, { api, live, go, eventId }));
+    // A button that somebody is about to press stays the same button.
+    const kind = state.status === "CANCELLING" || isTerminal(state.status) ? state.status : "live";
+    if (kind !== offered) {
+      offered = kind;
+      fill(actions, actionsOf(state, { api, live, go, eventId }));
+    }
     root.dataset.ended = String(isTerminal(state.status));
   };
   return { update };

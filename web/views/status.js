@@ -106,12 +106,14 @@ function workers({ workers: all = [] }) {
   );
 }
 
-function slots({ running = 0, capacity = 0 }) {
-  const shown = Math.min(16, Math.max(capacity, running));
+// How many slots a worker has free; how many it has in all where that is told.
+function slots({ running, capacity, free }) {
+  if (capacity === undefined) return h("span.num", t("workers.free", { n: free ?? 0 }));
+  const shown = Math.min(16, Math.max(capacity, running ?? 0));
   return h(
     "span.slots",
-    h("span.slot-dots", { "aria-hidden": "true" }, Array.from({ length: shown }, (_, index) => h(`span.slot${index < running ? ".busy" : ""}`))),
-    h("span.num", t("workers.busy", { running, capacity })),
+    h("span.slot-dots", { "aria-hidden": "true" }, Array.from({ length: shown }, (_, index) => h(`span.slot${index < (running ?? 0) ? ".busy" : ""}`))),
+    h("span.num", t("workers.busy", { running: running ?? 0, capacity })),
   );
 }
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { ago, bytes, duration, path, percent, signed } from "../../../web/lib/format.js";
 import { use } from "../../../web/lib/i18n.js";
-import { rateOf } from "../../../web/lib/uploads.js";
+import { rateOf } from "../../../web/lib/upload.js";
 
 test.beforeEach(() => use("en"));
 
