@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use munjigi_eureka::ClientError;
+use munjigi_eureka::BadUrl;
 use munjigi_events::{EventPost, ServerId};
 use munjigi_foundation::clock::Clock;
 use munjigi_foundation::listen::{self, Limits};
@@ -78,7 +78,7 @@ pub enum StartError {
     #[error("no HTTP client: {0}")]
     Http(#[from] reqwest::Error),
     #[error(transparent)]
-    Registry(#[from] ClientError),
+    Registry(#[from] BadUrl),
 }
 
 /// A running worker.

@@ -2,20 +2,20 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
-use munjigi_eureka::{Client, ClientError, ClientOptions, Instance, LeaseInfo, Registration};
+use munjigi_eureka::{Client, Instance, Registration};
 use munjigi_events::ServerId;
-use munjigi_foundation::settings::HostPort;
+use munjigi_foundation::settings::{HostPort, Secret};
 use tokio_util::task::TaskTracker;
 
+use crate::StartError;
 use crate::core::Core;
 
 /// The application that gates and hubs know workers by.
 const APP: &str = "MODEL-SERVER";
 /// A worker that dies is out of the registry within seconds.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
-const LEASE: Duration = Duration::from_secs(9);
+const RENEW_SECS: u32 = 3;
+const LEASE_SECS: u32 = 9;
 
 /// Registers with `urls`, until the shutdown.
 ///
@@ -27,12 +27,10 @@ pub(crate) fn register(
     folder_id: &ServerId,
     bound: SocketAddr,
     tasks: &TaskTracker,
-) -> Result<(), ClientError> {
-    let options = ClientOptions {
-        cluster_secret: Some(core.secret.clone()),
-        ..ClientOptions::default()
-    };
-    let client = Arc::new(Client::new(urls, options)?);
+) -> Result<(), StartError> {
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let secrets: Vec<Secret> = urls.iter().map(|url| Secret::new(url)).collect();
+    let client = Client::new(http, &secrets, Some(core.secret.clone()))?;
     let address = match &core.settings.advertise {
         Some(address) => address.clone(),
         None => HostPort::from(reachable(bound, urls)),
@@ -40,7 +38,8 @@ pub(crate) fn register(
     // The same after a restart, whatever the port: the old address is replaced, not doubled.
     let id = format!("{}:{folder_id}", APP.to_lowercase());
     let mut instance = Instance::new(APP, &id, &address.host, address.port);
-    instance.lease = LeaseInfo::new(RENEW_EVERY, LEASE);
+    instance.lease.renewal_interval_secs = RENEW_SECS;
+    instance.lease.duration_secs = LEASE_SECS;
     let models: Vec<&str> = core.models.keys().map(String::as_str).collect();
     let slots = core.settings.slots.to_string();
     for (key, value) in [
@@ -60,7 +59,9 @@ pub(crate) fn register(
     tasks.spawn(async move {
         while let Some(Ok(())) = shutdown.run_until_cancelled(free.changed()).await {
             let slots = *free.borrow_and_update();
-            registration.set_metadata("capacity", &slots.to_string());
+            registration.change_metadata(|metadata| {
+                metadata.insert("capacity".to_owned(), slots.to_string());
+            });
         }
     });
     Ok(())
