@@ -1,10 +1,24 @@
 //! The gate over real sockets, and its parsers over a corpus: each test is one story.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![expect(
+    clippy::too_many_lines,
+    reason = "a corpus is a table, a story is told at once"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a task of a story ends with its test"
+)]
 
 mod control;
 mod corpus;
 mod failures;
 mod forwarding;
 mod lookup;
+mod rewriting;
 mod support;
 mod tunnels;
