@@ -155,10 +155,11 @@ async fn bind_socket(path: &Path) -> io::Result<tokio::net::UnixListener> {
         std::fs::remove_file(path)?;
     }
     // Bound under a name of its own and moved once its mode is right: nobody can open it before.
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let early = PathBuf::from(name);
-    drop(std::fs::remove_file(&early));
+    // The name is short, since the whole path of a socket has at most 107 bytes (unix(7)).
+    let early = path.with_file_name(format!(".a{}", std::process::id()));
+    if early.exists() {
+        std::fs::remove_file(&early)?;
+    }
     let listener = tokio::net::UnixListener::bind(&early)?;
     std::fs::set_permissions(&early, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(&early, path)?;

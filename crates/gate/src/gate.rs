@@ -178,14 +178,20 @@ impl Gate {
         let (orders, inbox) = sync_channel(ORDERS_MAX);
         let waker = Arc::new(Mutex::new(None));
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&waker));
+        let (started, outcome) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("gate-{index}"))
-            .spawn(move || run_thread(&shared, index, inbox, slot))
+            .spawn(move || run_thread(&shared, index, inbox, slot, &started))
             .map_err(StartError::Thread)?;
         self.threads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(thread);
+        // A thread that does not run must not get sockets: connections to it would hang.
+        outcome
+            .recv()
+            .map_err(|_| StartError::Ended)?
+            .map_err(StartError::Thread)?;
         self.remotes.push(Remote { orders, waker });
         Ok(())
     }
@@ -392,16 +398,18 @@ fn run_thread(
     index: usize,
     inbox: Receiver<Order>,
     waker: Arc<Mutex<Option<Waker>>>,
+    started: &SyncSender<io::Result<()>>,
 ) {
     let Some(stats) = shared.threads.get(index) else {
         return;
     };
-    let mut driver = match Driver::new() {
-        Ok(driver) => driver,
-        Err(error) => {
-            tracing::error!(%error, index, "a thread of the gate has no event loop");
-            return;
-        }
+    let (driver, outcome) = match Driver::new() {
+        Ok(driver) => (Some(driver), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let told = started.send(outcome);
+    let (Some(mut driver), Ok(())) = (driver, told) else {
+        return;
     };
     let shard = Shard::new(driver.core(), shared, index, stats);
     driver

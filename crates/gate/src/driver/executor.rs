@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -162,7 +163,9 @@ impl Tasks {
                 continue;
             };
             before_each();
-            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            let poll = || future.as_mut().poll(&mut Context::from_waker(&waker));
+            // A fault in one task must not take the other connections of the thread with it.
+            match std::panic::catch_unwind(AssertUnwindSafe(poll)).unwrap_or(Poll::Ready(())) {
                 Poll::Pending => {
                     if let Some(task) = self.slab.borrow_mut().get_mut(key) {
                         task.running = Some((future, waker));

@@ -378,12 +378,33 @@ async fn a_head_that_does_not_end_is_408() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_slower_than_rate_min_is_408() {
-    let origin = echo().await;
-    let mut settings = settings(&[origin.address]);
+    let echoing = echo().await;
+    let mut settings = settings(&[echoing.address]);
     let mut patient = settings.routes[0].clone();
     patient.path = munjigi_gate::settings::PathPattern::prefix("/patient").unwrap();
     patient.timeout.rate_min = None;
     settings.routes.push(patient);
+    let (end, mut ended) = tokio::sync::mpsc::channel(1);
+    let endless = origin(move |mut peer, _| {
+        let end = end.clone();
+        async move {
+            let since = Instant::now();
+            peer.head().await.unwrap();
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+                .await;
+            let (mut sent, chunk) = (0, vec![7; 64 * 1024]);
+            while sent < 1 << 30
+                && tokio::io::AsyncWriteExt::write_all(&mut peer.stream, &chunk)
+                    .await
+                    .is_ok()
+            {
+                sent += chunk.len();
+            }
+            end.send((sent, since)).await.unwrap();
+        }
+    })
+    .await;
+    let reading = start(crate::support::settings(&[endless.address])).await;
     let gate = Arc::new(start(settings).await);
     let start = Instant::now();
     let upload = |path: &'static str, every: Duration, bytes: usize, count: u32| {
@@ -410,12 +431,23 @@ async fn a_client_slower_than_rate_min_is_408() {
         }
     };
     let second = Duration::from_secs(1);
-    let (steady, dripping, stalled, patient) = tokio::join!(
+    let unread = async {
+        let mut client = client(&reading).await;
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        client.head().await.unwrap();
+        // The backend's side of the exchange ends with the client's.
+        let (sent, since) = ended.recv().await.unwrap();
+        assert!(sent < 1 << 30, "the whole answer was sent");
+        since.elapsed().as_secs()
+    };
+    let (steady, dripping, stalled, patient, unread) = tokio::join!(
         upload("/steady", second, 400, 18),
         upload("/dripping", second, 100, 40),
         upload("/stalled", second * 60, 1, 1),
         upload("/patient", second * 18, 10, 1),
+        unread,
     );
+    assert!((14..=17).contains(&unread), "after {unread} s");
     assert_eq!(steady.0, 200);
     assert_eq!(patient.0, 200);
     for slow in [dripping, stalled] {
