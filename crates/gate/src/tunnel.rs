@@ -118,7 +118,6 @@ async fn both(
     (mut down, rest): Start<'_>,
     record: &Record,
 ) -> Reason {
-    let (client, backend) = (up.from, up.to);
     let sent = Cell::new(0);
     let received = Cell::new(0);
     let mut ends = (None, None);
@@ -163,7 +162,7 @@ async fn both(
     record.received.set(received.get());
     record.sent.set(sent.get());
     if reason == Reason::Draining {
-        await_closes(timer, client, backend).await;
+        await_closes(timer, &mut up, &mut down).await;
     }
     reason
 }
@@ -189,34 +188,31 @@ fn after_one(ends: (Option<End>, Option<End>)) -> Reason {
     }
 }
 
-/// Both sides were told: reads on until they end, for a moment.
-async fn await_closes(timer: &Timer, client: &TcpStream, backend: &TcpStream) {
+/// Both sides were told: reads on for a moment, until each has answered with a close frame of
+/// its own or ended.
+async fn await_closes<'a>(timer: &Timer, up: &mut Direction<'a>, down: &mut Direction<'a>) {
     timer.set(CLOSING);
-    let mut buffer = Buffer::new(client.core(), SMALL);
-    let mut open = (true, true);
-    while open != (false, false) {
-        poll_fn(|context| {
-            if timer.poll_expired(context).is_ready() {
-                open = (false, false);
-                return Poll::Ready(());
+    let mut buffer = Buffer::new(up.from.core(), SMALL);
+    let mut open = [!up.frames.saw_close(), !down.frames.saw_close()];
+    poll_fn(|context| {
+        for (side, direction) in open.iter_mut().zip([&mut *up, &mut *down]) {
+            while *side {
+                let Poll::Ready(read) = direction.from.poll_read(context, buffer.spare()) else {
+                    break;
+                };
+                let count = read.unwrap_or(0);
+                buffer.fill(count);
+                direction.frames.follow(buffer.filled(), false);
+                buffer.consume(count);
+                *side = count > 0 && !direction.frames.saw_close();
             }
-            for (side, stream) in [(&mut open.0, client), (&mut open.1, backend)] {
-                while *side {
-                    match stream.poll_read(context, buffer.spare()) {
-                        Poll::Ready(Ok(count)) if count > 0 => {}
-                        Poll::Ready(_) => *side = false,
-                        Poll::Pending => break,
-                    }
-                }
-            }
-            if open == (false, false) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-    }
+        }
+        if open == [false, false] {
+            return Poll::Ready(());
+        }
+        timer.poll_expired(context)
+    })
+    .await;
 }
 
 /// One direction of a tunnel.
