@@ -24,6 +24,13 @@ async fn the_admin_socket_shows_what_happens() {
     ask(&gate, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     ask(&gate, "GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(admin(&socket, "/health").await, "ok\n");
+    // An answer arrives a moment before its request is counted.
+    eventually("both are counted", || async {
+        admin(&socket, "/status")
+            .await
+            .contains("\"requests\":2,\"routes\"")
+    })
+    .await;
     let page = admin(&socket, "/status").await;
     let status: serde_json::Value = serde_json::from_str(&page).unwrap();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
