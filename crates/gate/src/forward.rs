@@ -74,6 +74,7 @@ pub(crate) async fn run(
     let lead = request_lead(plan, connection);
     let leftover = connection.leftover.take();
     let upload = Upload::default();
+    // What is rare is boxed: the future of a plain exchange stays small.
     let outcome = if plan.head.framing == Framing::None {
         connection.leftover = leftover;
         send_head(plan, connection, &lead).await?;
@@ -81,14 +82,21 @@ pub(crate) async fn run(
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
-        let both = both_ways(plan, connection, record, &upload, (lead, leftover)).await;
+        let both = Box::pin(both_ways(
+            plan,
+            connection,
+            record,
+            &upload,
+            (lead, leftover),
+        ))
+        .await;
         connection.leftover = upload.leftover.take();
         both
     };
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
-            let reason = tunnel::run(plan, connection, record, lead, rest).await;
+            let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
             Ok(Ended {
                 reason,
                 after: After::Gone,

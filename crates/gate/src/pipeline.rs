@@ -83,7 +83,8 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
-            let after = answer(shard, connection, head.as_ref(), &rejection, &record).await;
+            let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
+            let after = Box::pin(answered).await;
             (rejection.reason, after)
         }
     };
