@@ -13,7 +13,10 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
-pub use schema::{ALL as SCHEMAS, GATE as SCHEMA};
+pub use schema::ALL as SCHEMAS;
+
+/// `[gate]`, the table that [`GateSettings::read`] reads.
+pub static SCHEMA: &munjigi_foundation::settings::Schema = &schema::GATE;
 
 /// Everything that `[gate]` says.
 #[derive(Debug, Clone)]

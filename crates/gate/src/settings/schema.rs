@@ -3,7 +3,7 @@
 use munjigi_foundation::settings::{Key, Schema};
 
 /// `[gate]`
-pub static GATE: Schema = Schema {
+pub(super) static GATE: Schema = Schema {
     place: "[gate]",
     meaning: "the edge: takes connections, finds the service of a request, forwards it",
     keys: &[

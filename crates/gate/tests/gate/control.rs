@@ -242,7 +242,7 @@ fn read(text: &str) -> (Option<GateSettings>, String) {
         )],
     };
     let (settings, problems) = document.read(&ROOT, |root| {
-        let table = root.table("gate", &SCHEMA)?;
+        let table = root.table("gate", SCHEMA)?;
         let settings = GateSettings::read(&table);
         assert_eq!(table.unread(), Vec::<&str>::new());
         settings
