@@ -96,6 +96,12 @@ impl Followers {
     }
 }
 
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// Gives a service of a snapshot that nobody follows its static backends.
 pub(crate) fn apply_static(
     service: &Arc<Service>,

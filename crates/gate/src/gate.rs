@@ -119,6 +119,8 @@ pub struct Gate {
     remotes: Vec<Remote>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
+    /// Closed by a reload, with connections that go on.
+    retired: Mutex<Vec<Arc<Listener>>>,
     followers: Followers,
     admin: AdminFace,
     own: Vec<SocketAddr>,
@@ -161,6 +163,7 @@ impl Gate {
             remotes: Vec::new(),
             threads: Mutex::default(),
             listeners,
+            retired: Mutex::default(),
             followers,
             admin,
             own,
@@ -271,7 +274,10 @@ impl Gate {
                         let limit = &listener.connections_max;
                         limit.store(wanted.connections_max, Ordering::Relaxed);
                     }
-                    None => listener.closed.store(true, Ordering::Relaxed),
+                    None => {
+                        listener.closed.store(true, Ordering::Relaxed);
+                        self.retire(listener);
+                    }
                 }
                 wanted.is_some()
             });
@@ -279,6 +285,12 @@ impl Gate {
         self.listen(sockets)?;
         self.tell_all();
         Ok(())
+    }
+
+    fn retire(&self, listener: &Arc<Listener>) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|old| old.connections.load(Ordering::Relaxed) > 0);
+        retired.push(Arc::clone(listener));
     }
 
     fn tell_all(&self) {
@@ -315,10 +327,14 @@ impl Gate {
     }
 
     fn open_connections(&self) -> usize {
-        self.listeners
+        let listeners = self
+            .listeners
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner);
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners
             .values()
+            .chain(&*retired)
             .map(|listener| listener.connections.load(Ordering::Relaxed))
             .sum()
     }

@@ -25,7 +25,7 @@ pub struct GateSettings {
     pub threads: usize,
     /// Where the access log goes.
     pub access_log: AccessLog,
-    /// Folder for what must outlive a restart.
+    /// Folder for what must outlive a restart; this version keeps nothing there yet.
     pub data: PathBuf,
     /// Where clients connect.
     pub listeners: Vec<ListenerSettings>,

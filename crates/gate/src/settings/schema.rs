@@ -26,7 +26,7 @@ pub(super) static GATE: Schema = Schema {
             "file name",
             "\"gate-data\"",
             "",
-            "folder for what must outlive a restart",
+            "folder for what must outlive a restart (bans, uptime); this version keeps nothing there yet",
         ),
         Key::new("listener", "tables", "", "1 to 64", "where clients connect"),
         Key::new(
