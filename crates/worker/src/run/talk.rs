@@ -19,8 +19,6 @@ use crate::sandbox::{Ended, Sandboxed};
 
 /// Progress is told at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// How long a model may take to end after it said that it is done.
-const DONE_GRACE: Duration = Duration::from_secs(5);
 /// How long the rest of the output is waited for once the tree has ended.
 const REST_TIME: Duration = Duration::from_secs(5);
 /// The end of the model's standard error that is kept.
@@ -114,8 +112,9 @@ impl<'a> Talk<'a> {
                 }
                 () = until(grace) => close = Some(Close::Quiet),
             }
-            if self.done && grace.is_none() {
-                grace = Some(Instant::now() + DONE_GRACE);
+            if self.done && close.is_none() {
+                // Its input ends, and soon after it does.
+                close = Some(Close::Quiet);
             }
         }
         // From here the supervisor ends the tree, if the model has not ended by itself.

@@ -1,0 +1,133 @@
+//! A worker that ends, cleanly or not, and starts again on the same data.
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod support;
+
+use serde_json::Value;
+use support::{Site, python};
+
+const SLEEPER: &str = "import sys, time\nfor line in sys.stdin:\n  while True: time.sleep(1)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_survives_a_restart_and_what_was_not_sent_is_sent() {
+    let site = Site::new().await;
+    let worker = site.start(&[]).await;
+    site.hub.refuse_for_now(true);
+    assert_eq!(
+        worker
+            .post("a", 1, 3, "source", b"x".to_vec())
+            .await
+            .status(),
+        202
+    );
+    worker.until_status("analyzeId=a", 200).await;
+    let before = worker.get("analyzeId=a").await.bytes().await.unwrap();
+    let id = worker.server_id();
+    worker.stop().await;
+    assert!(site.hub.events("a").is_empty());
+
+    site.hub.refuse_for_now(false);
+    let worker = site.start(&[]).await;
+    assert_eq!(worker.server_id(), id);
+    let last = site.hub.last("a", "COLLECTING").await;
+    assert_eq!(last["attempt"], 1);
+    let seqs: Vec<u64> = site
+        .hub
+        .events("a")
+        .iter()
+        .map(|e| e["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, (3..3 + seqs.len() as u64).collect::<Vec<_>>());
+    assert_eq!(
+        worker.get("analyzeId=a").await.bytes().await.unwrap(),
+        before
+    );
+    assert_eq!(worker.delete("analyzeId=a").await.status(), 204);
+    assert_eq!(site.left_over(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_is_lost_and_fences_hold() {
+    let site = Site::new().await;
+    let sleeper = python("sleeper", site.path(), SLEEPER);
+    let worker = site.start(std::slice::from_ref(&sleeper)).await;
+    assert_eq!(
+        worker
+            .post("a", 2, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        202
+    );
+    assert_eq!(
+        worker
+            .post("b", 1, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        202
+    );
+    assert_eq!(worker.delete("analyzeId=b&attempt=4").await.status(), 204);
+    worker.stop().await;
+
+    let worker = site.start(&[sleeper]).await;
+    let lost = worker.get("analyzeId=a&attempt=2").await;
+    assert_eq!(lost.status(), 404);
+    assert_eq!(lost.json::<Value>().await.unwrap()["code"], "lost");
+    assert_eq!(site.inputs(), Vec::<String>::new());
+    assert_eq!(
+        worker
+            .post("a", 2, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        409
+    );
+    assert_eq!(
+        worker
+            .post("a", 3, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        202
+    );
+    assert_eq!(
+        worker
+            .post("b", 4, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        409
+    );
+    assert_eq!(worker.get("analyzeId=b").await.status(), 410);
+    assert_eq!(worker.delete("analyzeId=a").await.status(), 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_the_hub_refuses_is_ended() {
+    let site = Site::new().await;
+    let sleeper = python("sleeper", site.path(), SLEEPER);
+    let worker = site.start(&[sleeper]).await;
+    site.hub.fence("a");
+    assert_eq!(
+        worker
+            .post("a", 1, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        202
+    );
+    worker.until_status("analyzeId=a", 410).await;
+    support::until("nothing is left", || async { site.left_over().is_empty() }).await;
+    assert_eq!(
+        worker
+            .post("a", 1, 3, "sleeper", b"x".to_vec())
+            .await
+            .status(),
+        409
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_on_the_same_data_says_so() {
+    let site = Site::new().await;
+    let worker = site.start(&[]).await;
+    let error = site.try_start(&[]).await.unwrap_err();
+    assert!(error.contains("another worker runs on"), "{error}");
+    worker.stop().await;
+    site.start(&[]).await;
+}
