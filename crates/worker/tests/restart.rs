@@ -103,7 +103,6 @@ async fn an_attempt_that_the_hub_refuses_is_ended() {
     let site = Site::new().await;
     let sleeper = python("sleeper", site.path(), SLEEPER);
     let worker = site.start(&[sleeper]).await;
-    site.hub.fence("a");
     assert_eq!(
         worker
             .post("a", 1, 3, "sleeper", b"x".to_vec())
@@ -111,6 +110,8 @@ async fn an_attempt_that_the_hub_refuses_is_ended() {
             .status(),
         202
     );
+    // The next sign of life meets it.
+    site.hub.fence("a");
     worker.until_status("analyzeId=a", 410).await;
     support::until("nothing is left", || async { site.left_over().is_empty() }).await;
     assert_eq!(
