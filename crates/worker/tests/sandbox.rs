@@ -191,6 +191,27 @@ attempt("run what it wrote", execute_own)
 }
 
 #[tokio::test]
+async fn it_changes_no_foreign_file_s_mode_or_times() {
+    use std::os::unix::fs::PermissionsExt;
+    let script = r#"
+for change in [lambda: os.chmod(secret, 0o777), lambda: os.utime(secret, (1, 1)), lambda: os.chown(secret, 1, 1)]:
+    try: change()
+    except OSError: pass
+"#;
+    for confined in [false, true] {
+        let room = Room::new();
+        let secret = room.root.join("cluster.secret");
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let before = std::fs::metadata(&secret).unwrap().modified().unwrap();
+        let (_, ended, _) = run(&room.spec(script, confined), PATIENT).await;
+        assert_eq!(ended, Ended::Exit { code: 0 });
+        let after = std::fs::metadata(&secret).unwrap();
+        assert_eq!(after.permissions().mode() & 0o777 == 0o600, confined);
+        assert_eq!(after.modified().unwrap() == before, confined);
+    }
+}
+
+#[tokio::test]
 async fn it_opens_no_socket() {
     denied_only_within(
         r#"

@@ -1,5 +1,6 @@
 //! A worker on a folder of its own, and a stand-in for the hub.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -348,6 +349,25 @@ impl Started {
         );
         let digest = digest(&file);
         self.send(&query, file, &[("repr-digest", &digest)]).await
+    }
+
+    /// Streams `bytes` zeros, which are never together in memory.
+    pub async fn post_zeros(&self, id: &str, bytes: u64, digest: &str) -> Response {
+        let url = format!(
+            "http://{}/analysis?userId=u&eventId=e&analyzeId={id}&attempt=1&seq=3&model=source",
+            self.address()
+        );
+        let zeros = tokio_util::io::ReaderStream::new(tokio::io::repeat(0).take(bytes));
+        let request = self
+            .client
+            .post(url)
+            .bearer_auth(SECRET)
+            .header("repr-digest", digest);
+        request
+            .body(reqwest::Body::wrap_stream(zeros))
+            .send()
+            .await
+            .unwrap()
     }
 
     /// Writes a chunked body as it is, and reads the answer unless the connection is to be cut.
