@@ -1,5 +1,4 @@
 //! The worker's face over real sockets, with a stand-in for the hub's `/internal/events` that keeps what it is told.
-#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -23,15 +22,7 @@ async fn an_analysis_goes_from_file_to_result_and_is_gone() {
     assert_eq!(last["error"], Value::Null);
 
     let events = site.hub.events("a");
-    let seqs: Vec<u64> = events
-        .iter()
-        .map(|event| event["seq"].as_u64().unwrap())
-        .collect();
-    assert_eq!(
-        seqs,
-        (3..3 + seqs.len() as u64).collect::<Vec<_>>(),
-        "from the dispatch's seq, without a gap"
-    );
+    support::assert_gapless(&events, 3);
     let statuses: Vec<&str> = events
         .iter()
         .map(|event| event["status"].as_str().unwrap())
@@ -217,13 +208,7 @@ async fn a_digest_in_a_trailer_counts_and_a_cut_body_leaves_nothing() {
         202
     );
     site.hub.last("t", "COLLECTING").await;
-    let seqs: Vec<u64> = site
-        .hub
-        .attempt("t", 4)
-        .iter()
-        .map(|e| e["seq"].as_u64().unwrap())
-        .collect();
-    assert_eq!(seqs, (3..3 + seqs.len() as u64).collect::<Vec<_>>());
+    support::assert_gapless(&site.hub.attempt("t", 4), 3);
 }
 
 const SLEEPER: &str = r#"
@@ -326,69 +311,71 @@ async fn signs_of_life_come_from_a_silent_model() {
     assert_eq!(worker.delete("analyzeId=a").await.status(), 204);
 }
 
+/// Name, script, and what the reason must name.
+const BAD_MODELS: [(&str, &str, &str); 8] = [
+    (
+        "crash",
+        "import sys, os\nfor l in sys.stdin:\n  print('last words', file=sys.stderr)\n  os.abort()",
+        "SIGABRT",
+    ),
+    (
+        "exit",
+        "import sys\nfor l in sys.stdin: sys.exit(3)",
+        "exited with code 3",
+    ),
+    (
+        "garbage",
+        "import sys\nfor l in sys.stdin:\n  while True: print('not json')",
+        "not the protocol",
+    ),
+    (
+        "line",
+        "import sys\nfor l in sys.stdin: print('x' * (2 << 20), flush=True)",
+        "longer than",
+    ),
+    (
+        "flood",
+        "import sys\nfor l in sys.stdin:\n  while True: print('{\"type\":\"artifact\",\"path\":\"x\"}')",
+        "artifacts",
+    ),
+    (
+        "says",
+        "import sys\nfor l in sys.stdin: print('{\"type\":\"error\",\"message\":\"no such language\"}', flush=True)",
+        "no such language",
+    ),
+    (
+        "eats",
+        "import sys\nfor l in sys.stdin: x = bytearray(1 << 30)",
+        "memory_max",
+    ),
+    (
+        "hangs",
+        "import sys, time\nfor l in sys.stdin:\n  while True: time.sleep(1)",
+        "silence_max",
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_misbehaves_fails_with_a_reason() {
-    let models = [
-        (
-            "crash",
-            "import sys, os\nfor l in sys.stdin:\n  print('last words', file=sys.stderr)\n  os.abort()",
-            "SIGABRT",
-        ),
-        (
-            "exit",
-            "import sys\nfor l in sys.stdin: sys.exit(3)",
-            "exited with code 3",
-        ),
-        (
-            "garbage",
-            "import sys\nfor l in sys.stdin:\n  while True: print('not json')",
-            "not the protocol",
-        ),
-        (
-            "line",
-            "import sys\nfor l in sys.stdin: print('x' * (2 << 20), flush=True)",
-            "longer than",
-        ),
-        (
-            "flood",
-            "import sys\nfor l in sys.stdin:\n  while True: print('{\"type\":\"artifact\",\"path\":\"x\"}')",
-            "artifacts",
-        ),
-        (
-            "says",
-            "import sys\nfor l in sys.stdin: print('{\"type\":\"error\",\"message\":\"no such language\"}', flush=True)",
-            "no such language",
-        ),
-        (
-            "eats",
-            "import sys\nfor l in sys.stdin: x = bytearray(1 << 30)",
-            "memory_max",
-        ),
-        (
-            "hangs",
-            "import sys, time\nfor l in sys.stdin:\n  while True: time.sleep(1)",
-            "silence_max",
-        ),
-    ];
     let site = Site::new().await;
-    let settings: Vec<_> = models
+    let settings: Vec<_> = BAD_MODELS
         .iter()
         .map(|(name, script, _)| python(name, site.path(), script))
         .collect();
     let worker = site
         .start_with(&settings, |settings| {
-            settings.slots = models.len();
+            settings.slots = BAD_MODELS.len();
             settings.silence_max = Duration::from_secs(15);
             settings.memory_max = 128 << 20;
         })
         .await;
-    for (name, _, _) in models {
+    for (name, _, _) in BAD_MODELS {
         assert_eq!(
             worker.post(name, 1, 3, name, b"x".to_vec()).await.status(),
             202
         );
     }
-    for (name, _, reason) in models {
+    for (name, _, reason) in BAD_MODELS {
         let last = site.hub.last(name, "COLLECTING").await;
         let error = last["error"].as_str().unwrap();
         assert!(error.contains(reason), "{name}: {error}");

@@ -44,6 +44,16 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(bytes)))
 }
 
+/// Asserts that the `seq`s of one attempt begin with `first` and have no gap.
+pub fn assert_gapless(events: &[Value], first: u64) {
+    let seqs: Vec<u64> = events
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert!(!seqs.is_empty());
+    assert_eq!(seqs, (first..).take(seqs.len()).collect::<Vec<_>>());
+}
+
 pub fn unpack(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut tar = tar::Archive::new(zstd::Decoder::new(archive).unwrap());
     tar.entries()
