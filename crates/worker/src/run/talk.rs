@@ -128,6 +128,10 @@ impl<'a> Talk<'a> {
         }
         Sandboxed::reap(&mut supervisor).await;
         drop(stdout);
+        if let Some((progress, message)) = self.progress.take().filter(|_| !self.job.is_over()) {
+            let draft = Draft::new(Status::Running).message(message);
+            self.job.tell_or_log(draft.progress(Some(progress))).await;
+        }
         let errors = errors.await.unwrap_or_default();
         self.conclude(&ended, close, &errors)
     }

@@ -199,8 +199,11 @@ fn watch(spec: &Spec, child: Pid, channel: &UnixStream, mut relay: Relay) -> io:
         if told.contains(PollFlags::IN) {
             relay.read(channel)?;
         }
-        // The worker closed its side, or is gone.
-        if told.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) {
+        // The worker is gone: another one may already clear away what it left.
+        if told.intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Ok(Ended::Stopped);
+        }
+        if told.contains(PollFlags::RDHUP) {
             relay.writer = None;
             closing = Some(Instant::now() + CLOSE_GRACE);
         }
