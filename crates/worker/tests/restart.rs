@@ -116,6 +116,71 @@ async fn an_attempt_that_the_hub_refuses_is_ended() {
     );
 }
 
+/// A small file system of its own for the worker's data, where the test may mount one.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(path: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&path).ok()?;
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+            .arg(&path)
+            .status();
+        mount.ok()?.success().then_some(Self(path))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let umount = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        assert!(umount.is_ok_and(|status| status.success()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_takes_no_file_and_can_still_be_emptied() {
+    use std::io::Write;
+    let site = Site::new().await;
+    let Some(small) = Small::mount(site.path().join("data")) else {
+        return;
+    };
+    let worker = site.start(&[]).await;
+    let large = worker.post("large", 1, 3, "source", vec![0; 9 << 20]).await;
+    assert_eq!(large.status(), 429);
+    assert!(large.headers().contains_key("retry-after"));
+    assert_eq!(large.json::<Value>().await.unwrap()["code"], "no_disk");
+    let file = vec![0; 1 << 20];
+    assert_eq!(
+        worker
+            .post("a", 1, 3, "source", file.clone())
+            .await
+            .status(),
+        202
+    );
+    site.hub.last("a", "COLLECTING").await;
+
+    // Now it fills up, to the last byte.
+    let filler = small.0.join("filler");
+    let mut full = std::fs::File::create(&filler).unwrap();
+    for size in [1 << 20, 1 << 12, 1] {
+        while full.write_all(&vec![0; size]).is_ok() {}
+    }
+    let refused = worker.post("b", 1, 3, "source", file).await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.json::<Value>().await.unwrap()["code"], "no_disk");
+    assert_eq!(worker.get("analyzeId=a").await.status(), 200);
+    assert_eq!(worker.delete("analyzeId=a").await.status(), 204);
+    worker.stop().await;
+    std::fs::remove_file(filler).unwrap();
+    let worker = site.start(&[]).await;
+    assert_eq!(worker.get("analyzeId=a").await.status(), 410);
+    assert_eq!(site.left_over(), Vec::<String>::new());
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_worker_on_the_same_data_says_so() {
     let site = Site::new().await;

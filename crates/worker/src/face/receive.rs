@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::disk_failed;
 use super::query::Dispatch;
+use super::{disk_failed, no_disk};
 use crate::book::{Admission, Phase};
 use crate::core::{Core, How, Promise, blocking};
 use crate::folder::{Stage, State as Kept};
@@ -131,15 +131,6 @@ fn too_large(core: &Core) -> Problem {
             core.settings.upload_max
         ),
     )
-}
-
-fn no_disk() -> Problem {
-    Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "no_disk",
-        "this worker has not enough free disk for the file",
-    )
-    .retry_after(30)
 }
 
 /// The `sha-256` of a `Repr-Digest` field (RFC 9530 §3). A field with other algorithms only can't be verified.
@@ -340,7 +331,6 @@ async fn take_file(
         .unwrap_or_else(|error| Err(std::io::Error::other(error)));
     let (hash, bytes) = match written {
         Ok(written) => written,
-        Err(error) if out_of_disk(&error) => return Err(no_disk()),
         Err(error) => return Err(disk_failed(&error)),
     };
     verify(&read?, &arrival, &hash)?;
@@ -353,13 +343,6 @@ fn ended_meanwhile() -> Problem {
         StatusCode::CONFLICT,
         "fenced",
         "the attempt was cancelled or deleted while its file arrived",
-    )
-}
-
-fn out_of_disk(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
     )
 }
 
