@@ -45,6 +45,10 @@ pub(crate) async fn send(
         };
         let Some(last) = events.last() else {
             let over = blocking(&log, EventLog::last).await.ok().flatten();
+            // The last event may have come since the batch was looked for.
+            if log.unsent() > 0 {
+                continue;
+            }
             if closed || over == Some(Status::Collecting) {
                 return Sent::All;
             }
@@ -99,6 +103,9 @@ enum Step {
 async fn attempt(log: &EventLog, post: &EventPost, events: &[Event], last: &Event) -> Step {
     let analysis = &log.identity().analysis;
     match post.post(events).await {
+        Ok(answer) if answer.refused.contains_key(analysis) => {
+            Step::Refused(answer.refused.get(analysis).cloned().unwrap_or_default())
+        }
         Ok(answer) => match answer.stored.get(analysis) {
             Some(stored) => Step::Stored((*stored).min(last.seq)),
             None => Step::Again("the hub's answer does not name the analysis".to_owned()),

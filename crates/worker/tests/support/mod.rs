@@ -138,13 +138,19 @@ impl Hub {
 
     /// The last event, once it has `status`.
     pub async fn last(&self, id: &str, status: &str) -> Value {
-        until(&format!("{id} is {status}"), || async {
-            self.events(id)
-                .last()
-                .is_some_and(|event| event["status"] == status)
-        })
-        .await;
-        self.events(id).pop().unwrap()
+        let start = Instant::now();
+        loop {
+            let events = self.events(id);
+            match events.last() {
+                Some(last) if last["status"] == status => return last.clone(),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+            let waited = start.elapsed();
+            assert!(
+                waited < Duration::from_secs(30),
+                "{id} is not {status}: {events:#?}"
+            );
+        }
     }
 }
 
@@ -199,6 +205,11 @@ pub struct Site {
 
 impl Site {
     pub async fn new() -> Self {
+        munjigi_foundation::telemetry::start_log(
+            "error,munjigi_worker=warn",
+            munjigi_foundation::telemetry::LogFormat::Text,
+            false,
+        );
         let hub = Hub::default();
         let url = hub.start().await;
         Self {
