@@ -34,8 +34,9 @@ const PIECES: usize = 8;
 const UNKNOWN_LENGTH_STEP: u64 = 64 << 20;
 /// How often the arrival is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(1_500);
-/// What is read of a body that is not taken, so that its sender sees the answer.
-const DRAIN_BYTES: u64 = 1 << 20;
+/// What is read of a body that is not taken: a sender looks for the answer while it writes, and long before it wrote
+/// so much. Cut earlier, its write fails first and the answer is lost.
+const DRAIN_BYTES: u64 = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 pub(super) async fn receive(
