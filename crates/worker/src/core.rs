@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::book::{Book, Found, Phase};
+use crate::book::{Book, Fence, Found, Phase};
 use crate::folder::{Folder, Stage, State};
 use crate::job::Job;
 use crate::log::Draft;
@@ -142,18 +142,31 @@ impl Core {
         // A caller that goes away must not leave it half done.
         let ending = self.tasks.spawn(async move {
             let (fence, job) = core.book().fence(&id, attempt, core.clock.now());
-            if let Some(fence) = fence {
-                let (keeper, id) = (Arc::clone(&core), id.clone());
-                blocking(move || keeper.folder.add_fence(&id, fence)).await?;
+            let kept = core.keep_fence(&id, fence).await;
+            if let Some(job) = job {
+                core.remove(&job, how).await?;
             }
-            match job {
-                Some(job) => core.remove(&job, how).await,
-                None => Ok(()),
+            match kept {
+                // The disk is full, perhaps with what was just removed.
+                Err(_) => core.keep_fence(&id, fence).await,
+                Ok(()) => Ok(()),
             }
         });
         ending
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    }
+
+    async fn keep_fence(
+        self: &Arc<Self>,
+        id: &AnalysisId,
+        fence: Option<Fence>,
+    ) -> std::io::Result<()> {
+        let Some(fence) = fence else {
+            return Ok(());
+        };
+        let (core, id) = (Arc::clone(self), id.clone());
+        blocking(move || core.folder.add_fence(&id, fence)).await
     }
 
     /// As [`Core::end`], without waiting.

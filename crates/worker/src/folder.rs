@@ -19,6 +19,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use munjigi_events::{AnalysisId, EventId, ServerId, UserId};
 use munjigi_foundation::clock::Timestamp;
@@ -26,6 +27,10 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::book::Fence;
+
+/// How often a folder that still fills is removed again, and how long is waited in between.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the data folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -305,17 +310,21 @@ impl Place {
 }
 
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
-    let removed = match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if tries >= REMOVE_TRIES => return Err(error),
             // A model may have closed its folders against us.
-            open_folders(path);
-            fs::remove_dir_all(path)
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open_folders(path),
+            // After a crash the model of the run before may live, and write, for a moment longer.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::park_timeout(REMOVE_PAUSE);
+            }
+            Err(error) => return Err(error),
         }
-        removed => removed,
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        tries += 1;
     }
 }
 
@@ -468,6 +477,24 @@ mod tests {
             .replace_fences(&BTreeMap::from([("c".into(), fence(1))]))
             .unwrap();
         assert_eq!(folder.fences().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_closed_or_still_fills_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("output");
+        fs::create_dir_all(folder.join("closed/deep")).unwrap();
+        fs::set_permissions(folder.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+        let filling = folder.clone();
+        let writer = std::thread::spawn(move || {
+            for number in 0..2_000 {
+                drop(fs::write(filling.join(format!("{number}")), "x"));
+            }
+        });
+        remove_folder(&folder).unwrap();
+        writer.join().unwrap();
+        assert!(!folder.exists());
+        remove_folder(&folder).unwrap();
     }
 
     #[test]

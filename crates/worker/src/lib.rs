@@ -249,7 +249,7 @@ async fn describe(core: Arc<Core>) {
                 );
             }
             (Err(error), _) => {
-                tracing::error!(model = model.name(), %error, "no folder to ask it in")
+                tracing::error!(model = model.name(), %error, "no folder to ask it in");
             }
             (_, Some(Err(why))) => {
                 tracing::warn!(

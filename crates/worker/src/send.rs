@@ -31,33 +31,37 @@ pub(crate) async fn send(
     stop: CancellationToken,
     metrics: Arc<Metrics>,
 ) -> Sent {
-    tokio::select! {
-        sent = send_all(&log, &post, closed, &metrics) => sent,
-        () = stop.cancelled() => Sent::Stopped,
-    }
-}
-
-async fn send_all(log: &Arc<EventLog>, post: &EventPost, closed: bool, metrics: &Metrics) -> Sent {
     let mut backoff = Backoff::default();
     let mut complained = false;
-    loop {
-        let events = match blocking(log, |log| log.batch()).await {
+    // Only waits are cut short by the stop: what touches the disk is over before the folder is removed.
+    while !stop.is_cancelled() {
+        let events = match blocking(&log, EventLog::batch).await {
             Ok(events) => events,
             Err(error) => {
                 tracing::error!(analysis = %log.identity().analysis, %error, "events can't be read");
-                backoff.wait().await;
+                backoff.wait(&stop).await;
                 continue;
             }
         };
         let Some(last) = events.last() else {
-            let over = blocking(log, |log| log.last()).await.ok().flatten();
+            let over = blocking(&log, EventLog::last).await.ok().flatten();
+            // The last event may have come since the batch was looked for.
+            if log.unsent() > 0 {
+                continue;
+            }
             if closed || over == Some(Status::Collecting) {
                 return Sent::All;
             }
-            log.changed.notified().await;
+            stop.run_until_cancelled(log.changed.notified()).await;
             continue;
         };
-        match attempt(log, post, &events, last).await {
+        let Some(step) = stop
+            .run_until_cancelled(attempt(&log, &post, &events, last))
+            .await
+        else {
+            break;
+        };
+        match step {
             Step::Stored(stored) => {
                 metrics
                     .events_sent
@@ -69,11 +73,11 @@ async fn send_all(log: &Arc<EventLog>, post: &EventPost, closed: bool, metrics: 
                 if stored >= last.seq {
                     backoff = Backoff::default();
                 } else {
-                    backoff.wait().await;
+                    backoff.wait(&stop).await;
                 }
-                if let Err(error) = blocking(log, move |log| log.sent(stored)).await {
+                if let Err(error) = blocking(&log, move |log| log.sent(stored)).await {
                     tracing::error!(%error, "the place in the events can't be found");
-                    backoff.wait().await;
+                    backoff.wait(&stop).await;
                 }
             }
             Step::Again(why) => {
@@ -82,11 +86,12 @@ async fn send_all(log: &Arc<EventLog>, post: &EventPost, closed: bool, metrics: 
                     tracing::warn!(analysis = %log.identity().analysis, why, "events wait for the hub");
                     complained = true;
                 }
-                backoff.wait().await;
+                backoff.wait(&stop).await;
             }
             Step::Refused(why) => return Sent::Refused(why),
         }
     }
+    Sent::Stopped
 }
 
 enum Step {
@@ -98,6 +103,9 @@ enum Step {
 async fn attempt(log: &EventLog, post: &EventPost, events: &[Event], last: &Event) -> Step {
     let analysis = &log.identity().analysis;
     match post.post(events).await {
+        Ok(answer) if answer.refused.contains_key(analysis) => {
+            Step::Refused(answer.refused.get(analysis).cloned().unwrap_or_default())
+        }
         Ok(answer) => match answer.stored.get(analysis) {
             Some(stored) => Step::Stored((*stored).min(last.seq)),
             None => Step::Again("the hub's answer does not name the analysis".to_owned()),
@@ -128,10 +136,10 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    async fn wait(&mut self) {
+    async fn wait(&mut self, stop: &CancellationToken) {
         let chance = getrandom::u32().unwrap_or(0) % 256;
         let wait = self.0 / 2 + self.0 * chance / 512;
         self.0 = (self.0 * 2).min(BACKOFF_MAX);
-        tokio::time::sleep(wait).await;
+        stop.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
 }

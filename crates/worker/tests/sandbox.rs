@@ -191,6 +191,27 @@ attempt("run what it wrote", execute_own)
 }
 
 #[tokio::test]
+async fn it_changes_no_foreign_file_s_mode_or_times() {
+    use std::os::unix::fs::PermissionsExt;
+    let script = r#"
+for change in [lambda: os.chmod(secret, 0o777), lambda: os.utime(secret, (1, 1)), lambda: os.chown(secret, 1, 1)]:
+    try: change()
+    except OSError: pass
+"#;
+    for confined in [false, true] {
+        let room = Room::new();
+        let secret = room.root.join("cluster.secret");
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let before = std::fs::metadata(&secret).unwrap().modified().unwrap();
+        let (_, ended, _) = run(&room.spec(script, confined), PATIENT).await;
+        assert_eq!(ended, Ended::Exit { code: 0 });
+        let after = std::fs::metadata(&secret).unwrap();
+        assert_eq!(after.permissions().mode() & 0o777 == 0o600, confined);
+        assert_eq!(after.modified().unwrap() == before, confined);
+    }
+}
+
+#[tokio::test]
 async fn it_opens_no_socket() {
     denied_only_within(
         r#"
@@ -279,10 +300,30 @@ async fn as_root_it_is_somebody_else() {
         return;
     }
     let room = Room::new();
-    let script = "print(os.getuid(), os.getgid(), os.getgroups(), os.getpid() < 10)";
-    let (out, ended, _) = run(&room.spec(script, true), PATIENT).await;
+    let script = r#"
+class Caps(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint32) for n in "epiEPI"]
+caps = Caps()
+call(125, (ctypes.c_uint32 * 2)(0x20080522, 0), ctypes.byref(caps))
+print(os.getuid(), os.getgid(), os.getgroups(), os.getpid() < 10, caps.e, caps.p, caps.E)
+"#;
+    for (mode, kept) in [(0o700, 1 << 2), (0o755, 0)] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&room.root, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (out, ended, _) = run(&room.spec(script, true), PATIENT).await;
+        assert_eq!(ended, Ended::Exit { code: 0 });
+        // To read and search closed folders, only where there are some.
+        assert_eq!(out.trim(), format!("64000 64000 [] True {kept} {kept} 0"));
+    }
+    // And without a user of its own, root is left nothing of root.
+    let mut spec = room.spec(script, true);
+    spec.user = None;
+    for folder in &spec.write {
+        std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
+    }
+    let (out, ended, _) = run(&spec, PATIENT).await;
     assert_eq!(ended, Ended::Exit { code: 0 });
-    assert_eq!(out.trim(), "64000 64000 [] True");
+    assert!(out.trim().ends_with("True 0 0 0"), "{out}");
 }
 
 #[tokio::test]

@@ -67,10 +67,23 @@ impl Core {
     }
 }
 
-/// 500, with the cause in the log.
+/// 429 when the disk is full; else 500, with the cause in the log.
 pub(crate) fn disk_failed(error: &std::io::Error) -> Problem {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    if matches!(error.kind(), StorageFull | QuotaExceeded) {
+        return no_disk();
+    }
     tracing::error!(%error, "the worker's disk");
     Problem::internal()
+}
+
+pub(crate) fn no_disk() -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "no_disk",
+        "this worker has not enough free disk",
+    )
+    .retry_after(30)
 }
 
 async fn delete(State(core): State<Arc<Core>>, uri: Uri) -> Result<StatusCode, Problem> {

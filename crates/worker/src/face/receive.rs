@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::disk_failed;
 use super::query::Dispatch;
+use super::{disk_failed, no_disk};
 use crate::book::{Admission, Phase};
 use crate::core::{Core, How, Promise, blocking};
 use crate::folder::{Stage, State as Kept};
@@ -34,8 +34,9 @@ const PIECES: usize = 8;
 const UNKNOWN_LENGTH_STEP: u64 = 64 << 20;
 /// How often the arrival is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(1_500);
-/// What is read of a body that is not taken, so that its sender sees the answer.
-const DRAIN_BYTES: u64 = 1 << 20;
+/// What is read of a body that is not taken: a sender looks for the answer while it writes, and long before it wrote
+/// so much. Cut earlier, its write fails first and the answer is lost.
+const DRAIN_BYTES: u64 = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 pub(super) async fn receive(
@@ -131,15 +132,6 @@ fn too_large(core: &Core) -> Problem {
             core.settings.upload_max
         ),
     )
-}
-
-fn no_disk() -> Problem {
-    Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "no_disk",
-        "this worker has not enough free disk for the file",
-    )
-    .retry_after(30)
 }
 
 /// The `sha-256` of a `Repr-Digest` field (RFC 9530 §3). A field with other algorithms only can't be verified.
@@ -340,7 +332,6 @@ async fn take_file(
         .unwrap_or_else(|error| Err(std::io::Error::other(error)));
     let (hash, bytes) = match written {
         Ok(written) => written,
-        Err(error) if out_of_disk(&error) => return Err(no_disk()),
         Err(error) => return Err(disk_failed(&error)),
     };
     verify(&read?, &arrival, &hash)?;
@@ -353,13 +344,6 @@ fn ended_meanwhile() -> Problem {
         StatusCode::CONFLICT,
         "fenced",
         "the attempt was cancelled or deleted while its file arrived",
-    )
-}
-
-fn out_of_disk(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
     )
 }
 

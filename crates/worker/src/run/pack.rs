@@ -62,7 +62,7 @@ pub(crate) fn pack(
             None => refused.push((artifact.clone(), "it is no path beneath the output folder")),
             Some(path) => match open(&root, &path) {
                 Err(_) => {
-                    refused.push((artifact.clone(), "it is not there, or a link leads to it"))
+                    refused.push((artifact.clone(), "it is not there, or a link leads to it"));
                 }
                 Ok(file) if is_folder(&file) => collect(&root, &path, 0, &mut members)?,
                 Ok(file) if is_regular(&file) => insert(&mut members, path)?,

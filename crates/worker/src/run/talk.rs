@@ -1,6 +1,6 @@
 //! The conversation with one model, from `analyze` to the end of its whole tree.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use munjigi_events::{Progress, Status};
@@ -19,10 +19,10 @@ use crate::sandbox::{Ended, Sandboxed};
 
 /// Progress is told at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// How long a model may take to end after it said that it is done.
-const DONE_GRACE: Duration = Duration::from_secs(5);
 /// How long the rest of the output is waited for once the tree has ended.
 const REST_TIME: Duration = Duration::from_secs(5);
+/// How long the rest of standard error is waited for once the tree has ended.
+const TAIL_TIME: Duration = Duration::from_secs(1);
 /// The end of the model's standard error that is kept.
 const STDERR_BYTES: usize = 4_096;
 const VERDICT_BYTES_MAX: usize = 64 * 1024;
@@ -90,7 +90,8 @@ impl<'a> Talk<'a> {
         let (verdict, mut orders) = channel.into_split();
         let verdict = read_verdict(verdict);
         tokio::pin!(verdict);
-        let errors = self.job.tasks.spawn(read_tail(stderr));
+        let tail = Tail::default();
+        let mut errors = self.job.tasks.spawn(read_tail(stderr, tail.clone()));
         let mut buffer = vec![0; READ_BYTES];
         let mut close = self.ask(&mut orders).await.err();
         let mut ended = None;
@@ -114,8 +115,9 @@ impl<'a> Talk<'a> {
                 }
                 () = until(grace) => close = Some(Close::Quiet),
             }
-            if self.done && grace.is_none() {
-                grace = Some(Instant::now() + DONE_GRACE);
+            if self.done && close.is_none() {
+                // Its input ends, and soon after it does.
+                close = Some(Close::Quiet);
             }
         }
         // From here the supervisor ends the tree, if the model has not ended by itself.
@@ -129,7 +131,15 @@ impl<'a> Talk<'a> {
         }
         Sandboxed::reap(&mut supervisor).await;
         drop(stdout);
-        let errors = errors.await.unwrap_or_default();
+        if let Some((progress, message)) = self.progress.take().filter(|_| !self.job.is_over()) {
+            let draft = Draft::new(Status::Running).message(message);
+            self.job.tell_or_log(draft.progress(Some(progress))).await;
+        }
+        // Whoever still holds the other end is none of the model's tree: what was read must do.
+        if tokio::time::timeout(TAIL_TIME, &mut errors).await.is_err() {
+            errors.abort();
+        }
+        let errors = tail.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.conclude(&ended, close, &errors)
     }
 
@@ -326,18 +336,20 @@ async fn read_verdict(channel: OwnedReadHalf) -> Ended {
     })
 }
 
+/// The end of standard error so far.
+type Tail = Arc<Mutex<Vec<u8>>>;
+
 /// Reads all of standard error and keeps its end.
-async fn read_tail(mut stderr: ChildStderr) -> Vec<u8> {
-    let mut tail = Vec::new();
+async fn read_tail(mut stderr: ChildStderr, tail: Tail) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(read) = stderr.read(&mut buffer).await {
         let bytes = buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
             break;
         }
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(bytes);
         let surplus = tail.len().saturating_sub(STDERR_BYTES);
         tail.drain(..surplus);
     }
-    tail
 }

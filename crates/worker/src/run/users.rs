@@ -38,10 +38,16 @@ static TAKEN: std::sync::LazyLock<Arc<Mutex<BTreeSet<u32>>>> =
     std::sync::LazyLock::new(Arc::default);
 
 impl Users {
-    /// None where the worker is not root.
+    /// None where the worker is not root, or root of a container that has no such users: Landlock, seccomp and the
+    /// loss of all capabilities must do there.
     pub(crate) fn of_this_process() -> Self {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}"));
+        let there = ["uid_map", "gid_map"]
+            .iter()
+            .all(|map| read(map).is_ok_and(|map| holds(&map)))
+            && read("setgroups").is_ok_and(|groups| groups.trim() == "allow");
         let root = rustix::process::geteuid().is_root();
-        Self(root.then(|| Arc::clone(&TAKEN)))
+        Self((root && there).then(|| Arc::clone(&TAKEN)))
     }
 
     /// One that no run of this process has; processes begin at different ones.
@@ -60,9 +66,30 @@ impl Users {
     }
 }
 
+/// True when a map of users (lines of first inside, first outside, count) holds all of ours.
+fn holds(map: &str) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        first <= FIRST && first.saturating_add(count) >= FIRST + COUNT
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_without_our_users_is_seen() {
+        assert!(holds("         0          0 4294967295\n"));
+        assert!(holds("0 100000 65536\n"));
+        assert!(!holds("0 1000 1\n1 100000 60000\n"));
+        assert!(!holds("") && !holds("0 0"));
+    }
 
     #[test]
     fn no_two_runs_share_a_user() {

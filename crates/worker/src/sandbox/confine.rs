@@ -13,12 +13,12 @@ use rustix::process::{
     umask, wait,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, Gid, Uid, configure_capability_in_ambient_set, set_capabilities,
-    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
+    CapabilitySet, CapabilitySets, Gid, Uid, capabilities, configure_capability_in_ambient_set,
+    set_capabilities, set_keep_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::processes::open_to_all;
+use super::processes::open_to;
 use super::supervise::code_of;
 use super::{COULD_NOT, Limits, Spec, filter, paths};
 
@@ -141,28 +141,21 @@ fn below_hard(resource: Resource, bound: Rlimit) -> Rlimit {
     }
 }
 
-/// From root to the run's own user. One right may stay: to read and search what a folder on the way closes to others
-/// (a data folder of mode 0700, a program below /root), which Landlock then bounds.
+/// From root to the run's own user, and from all capabilities to none. One may stay: to read and search what a folder
+/// on the way closes to others (a data folder of mode 0700, a program below /root), which Landlock then bounds.
 fn give_up_root(spec: &Spec) -> Result<(), Failed> {
-    let Some(user) = spec.user.filter(|_| getuid().is_root()) else {
-        return Ok(());
-    };
-    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
-    let closed = spec
-        .read
-        .iter()
-        .chain(&spec.write)
-        .chain([&spec.program])
-        .any(|path| !open_to_all(path));
-    let kept = if closed {
-        CapabilitySet::DAC_READ_SEARCH
-    } else {
-        CapabilitySet::empty()
-    };
-    set_keep_capabilities(closed)?;
-    set_thread_groups(&[])?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
+    let mut kept = CapabilitySet::empty();
+    if let Some(user) = spec.user.filter(|_| getuid().is_root()) {
+        let mut paths = spec.read.iter().chain(&spec.write).chain([&spec.program]);
+        if paths.any(|path| !open_to(path, user)) {
+            kept = reading_capability()?;
+        }
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        set_keep_capabilities(!kept.is_empty())?;
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+    }
     set_capabilities(
         None,
         CapabilitySets {
@@ -171,10 +164,19 @@ fn give_up_root(spec: &Spec) -> Result<(), Failed> {
             inheritable: kept,
         },
     )?;
-    if closed {
+    if !kept.is_empty() {
         configure_capability_in_ambient_set(kept, true)?;
     }
     Ok(())
+}
+
+/// The least that opens closed folders. Containers often leave root only the stronger one, which Landlock bounds too.
+fn reading_capability() -> Result<CapabilitySet, Failed> {
+    let permitted = capabilities(None)?.permitted;
+    let fitting = [CapabilitySet::DAC_READ_SEARCH, CapabilitySet::DAC_OVERRIDE]
+        .into_iter()
+        .find(|capability| permitted.contains(*capability));
+    Ok(fitting.unwrap_or(CapabilitySet::empty()))
 }
 
 fn confine(spec: &Spec, rules: RulesetCreated, namespaced: bool) -> Result<(), Failed> {

@@ -126,16 +126,20 @@ pub(super) fn disk_used(folders: &[PathBuf], enough: u64) -> u64 {
     bytes
 }
 
-/// True when a user who owns nothing on the way can reach `path`, and read it.
-pub(super) fn open_to_all(path: &Path) -> bool {
+/// True when `user`, who is in no group, can reach `path`, and read it.
+pub(super) fn open_to(path: &Path, user: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
     path.ancestors().all(|part| {
         let Ok(metadata) = fs::metadata(part) else {
             return false;
         };
-        let wanted = if metadata.is_dir() { 0o005 } else { 0o004 };
-        let wanted = if part == path { wanted } else { 0o001 };
-        metadata.mode() & wanted == wanted
+        let wanted = match (part == path, metadata.is_dir()) {
+            (true, true) => 0o5,
+            (true, false) => 0o4,
+            (false, _) => 0o1,
+        };
+        let own = if metadata.uid() == user { 6 } else { 0 };
+        (metadata.mode() >> own) & wanted == wanted
     })
 }
 
@@ -149,6 +153,28 @@ mod tests {
         assert_eq!(value_of(status, "Threads:"), Some(12));
         assert_eq!(value_of(status, "RssAnon:"), Some(1_024));
         assert_eq!(value_of(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn a_closed_folder_on_the_way_is_seen() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let owner = fs::metadata(&file).unwrap().uid();
+        mode(folder.path(), 0o711);
+        mode(&file, 0o604);
+        assert!(open_to(&file, 64_000));
+        assert!(!open_to(folder.path(), 64_000) && open_to(folder.path(), owner));
+        mode(&file, 0o600);
+        assert!(!open_to(&file, 64_000) && open_to(&file, owner));
+        mode(&file, 0o604);
+        mode(folder.path(), 0o700);
+        assert!(!open_to(&file, 64_000));
+        assert!(!open_to(&folder.path().join("gone"), owner));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use super::{CONFINE, COULD_NOT, Ended, SPEC_BYTES_MAX, SUBCOMMAND, Spec, scopes_
 const TICK: Duration = Duration::from_millis(50);
 /// Files are looked at every so many ticks.
 const TICKS_PER_DISK_CHECK: u32 = 10;
+/// How long a model may take to end when its input has ended.
+const CLOSE_GRACE: Duration = Duration::from_millis(300);
 /// Passed on to the model at once.
 const RELAY_BYTES: usize = 16 * 1024;
 /// How long the tree may take to be gone after it was killed.
@@ -179,26 +181,34 @@ fn watch(spec: &Spec, child: Pid, channel: &UnixStream, mut relay: Relay) -> io:
     channel.set_nonblocking(true)?;
     let mut tick = 0_u32;
     let mut looked = Instant::now();
+    // When the worker let go, the model's input ends and it may still end by itself.
+    let mut closing: Option<Instant> = None;
     loop {
         relay.write();
-        let (happened, told) = {
-            let mut descriptors = [
-                PollFd::new(&ended, PollFlags::IN),
-                PollFd::new(channel, relay.interest()),
-            ];
-            pause(&mut descriptors, TICK)?;
-            let [child_fd, channel_fd] = &descriptors;
-            (!child_fd.revents().is_empty(), channel_fd.revents())
-        };
-        if happened {
+        let mut descriptors = vec![PollFd::new(&ended, PollFlags::IN)];
+        if closing.is_none() {
+            descriptors.push(PollFd::new(channel, relay.interest()));
+        }
+        pause(&mut descriptors, TICK)?;
+        let mut came = descriptors.iter().map(PollFd::revents);
+        if came.next().is_some_and(|child| !child.is_empty()) {
             return exit_of(child);
         }
-        // The worker closed its side, or is gone.
-        if told.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) {
-            return Ok(Ended::Stopped);
-        }
+        let told = came.next().unwrap_or(PollFlags::empty());
+        drop(descriptors);
         if told.contains(PollFlags::IN) {
             relay.read(channel)?;
+        }
+        // The worker is gone: another one may already clear away what it left.
+        if told.intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Ok(Ended::Stopped);
+        }
+        if told.contains(PollFlags::RDHUP) {
+            relay.writer = None;
+            closing = Some(Instant::now() + CLOSE_GRACE);
+        }
+        if closing.is_some_and(|until| Instant::now() >= until) {
+            return Ok(Ended::Stopped);
         }
         if looked.elapsed() >= TICK {
             if let Some(passed) = limit_passed(spec, tick.is_multiple_of(TICKS_PER_DISK_CHECK)) {
