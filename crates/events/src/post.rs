@@ -16,6 +16,10 @@ const POST_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
     pub stored: BTreeMap<AnalysisId, u64>,
+    /// Analyses whose events will never be taken, with the code of why: their attempt is not (or no longer) placed
+    /// there. When that is so of all of a post, the answer is a refusal instead ([`PostError::Refused`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<AnalysisId, String>,
 }
 
 /// The log between worker and hub where there is no Kafka: events are posted as NDJSON to the hub, through the inner
