@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
+use crate::jobs::{self, JobLimits, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
 use crate::registry::Registered;
 use crate::settings::HubSettings;
@@ -74,6 +75,8 @@ pub enum StartError {
     Users(String),
     #[error("the http client can't be made: {0}")]
     Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
 }
 
 /// A running hub. It ends with the `shutdown` given at its start, whether this is dropped or not; the tracker given
@@ -118,6 +121,11 @@ impl Hub {
             shutdown: shutdown.clone(),
         })
         .await?;
+        let jobs = Jobs::start(
+            jobs_wiring(&settings, &wiring, &store, &uploads),
+            tasks.clone(),
+            shutdown.clone(),
+        )?;
         tasks.spawn(remove_users(
             auth.clone(),
             uploads.clone(),
@@ -135,7 +143,7 @@ impl Hub {
             uploads: uploads.clone(),
             answers: Arc::clone(&guard.answers),
             ready: ready.clone(),
-            more: Vec::new(),
+            more: vec![job_metrics(&jobs)],
         };
         let admin = Admin::new(&settings, &wiring, client, uploads.clone())?;
         let router = face::router(
@@ -143,6 +151,7 @@ impl Hub {
                 pages::router(pages.clone()),
                 auth::router(auth.clone(), pages),
                 uploads::router(uploads),
+                jobs::router(jobs),
                 admin::router(admin),
                 face::operations(operations),
             ],
@@ -210,6 +219,35 @@ impl Hub {
         let (_, token) = made.await.map_err(users)?;
         Ok(token)
     }
+}
+
+fn jobs_wiring(
+    settings: &HubSettings,
+    wiring: &Wiring,
+    store: &Store,
+    uploads: &Uploads,
+) -> JobsWiring {
+    JobsWiring {
+        store: store.clone(),
+        uploads: uploads.clone(),
+        clock: wiring.clock.clone(),
+        registry_urls: wiring.registry_urls.clone(),
+        worker_service: settings.worker_service.clone(),
+        gate_inner_url: wiring.gate_inner_url.clone(),
+        cluster_secret: wiring.cluster_secret.clone(),
+        folder: settings.data.join("results"),
+        event_ttl: settings.event_ttl,
+        keep_results: settings.keep_results,
+        limits: JobLimits::default(),
+    }
+}
+
+fn job_metrics(jobs: &Jobs) -> face::MoreMetrics {
+    let jobs = jobs.clone();
+    Arc::new(move || {
+        let jobs = jobs.clone();
+        Box::pin(async move { jobs.metrics().await })
+    })
 }
 
 fn users(error: AuthError) -> StartError {

@@ -10,7 +10,7 @@ use axum::middleware;
 use munjigi_foundation::api::Problem;
 
 pub(crate) use guard::{Guard, foreign_origin};
-pub(crate) use operations::{Operations, Readiness, router as operations};
+pub(crate) use operations::{MoreMetrics, Operations, Readiness, router as operations};
 pub use origin::Network;
 pub(crate) use origin::{Arrival, Hosts};
 
