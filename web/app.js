@@ -33,8 +33,6 @@ let me = null;
 let router;
 let frame = null;
 
-startLanguage();
-
 async function whoAmI() {
   try {
     me = await api.get("/api/me", { quiet: true });
@@ -81,8 +79,8 @@ function languageChoice() {
     h("span.visually-hidden", t("nav.language")),
     h(
       "select",
-      { on: { change: (event) => {
-        chooseLanguage(event.target.value);
+      { on: { change: async (event) => {
+        await chooseLanguage(event.target.value);
         frame = null;
         router.redraw();
       } } },
@@ -209,4 +207,5 @@ whenSignedOut(() => {
   router?.go(`/sign-in?reason=ended&back=${encodeURIComponent(location.pathname + location.search)}`);
 });
 
+await startLanguage();
 router = startRouter(show);

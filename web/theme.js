@@ -10,4 +10,9 @@
   } catch {
     // Storage is blocked: the system's theme and English it is.
   }
+  // The message table is asked for beside the modules, not after them.
+  const preload = document.createElement("link");
+  preload.rel = "modulepreload";
+  preload.href = new URL(`i18n/${root.lang}.js`, document.currentScript.src).href;
+  document.head.append(preload);
 })();

@@ -111,5 +111,7 @@ export function randomKey() {
 
 /** True for what a later try may mend. */
 export function isPassing(error) {
+  // Waiting doesn't mend having too many: the reader has to.
+  if (error?.code === "too_many_uploads") return false;
   return error instanceof ApiError && (error.status === 0 || error.status === 429 || error.status === 502 || error.status === 503 || error.status === 504);
 }

@@ -2,6 +2,8 @@
 import { path, words } from "./format.js";
 import { levelOf } from "./store.js";
 
+// An event names only the rule's id; its name comes with the result.
+const ACRONYMS = /\b(sql|ldap|xss|xxe|csrf|ssrf|html|http|url|jwt|tls|ssl|aes|des|md5|sha1|ecb|api)\b/g;
 const ORDER = { error: 0, warning: 1, note: 2 };
 
 /** Where it is: `{ uri, region, context }` of a SARIF location. */
@@ -28,7 +30,8 @@ export function idOf(finding) {
 
 /** Its rule in words. */
 export function ruleName(finding) {
-  const name = finding.ruleName || words(finding.ruleId ?? "") || "–";
+  if (finding.ruleName) return finding.ruleName;
+  const name = words(finding.ruleId ?? "").replace(ACRONYMS, (word) => word.toUpperCase()) || "–";
   return name[0].toUpperCase() + name.slice(1);
 }
 

@@ -1,11 +1,10 @@
 // One message table a language; a test holds that both have the same keys and that the code asks for none that is missing.
-import en from "../i18n/en.js";
-import ko from "../i18n/ko.js";
+// Only the one in use is loaded.
 
-const TABLES = { en, ko };
 export const LANGUAGES = [["en", "English"], ["ko", "한국어"]];
 
 let language = "en";
+let table = {};
 let plurals = new Intl.PluralRules("en");
 
 /** The language in use: `en` or `ko`. */
@@ -14,19 +13,19 @@ export function currentLanguage() {
 }
 
 /** Uses the remembered language, else the browser's. */
-export function startLanguage() {
+export async function startLanguage() {
   let wanted = null;
   try {
     wanted = localStorage.getItem("munjigi.language");
   } catch {
     // Storage is blocked.
   }
-  use(wanted ?? navigator.language.slice(0, 2));
+  await use(wanted ?? navigator.language.slice(0, 2));
 }
 
 /** Changes the language and remembers it. */
-export function chooseLanguage(wanted) {
-  use(wanted);
+export async function chooseLanguage(wanted) {
+  await use(wanted);
   try {
     localStorage.setItem("munjigi.language", language);
   } catch {
@@ -35,15 +34,17 @@ export function chooseLanguage(wanted) {
 }
 
 /** Uses a language without remembering it. */
-export function use(wanted) {
-  language = TABLES[wanted] ? wanted : "en";
+export async function use(wanted) {
+  const known = LANGUAGES.some(([code]) => code === wanted) ? wanted : "en";
+  ({ default: table } = await import(`../i18n/${known}.js`));
+  language = known;
   plurals = new Intl.PluralRules(language);
   if (typeof document !== "undefined") document.documentElement.lang = language;
 }
 
 /** True when there is such a message. */
 export function has(key) {
-  return TABLES[language][key] !== undefined;
+  return table[key] !== undefined;
 }
 
 /**
@@ -51,7 +52,6 @@ export function has(key) {
  * taken where the table has one; `n` is shown with the language's digit groups.
  */
 export function t(key, values = {}) {
-  const table = TABLES[language];
   let message = table[key];
   if (message === undefined && typeof values.n === "number") {
     message = table[`${key}_${plurals.select(values.n)}`] ?? table[`${key}_other`];

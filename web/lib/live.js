@@ -1,49 +1,13 @@
 // One WebSocket for all jobs that the page follows. It reconnects by itself, resumes each job where it was, and notices
 // what is missing: `offset` counts without gaps in one job. Where WebSockets don't pass, server-sent events do.
 
-const BACKOFF_MS = [0, 500, 1000, 2000, 4000, 8000, 15_000];
+import { backoff, Place } from "./place.js";
+
 /** A connection that says nothing for so long is asked, by subscribing again, whether it is still there. */
 const ASK_AFTER_MS = 25_000;
 const ANSWER_WITHIN_MS = 10_000;
 /** WebSockets that never open, this often in a row, while HTTP works: something between cuts them. */
 const GIVE_UP_SOCKET_AFTER = 3;
-
-/** The wait before try `attempt` (from 0): exponential, each between half and the whole, so that pages don't come back in step. */
-export function backoff(attempt, random) {
-  const most = BACKOFF_MS[Math.min(attempt, BACKOFF_MS.length - 1)];
-  return Math.round(most / 2 + (most / 2) * random);
-}
-
-/** Where a job's stream is, and what the next message means for it. Pure. */
-export class Place {
-  epoch = undefined;
-  offset = 0;
-  #anyOffset = false;
-
-  /** `take` it, `old` (seen before), `gap` (ask again from here) or `reset` (another epoch: start over). */
-  judge(epoch, offset) {
-    if (this.epoch !== undefined && epoch !== this.epoch) return "reset";
-    this.epoch = epoch;
-    if (offset <= this.offset) return "old";
-    if (offset !== this.offset + 1 && !this.#anyOffset) return "gap";
-    this.#anyOffset = false;
-    this.offset = offset;
-    return "take";
-  }
-
-  /** The hub can't give what is missing: go on from wherever it does. */
-  skip(epoch) {
-    if (epoch !== this.epoch) this.offset = 0;
-    this.epoch = epoch;
-    this.#anyOffset = true;
-  }
-
-  reset() {
-    this.epoch = undefined;
-    this.offset = 0;
-    this.#anyOffset = false;
-  }
-}
 
 export class Live {
   /** `connecting`, `live`, `reconnecting` or `offline`; `since` in milliseconds since the epoch. */

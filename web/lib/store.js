@@ -44,6 +44,8 @@ export function fold(job, event) {
     return "gap";
   }
   const analysis = seen?.seq && event.attempt === seen.attempt ? seen : renew(job, event, seen);
+  // A worker whose model failed says so with its COLLECTING: it broke in the phase before.
+  if (event.error && event.status === "COLLECTING") analysis.brokeIn = analysis.status;
   analysis.status = event.status;
   analysis.seq = event.seq;
   analysis.serverId = event.serverId;

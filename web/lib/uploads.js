@@ -1,71 +1,21 @@
 // The uploads of this page: they go on while the reader looks at other views, pause, survive a lost network by
 // themselves, and after a reload go on where the hub says they were.
-import { api, ApiError, isPassing, randomKey } from "./api.js";
-import { backoff } from "./live.js";
+import { api, ApiError, isPassing } from "./api.js";
+import { backoff } from "./place.js";
 import * as memory from "./memory.js";
 import * as tus from "./tus.js";
+import { Upload } from "./upload.js";
+import { isSameFile, unfinished } from "./unfinished.js";
 
 const CHUNK = 16 * 1024 * 1024;
 const AT_ONCE = 2;
-/** A rate is taken over so many milliseconds. */
-const RATE_WINDOW_MS = 8000;
 /** A chunk that arrives damaged this often in a row points at the machine, not at luck. */
 const DAMAGED_MAX = 3;
-
-/** Bytes a second over the last samples `[milliseconds, bytes]`; undefined while there is too little to tell. Pure. */
-export function rateOf(samples, now) {
-  const recent = samples.filter(([at]) => now - at <= RATE_WINDOW_MS);
-  if (recent.length < 2) return undefined;
-  const [from, before] = recent[0];
-  const [to, after] = recent[recent.length - 1];
-  return to - from < 400 ? undefined : Math.max(0, ((after - before) * 1000) / (to - from));
-}
-
-/** What tells a file from another without reading it. */
-export function fingerprint({ name, size, lastModified }) {
-  return `${size}:${lastModified}:${name}`;
-}
-
-class Upload {
-  /** `waiting`, `uploading`, `retrying`, `paused`, `failed`, `uploaded`, `starting`, `started`. */
-  state = "waiting";
-  offset = 0;
-  sent = 0;
-  samples = [];
-  error = null;
-  eventId = null;
-  url = null;
-  retryAt = 0;
-  key = randomKey();
-  life = new AbortController();
-
-  constructor(file, { models, start }) {
-    this.id = randomKey();
-    this.file = file;
-    this.name = file.name;
-    this.size = file.size;
-    this.models = models;
-    this.start = start;
-  }
-
-  get done() {
-    return Math.min(this.size, this.offset + this.sent);
-  }
-
-  get rate() {
-    return this.state === "uploading" ? rateOf(this.samples, performance.now()) : undefined;
-  }
-
-  sample() {
-    const now = performance.now();
-    this.samples.push([now, this.done]);
-    while (this.samples.length > 2 && now - this.samples[0][0] > RATE_WINDOW_MS) this.samples.shift();
-  }
-}
 
 export class Uploads {
   items = [];
   #user = null;
+  #known;
   #listeners = new Set();
 
   constructor() {
@@ -82,6 +32,7 @@ export class Uploads {
     if (this.#user && this.#user !== userId) {
       for (const item of this.items) item.life.abort();
       this.items = [];
+      this.#known = undefined;
     }
     this.#user = userId;
     this.#changed();
@@ -95,7 +46,7 @@ export class Uploads {
   /** Adds a file; one that was half sent before goes on where it was. */
   add(file, choice) {
     const item = new Upload(file, choice);
-    const before = this.remembered().find((each) => fingerprint(each) === fingerprint(file));
+    const before = this.remembered().find((each) => !each.complete && isSameFile(file, each));
     if (before) {
       item.url = before.url;
       item.key = before.key ?? item.key;
@@ -107,8 +58,16 @@ export class Uploads {
 
   /** Uploads begun earlier that no file of this page goes on with. */
   remembered() {
-    const active = new Set(this.items.map((item) => item.url));
-    return memory.all().filter((each) => each.userId === this.#user && !active.has(each.url));
+    return unfinished(this.#known, memory.all(), this.#user, new Set(this.items.map((item) => item.url)));
+  }
+
+  /** Asks the hub which uploads it holds; without an answer the browser's memory has to do. */
+  async sync(signal) {
+    const answer = await api.get("/api/uploads", { signal });
+    this.#known = answer?.uploads;
+    const there = new Set((this.#known ?? []).map((each) => `/api/uploads/${encodeURIComponent(each.id)}`));
+    for (const each of memory.all()) if (each.userId === this.#user && !there.has(each.url)) memory.forget(each.url);
+    this.#changed();
   }
 
   pause(item) {
@@ -131,16 +90,21 @@ export class Uploads {
     item.error = null;
     this.#changed();
     try {
-      const upload = decodeURIComponent(item.url.split("/").pop());
-      const job = await api.post("/api/jobs", { upload, models: item.models }, { headers: { "Idempotency-Key": item.key } });
-      item.eventId = job.eventId;
+      item.eventId = await this.startUploaded(item, item.models);
       item.state = "started";
-      memory.forget(item.url);
     } catch (error) {
       item.error = error;
       item.state = "uploaded";
     }
     this.#changed();
+  }
+
+  /** Starts the analysis of a complete upload; answers the job's id. The same upload asked twice is one job. */
+  async startUploaded({ url, key }, models) {
+    const upload = decodeURIComponent(url.split("/").pop());
+    const { eventId } = await api.post("/api/jobs", { upload, models }, { headers: { "Idempotency-Key": key ?? `upload-${upload}` } });
+    this.#drop(url);
+    return eventId;
   }
 
   /** Stops it and deletes what the hub holds of it. */
@@ -153,9 +117,14 @@ export class Uploads {
   }
 
   async discardRemembered({ url }) {
-    memory.forget(url);
-    this.#changed();
     await tus.remove(url);
+    this.#drop(url);
+    this.#changed();
+  }
+
+  #drop(url) {
+    memory.forget(url);
+    this.#known = this.#known?.filter((each) => `/api/uploads/${encodeURIComponent(each.id)}` !== url);
   }
 
   #changed() {

@@ -66,6 +66,19 @@ export function levelCounts(counts) {
   );
 }
 
+/** A text in which `code` between backticks is set as code. */
+export function prose(text) {
+  return String(text ?? "")
+    .split(/`([^`]+)`/)
+    .map((part, index) => (index % 2 ? h("code.inline", part) : part));
+}
+
+/** A path of which the file's name stays readable when there is little room. */
+export function placeLine(place) {
+  const cut = place.lastIndexOf("/") + 1;
+  return h("span.place", { title: place }, cut > 0 && h("span.place-folder", place.slice(0, cut)), h("span.place-file", place.slice(cut)));
+}
+
 /** A progress bar: `update(share, label)`, without a share it moves to and fro. */
 export function progressBar(label) {
   const bar = h("div.bar-fill");

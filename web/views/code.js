@@ -6,6 +6,7 @@ import { arrows, badges, closeGaps, linesToShow, passing, segments } from "../li
 import { highlight, pieces } from "../lib/highlight.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
+import { prose } from "../lib/widgets.js";
 
 /** Of a longer line only the part around the first mark is shown. */
 const COLUMNS_MAX = 500;
@@ -47,7 +48,10 @@ function codeFile(uri, flow, sourceOf) {
     shown = closeGaps([...new Set([...shown, ...fresh])].sort((a, b) => a - b), text.last);
     draw();
   };
-  const draw = () => fill(body, h("div.code-lines", rows({ uri, flow, text, shown, unfold })));
+  const draw = () => {
+    const all = rows({ uri, flow, text, shown, unfold });
+    fill(body, all.length > 0 ? h("div.code-lines", all) : h("p.code-none.muted", t("code.none")));
+  };
   draw();
   sourceOf(uri).then((source) => {
     if (source === undefined) return;
@@ -180,7 +184,7 @@ function noteRow(uri, flow, line) {
     "div.code-row.code-note",
     flowCell(passing(flow.edges, uri, line, line + 1), []),
     h("span.code-number"),
-    h("div.code-note-text", step.number > 0 && h("strong.num", `${step.number} · ${kindOf(step)}`), h("span", step.message)),
+    h("div.code-note-text", step.number > 0 && h("strong.num", `${step.number} · ${kindOf(step)}`), h("span", prose(step.message))),
   );
 }
 

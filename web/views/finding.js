@@ -6,7 +6,7 @@ import { cwesOf, idOf, placeIn, placeOf, ruleName, scoreOf, stepsOf } from "../l
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { levelOf } from "../lib/store.js";
-import { copyButton, iconButton, severity } from "../lib/widgets.js";
+import { copyButton, iconButton, prose, severity } from "../lib/widgets.js";
 import { codeView, kindOf } from "./code.js";
 import { scorePanel } from "./score.js";
 
@@ -69,15 +69,18 @@ function head(finding, score, { position, move, close }) {
   return h(
     "header.finding-head",
     h(
-      "div.finding-bar",
-      h("button.link.finding-close", { type: "button", on: { click: close } }, icon("back"), t("findings.list")),
-      h("span.finding-position.num.muted", t("findings.position", position)),
-      iconButton(t("findings.previous"), "back", () => move(-1)),
-      iconButton(t("findings.next"), "next", () => move(1)),
+      "div.finding-top",
+      h("div.finding-tags", severity(levelOf(finding)), cwes.map((cwe) => h("span.tag.num", `CWE-${cwe}`)), score && h("span.tag.num", { title: t("score.means") }, t("score.tag", { share: percent(score.probability) }))),
+      h(
+        "div.finding-bar",
+        h("button.link.finding-close", { type: "button", on: { click: close } }, icon("back"), t("findings.list")),
+        h("span.finding-position.num.muted", t("findings.position", position)),
+        iconButton(t("findings.previous"), "back", () => move(-1)),
+        iconButton(t("findings.next"), "next", () => move(1)),
+      ),
     ),
-    h("div.finding-tags", severity(levelOf(finding)), cwes.map((cwe) => h("span.tag.num", `CWE-${cwe}`)), score && h("span.tag.num", { title: t("score.means") }, t("score.tag", { share: percent(score.probability) }))),
     h("h2", { tabindex: "-1" }, ruleName(finding)),
-    h("p.finding-message", finding.message?.text ?? ""),
+    h("p.finding-message", prose(finding.message?.text)),
     h("p.finding-place", icon("file"), h("code", placeOf(finding))),
   );
 }
@@ -91,7 +94,7 @@ function stepItem(step, index, count, choose) {
       "button.flow-step",
       { type: "button", on: { click: () => choose(index) } },
       h(`span.flow-badge.${kind}.num`, { "aria-hidden": "true" }, String(step.number)),
-      h("span.flow-step-text", h("span.flow-step-kind", kindOf(step), step.inside && h("span.muted", ` · ${step.inside}`)), h("span", step.message), h("span.flow-step-place.num", `${path(step.uri).split("/").pop()}${startLine ? `:${startLine}` : ""}`)),
+      h("span.flow-step-text", h("span.flow-step-kind", kindOf(step), step.inside && h("span.muted", ` · ${step.inside}`)), h("span", prose(step.message)), h("span.flow-step-place.num", `${path(step.uri).split("/").pop()}${startLine ? `:${startLine}` : ""}`)),
     ),
   );
 }
@@ -104,9 +107,9 @@ function help(finding) {
   const mine = examples.filter((example) => example.language === language);
   const shown = mine.length ? mine : examples.slice(0, 1);
   return [
-    h("section.finding-part", h("h3", t("help.why")), card.short && h("p.finding-short", card.short), card.why && h("p", card.why)),
-    h("section.finding-part", h("h3", t("help.fix")), card.fix && h("p", card.fix), shown.map(exampleOf)),
-    card.limits && h("section.finding-part", h("h3", t("help.limits")), h("p", card.limits)),
+    h("section.finding-part", h("h3", t("help.why")), card.short && h("p.finding-short", prose(card.short)), card.why && h("p", prose(card.why))),
+    h("section.finding-part", h("h3", t("help.fix")), card.fix && h("p", prose(card.fix)), shown.map(exampleOf)),
+    card.limits && h("section.finding-part", h("h3", t("help.limits")), h("p", prose(card.limits))),
   ];
 }
 

@@ -7,7 +7,7 @@ import { follow } from "../lib/follow.js";
 import { t } from "../lib/i18n.js";
 import { severityIcon } from "../lib/icons.js";
 import { isTerminal, levelOf } from "../lib/store.js";
-import { button, emptyState, errorState, skeleton } from "../lib/widgets.js";
+import { button, emptyState, errorState, placeLine, skeleton } from "../lib/widgets.js";
 import { filterBar } from "./finding-filters.js";
 import { findingDetail } from "./finding.js";
 import { jobFrame } from "./job-frame.js";
@@ -107,8 +107,10 @@ function findingsPage(body, { api, signal, eventId, query }) {
     if (shown.length === 0) fill(list, h("li", nothing(all.length, loaded, filters)));
     const current = shown.find((finding) => idOf(finding) === chosen) ?? (matchMedia("(min-width: 60.01rem)").matches ? shown[0] : undefined);
     // What the reader looks at is drawn again only when it has become another one (or has got its help).
-    if (current && current === detail?.finding) mark(false);
-    else open(current ?? null, { focus: false });
+    if (current && current === detail?.finding) {
+      mark(false);
+      remember();
+    } else open(current ?? null, { focus: false });
   };
   keys(signal, { step: (by) => detail?.step(by), move });
   let liveCount = -1;
@@ -163,7 +165,7 @@ function listItem(finding, open) {
       { href: `?finding=${encodeURIComponent(idOf(finding))}`, data: { id: idOf(finding) }, on: { click: choose } },
       severityIcon(level),
       h("span.visually-hidden", `${t(`level.${level}`)}: `),
-      h("span.finding-item-text", h("span.finding-item-rule", ruleName(finding)), h("span.finding-item-place", { title: placeOf(finding) }, placeOf(finding))),
+      h("span.finding-item-text", h("span.finding-item-rule", ruleName(finding)), placeLine(placeOf(finding))),
       score && h("span.num.muted", percent(score.probability)),
     ),
   );

@@ -29,7 +29,7 @@ export function analysisCard() {
     note,
   );
   let status = "";
-  const update = (analysis) => {
+  const update = (analysis, alone) => {
     setText(title, analysis.model ?? t("job.analysis"));
     setText(where, whereOf(analysis));
     if (status !== analysis.status) {
@@ -42,12 +42,13 @@ export function analysisCard() {
     const ended = isTerminal(analysis.status);
     bar.element.classList.toggle("still", !progress);
     bar.update(ended ? (analysis.status === "DONE" ? 1 : 0) : progress ? progress.share : 0);
-    setText(doing, ended ? t(`status.${analysis.status}`) : doingOf(analysis, progress));
+    setText(doing, ended ? t(`doing.${analysis.status}`) : doingOf(analysis, progress));
     setText(share, progress?.share === undefined ? "" : percent(progress.share));
     const text = analysis.error ?? analysis.message ?? "";
     note.classList.toggle("bad", Boolean(analysis.error));
     setText(note, text);
-    note.hidden = !text;
+    // The only analysis of an ended job: the outcome above says it already.
+    note.hidden = !text || (alone && ended && Boolean(analysis.error));
   };
   return { element, update };
 }
@@ -77,7 +78,7 @@ export function progressText(progress) {
 function showSteps(steps, analysis) {
   const ended = isTerminal(analysis.status) || analysis.status === "CANCELLING";
   const reached = steps.map((step) => step.phase).filter((phase) => analysis.reached[phase]);
-  const at = ended && analysis.status !== "DONE" ? reached[reached.length - 1] : analysis.status;
+  const at = ended && analysis.status !== "DONE" ? (analysis.brokeIn ?? reached[reached.length - 1]) : analysis.status;
   const index = steps.findIndex((step) => step.phase === at);
   steps.forEach((step, position) => {
     const failed = ended && analysis.status !== "DONE" && position === Math.max(0, index);

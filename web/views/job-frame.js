@@ -24,34 +24,42 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
     h("nav.tabs", { "aria-label": t("job.faces") }, tab("progress", t("job.progress")), tab("findings", t("job.findings"), count)),
   );
   let shown = "";
-  let named = false;
+  let told = "";
+  let offered = "";
   const update = (state) => {
-    if (state.name && !named) {
-      named = true;
-      setText(name, state.name);
+    if (state.name) setText(name, state.name);
+    const known = `${state.name}${isTerminal(state.status)}${Boolean(endOf(state))}`;
+    if (known !== told) {
+      told = known;
       fill(facts, factsOf(state, eventId));
     }
     setText(count, String([...state.analyses.values()].reduce((sum, each) => sum + (each.findings ?? 0), 0)));
     if (shown === state.status) return;
     shown = state.status;
     fill(badge, statusBadge(state.status));
-    fill(actions, actionsOf(state, { api, live, go, eventId }));
+    // A button that somebody is about to press stays the same button.
+    const kind = state.status === "CANCELLING" || isTerminal(state.status) ? state.status : "live";
+    if (kind !== offered) {
+      offered = kind;
+      fill(actions, actionsOf(state, { api, live, go, eventId }));
+    }
     root.dataset.ended = String(isTerminal(state.status));
   };
   return { update };
 }
 
+// When the job ended, as far as its events tell: once they have expired nobody knows.
+function endOf(state) {
+  const last = [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
+  return isTerminal(state.status) && last ? new Date(last).getTime() : undefined;
+}
+
 function factsOf(state, eventId) {
-  const ended = () => {
-    const last = [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
-    return isTerminal(state.status) && last ? new Date(last).getTime() : undefined;
-  };
-  const took = () => isTerminal(state.status) && ended() === undefined;
+  const end = endOf(state);
   return [
     h("span.num", bytes(state.size ?? Number.NaN)),
     h("span", t("job.begun"), " ", timeAgo(state.createdAt)),
-    // A job whose events have expired doesn't tell any more how long it took.
-    !took() && h("span", t("job.took"), " ", elapsed(state.createdAt, ended)),
+    (end !== undefined || !isTerminal(state.status)) && h("span", t("job.took"), " ", elapsed(state.createdAt, () => end)),
     h("span.fact-id", h("code", eventId), copyButton(eventId, t("job.copy_id"))),
   ];
 }

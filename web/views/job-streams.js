@@ -6,7 +6,7 @@ import { t } from "../lib/i18n.js";
 import { idOf, placeOf, ruleName } from "../lib/finding.js";
 import { severityIcon } from "../lib/icons.js";
 import { countLevels, isTerminal, levelOf } from "../lib/store.js";
-import { levelCounts } from "../lib/widgets.js";
+import { levelCounts, placeLine } from "../lib/widgets.js";
 import { progressText } from "./job-analysis.js";
 
 /** Rows kept on the page. */
@@ -70,7 +70,7 @@ function findingRow(finding, eventId) {
       { href: address },
       severityIcon(level),
       h("span.visually-hidden", `${t(`level.${level}`)}: `),
-      h("span.stream-text", h("span.stream-rule", ruleName(finding)), h("span.stream-place", placeOf(finding))),
+      h("span.stream-text", h("span.stream-rule", ruleName(finding)), placeLine(placeOf(finding))),
       h("span.num.muted.stream-time", clock(finding.at)),
     ),
   );

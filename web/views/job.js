@@ -27,7 +27,7 @@ export default async function job(root, context) {
         known.set(analyzeId, card);
         cards.append(card.element);
       }
-      known.get(analyzeId).update(analysis);
+      known.get(analyzeId).update(analysis, state.analyses.size === 1);
     }
     findings.update(state);
     events.update(state);

@@ -93,22 +93,25 @@ function usersPart({ api, me, signal }) {
   const load = async () => {
     try {
       const { users = [] } = (await api.get("/api/users", { signal })) ?? {};
-      fill(list, table(t("users.title"), [t("users.name"), t("users.role"), t("users.made"), t("tokens.action")], users.map((user) => [h("strong", user.name), user.admin ? t("users.admin") : t("users.member"), user.createdAt ? timeAgo(user.createdAt) : "–", user.userId === me.userId ? h("span.muted", t("users.you")) : button(t("users.remove"), { name: "trash", on: () => remove(user) })])));
+      fill(list, table(t("users.title"), [t("users.name"), t("users.role"), t("users.made"), t("tokens.action")], users.map((user) => [h("strong", user.name), user.admin ? t("users.admin") : t("users.member"), user.createdAt ? timeAgo(user.createdAt) : "–", user.userId === me.userId ? h("span.muted", t("users.you")) : h("span.row-actions", button(t("users.new_link"), { name: "key", on: () => link(user) }), button(t("users.remove"), { name: "trash", on: () => remove(user) }))])));
     } catch (error) {
       if (!signal.aborted) fill(list, errorState(error, load));
     }
   };
+  const showLink = ({ signIn }) => fill(made, secret(t("users.link"), new URL(signIn, location.href).href));
+  const link = (user) => attempt(async () => showLink(await api.post(apiPath("users", user.userId, "sign-in"))));
   const remove = async (user) => {
     const sure = await confirm({ title: t("users.remove_title", { name: user.name }), text: t("users.remove_text"), yes: t("users.remove") });
     if (sure && (await attempt(() => api.delete(apiPath("users", user.userId)), t("users.removed")))) load();
   };
-  const name = h("input", { required: true, maxlength: 200, autocomplete: "off" });
+  const name = h("input", { required: true, maxlength: 64, autocomplete: "off" });
+  const admin = h("input", { type: "checkbox" });
   const send = async (element) => {
-    const { signIn } = await api.post("/api/users", { name: name.value });
+    const added = await api.post("/api/users", { name: name.value, admin: admin.checked });
     element.reset();
-    fill(made, secret(t("users.link"), new URL(signIn, location.href).href));
+    showLink(added);
     load();
   };
   load();
-  return section(t("users.title"), t("users.text"), made, list, form([field("user-name", t("users.name"), name)], t("users.make"), send));
+  return section(t("users.title"), t("users.text"), made, list, form([field("user-name", t("users.name"), name), h("label.check", admin, h("span", t("users.as_admin")))], t("users.make"), send));
 }

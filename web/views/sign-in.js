@@ -15,7 +15,10 @@ export default function signIn(root, { me, api, query, go, signedIn }) {
     go(back, { replace: true });
     return "";
   }
-  const why = { ended: "signin.ended", link: "signin.link_used" }[query.get("reason") ?? query.get("error") ?? ""];
+  // A link that signs in never gets here; one that was used or is unknown is answered with this page.
+  const spent = query.has("token");
+  const why = spent ? "signin.link_used" : query.get("reason") === "ended" ? "signin.ended" : null;
+  if (spent) history.replaceState(null, "", "/sign-in");
   const name = h("input", { id: "name", name: "name", autocomplete: "username", required: true, maxlength: 200, autocapitalize: "none", spellcheck: "false" });
   const password = h("input", { id: "password", name: "password", type: "password", autocomplete: "current-password", required: true, maxlength: 1024 });
   const problem = h("p.problem", { role: "alert" });

@@ -1,6 +1,6 @@
 // Gates with their services and routes, and registries with their instances.
 import { h } from "../lib/dom.js";
-import { number } from "../lib/format.js";
+import { bytes, number } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { emptyState, timeAgo } from "../lib/widgets.js";
 import { health, table, uptime } from "./status.js";
@@ -9,6 +9,16 @@ const GOOD = new Set(["up", "UP", "healthy", "ok"]);
 
 function figure(label, value) {
   return h("div.figure", h("span.figure-value.num", value), h("span.figure-label.muted", label));
+}
+
+function connections(all) {
+  if (typeof all !== "object" || all === null) return count(all);
+  const open = (all.listeners ?? []).reduce((sum, listener) => sum + (listener.open ?? 0), 0);
+  return count(all.active ?? open);
+}
+
+function traffic({ bytesReceived, bytesSent }) {
+  return typeof bytesSent === "number" ? `${bytes(bytesReceived)} / ${bytes(bytesSent)}` : "–";
 }
 
 function count(value) {
@@ -21,9 +31,10 @@ export function gatesPart({ gates = [] }) {
   return gates.map((gate) =>
     h(
       "div.card.gate",
-      h("div.gate-head", health(gate.ok !== false, gate.ok === false ? t("gates.unreachable") : t("gates.ok")), h("code.gate-url", gate.url ?? ""), gate.version && h("span.muted.num", gate.version)),
+      h("div.gate-head", health(gate.ok !== false, gate.ok === false ? t("gates.unreachable") : t("gates.ok")), h("code.gate-url", gate.url ?? ""), gate.version && h("span.muted.num", gate.version), gate.draining && h("span.tag", t("health.draining"))),
+      gate.error && h("p.problem", gate.error),
       gate.ok !== false && [
-        h("div.figures", figure(t("gates.uptime"), uptime(gate.uptime)), figure(t("gates.requests"), count(gate.requests)), figure(t("gates.connections"), count(gate.connections)), figure(t("gates.routes"), count(gate.routes?.length))),
+        h("div.figures", figure(t("gates.uptime"), uptime(gate.uptime)), figure(t("gates.requests"), count(gate.requests)), figure(t("gates.connections"), connections(gate.connections)), figure(t("gates.sockets"), count(gate.connections?.tunnels)), figure(t("gates.traffic"), traffic(gate))),
         (gate.services ?? []).map((service) => h("div.service", h("h3", service.name), backends(service))),
         gate.routes?.length > 0 && routes(gate.routes),
       ],
@@ -36,7 +47,7 @@ function backends({ name, backends: all = [] }) {
   return table(
     t("gates.backends_of", { name }),
     [t("gates.backend"), t("gates.state"), t("gates.in_flight"), t("gates.requests"), t("gates.failures")],
-    all.map((backend) => [h("code", backend.address), health(GOOD.has(backend.state), backend.state ?? "–"), h("span.num", count(backend.inFlight)), h("span.num", count(backend.requests)), h("span.num", count(backend.failures))]),
+    all.map((backend) => [h("code", backend.address), h("span", { title: backend.why ?? "" }, health(GOOD.has(backend.state), backend.state ?? "–")), h("span.num", count(backend.inFlight)), h("span.num", count(backend.requests)), h("span.num", count(backend.failures))]),
   );
 }
 
@@ -46,8 +57,8 @@ function routes(all) {
     h("summary", t("gates.routes_show", { n: all.length })),
     table(
       t("gates.routes"),
-      [t("gates.route"), t("gates.path"), t("gates.service")],
-      all.map((route) => (typeof route === "string" ? [h("code", route), "", ""] : [h("code", route.name ?? "–"), h("code", route.path ?? route.path_exact ?? route.path_regex ?? "/"), h("code", route.service ?? "–")])),
+      [t("gates.route"), t("gates.listener"), t("gates.path"), t("gates.service"), t("gates.where"), t("gates.requests")],
+      all.map((route) => [h("code", route.name ?? "–"), (route.listeners ?? []).join(", ") || "–", h("code", route.path ?? "/"), h("code", route.service ?? "–"), route.where ? h("code", route.where) : "–", h("span.num", count(route.requests))]),
     ),
   );
 }
@@ -59,6 +70,7 @@ export function registryPart({ registries = [] }) {
     h(
       "div.card.gate",
       h("div.gate-head", health(registry.ok !== false, registry.ok === false ? t("gates.unreachable") : t("gates.ok")), h("code.gate-url", registry.url ?? "")),
+      registry.error && h("p.problem", registry.error),
       (registry.applications ?? []).map((application) => h("div.service", h("h3", application.name), instances(application))),
     ),
   );

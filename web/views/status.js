@@ -2,7 +2,7 @@
 // could not be read stays, marked with its age.
 import { fill, h, setText } from "../lib/dom.js";
 import { ago, duration, number } from "../lib/format.js";
-import { t } from "../lib/i18n.js";
+import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { emptyState, errorState, pageHead, skeleton, timeAgo } from "../lib/widgets.js";
 import { gatesPart, registryPart } from "./status-edge.js";
@@ -84,7 +84,9 @@ export function table(caption, columns, rows) {
 }
 
 /** A state of a backend, instance or worker: a dot whose form differs, and the word. */
-export function health(good, word) {
+export function health(good, state) {
+  const key = `health.${String(state).toLowerCase()}`;
+  const word = has(key) ? t(key) : state;
   return h(`span.badge.${good ? "status-done" : "status-failed"}`, h("span.dot", { "aria-hidden": "true" }), word);
 }
 
@@ -104,12 +106,14 @@ function workers({ workers: all = [] }) {
   );
 }
 
-function slots({ running = 0, capacity = 0 }) {
-  const shown = Math.min(16, Math.max(capacity, running));
+// How many slots a worker has free; how many it has in all where that is told.
+function slots({ running, capacity, free }) {
+  if (capacity === undefined) return h("span.num", t("workers.free", { n: free ?? 0 }));
+  const shown = Math.min(16, Math.max(capacity, running ?? 0));
   return h(
     "span.slots",
-    h("span.slot-dots", { "aria-hidden": "true" }, Array.from({ length: shown }, (_, index) => h(`span.slot${index < running ? ".busy" : ""}`))),
-    h("span.num", t("workers.busy", { running, capacity })),
+    h("span.slot-dots", { "aria-hidden": "true" }, Array.from({ length: shown }, (_, index) => h(`span.slot${index < (running ?? 0) ? ".busy" : ""}`))),
+    h("span.num", t("workers.busy", { running: running ?? 0, capacity })),
   );
 }
 

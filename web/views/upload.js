@@ -4,7 +4,8 @@ import { bytes } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { capabilities } from "../lib/tus.js";
-import { fingerprint } from "../lib/uploads.js";
+import { isSameFile } from "../lib/unfinished.js";
+import { fingerprint } from "../lib/upload.js";
 import { attempt, button, confirm, pageHead, timeAgo, toast } from "../lib/widgets.js";
 import { uploadRow } from "./upload-row.js";
 
@@ -43,7 +44,7 @@ export default function upload(root, context) {
   const rows = new Map();
   const show = () => {
     showRows(list, rows, context);
-    showRemembered(before, uploads, add);
+    showRemembered(before, context, { add, choice });
     // One file that was started from here: on to its job. With several the reader chooses.
     const [only] = uploads.items;
     if (uploads.items.length === 1 && only.state === "started" && !only.shown) {
@@ -54,6 +55,9 @@ export default function upload(root, context) {
   };
   uploads.onChange(perFrame(() => !signal.aborted && show()), signal);
   show();
+  uploads.sync(signal).catch(() => {
+    // The memory of this browser has to do.
+  });
   return t("upload.title");
 }
 
@@ -157,35 +161,40 @@ function showRows(list, rows, context) {
   }
 }
 
-function showRemembered(place, uploads, add) {
-  const known = uploads.remembered();
-  const shape = known.map((each) => each.url).join();
+function showRemembered(place, context, page) {
+  const known = context.uploads.remembered();
+  const shape = JSON.stringify(known);
   if (place.dataset.shape === shape) return;
   place.dataset.shape = shape;
   if (known.length === 0) {
     fill(place);
     return;
   }
-  fill(place, h("h2", t("remembered.title")), h("p.muted", t("remembered.text")), h("ul.upload-list", known.map((each) => rememberedRow(each, uploads, add))));
+  fill(place, h("h2", t("remembered.title")), h("p.muted", t("remembered.text")), h("ul.upload-list", known.map((each) => rememberedRow(each, context, page))));
 }
 
-function rememberedRow(each, uploads, add) {
+function rememberedRow(each, { uploads, go }, { add, choice }) {
   const picker = h("input.visually-hidden", { type: "file", tabindex: "-1", "aria-label": t("remembered.choose"), on: { change: () => {
     const [file] = picker.files;
     if (!file) return;
-    if (fingerprint(file) === fingerprint(each)) add([file]);
+    if (isSameFile(file, each)) add([file]);
     else toast(t("remembered.other", { name: each.name }), { kind: "bad" });
     picker.value = "";
   } } });
   const discard = async () => {
     if (await confirm({ title: t("upload.discard_title"), text: t("upload.discard_text", { name: each.name }), yes: t("upload.discard") })) await attempt(() => uploads.discardRemembered(each), t("upload.discarded"));
   };
+  const start = async () => {
+    await attempt(async () => go(`/jobs/${encodeURIComponent(await uploads.startUploaded(each, choice.value().models))}`));
+  };
+  const figures = each.complete ? t("remembered.complete", { size: bytes(each.size) }) : t("remembered.had", { done: bytes(each.offset ?? 0), size: bytes(each.size) });
+  const further = each.complete ? button(t("upload.start"), { name: "play", kind: "primary", on: start }) : [picker, button(t("remembered.choose"), { name: "play", kind: "primary", on: () => picker.click() })];
   return h(
     "li.card.upload.resumable",
     { data: { state: "resumable" } },
     h("div.upload-icon", icon("file", 20)),
-    h("div.upload-body", h("div.upload-name", each.name), h("div.upload-figures.num.muted", t("remembered.had", { done: bytes(each.offset ?? 0), size: bytes(each.size) }), " · ", timeAgo(each.at))),
-    h("div.upload-actions", picker, button(t("remembered.choose"), { name: "play", kind: "primary", on: () => picker.click() }), button(t("upload.discard"), { name: "trash", on: discard })),
+    h("div.upload-body", h("div.upload-name", each.name), h("div.upload-figures.num.muted", figures, " · ", timeAgo(each.at))),
+    h("div.upload-actions", further, button(t("upload.discard"), { name: "trash", on: discard })),
   );
 }
 

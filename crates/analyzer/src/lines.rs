@@ -12,7 +12,7 @@ use crate::finding::Span;
 /// Bytes between two known UTF-16 counts: the price of one column, whatever the length of its line.
 const STRIDE: usize = 1024;
 /// Longest context in bytes; a longer one (a file in one line) is cut to a window around its region.
-const CONTEXT_BYTES_MAX: usize = 4096;
+const CONTEXT_BYTES_MAX: usize = 2048;
 /// What such a window shows before and after, in bytes.
 const WINDOW_BYTES: usize = 240;
 /// Whole lines of context before and after a region.

@@ -13,11 +13,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::intake::Limits;
+use crate::report::folder::PARTS;
 use crate::report::sarif;
 use crate::scan::{Observer, Progress, ScanOptions, scan};
 
 /// Longest line that is read.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+/// Threads of an analysis for which no number is given: each reserves address space, which a sandbox limits.
+const THREADS_MAX: usize = 8;
 /// Requests that wait while an analysis runs.
 const QUEUE: usize = 16;
 
@@ -195,7 +198,10 @@ impl<W: Write> Server<'_, W> {
             name: request.name.clone(),
             results: Some(request.output.clone()),
             scratch: self.scratch.to_owned(),
-            threads: request.limits.threads.unwrap_or(defaults.threads),
+            threads: request
+                .limits
+                .threads
+                .unwrap_or(defaults.threads.min(THREADS_MAX)),
             limits: Limits {
                 expanded_bytes: request.limits.expanded_bytes,
                 entries: request.limits.entries.unwrap_or(defaults.limits.entries),
@@ -205,8 +211,8 @@ impl<W: Write> Server<'_, W> {
         };
         match scan(&options, &Watch { server: self, cancels }) {
             Ok(report) => {
-                for file in &report.files {
-                    self.say(&json!({"type": "artifact", "path": file}))?;
+                for part in PARTS {
+                    self.say(&json!({"type": "artifact", "path": part}))?;
                 }
                 self.say(&json!({"type": "done", "analyzeId": request.analyze_id, "summary": report.summary}))
             }

@@ -10,35 +10,64 @@ use crate::classify;
 use crate::file::{Job, Outcome};
 use crate::intake::{EntryPath, Halt, Leaf, Sink, reason_of};
 use crate::report::coverage::{Row, Status};
-use crate::scan::WINDOW;
 
-/// Holds the intake back while too many outcomes wait for an earlier one.
+/// Outcomes that may wait for an earlier one.
+const WINDOW: u64 = 512;
+/// Bytes of files that may wait for a thread, or be with one.
+const BYTES_MAX: usize = 64 << 20;
+/// Files, and outcomes, that a queue holds.
+pub(crate) const QUEUE: usize = 128;
+
+/// Holds the intake back while too many outcomes wait for an earlier one, or too many bytes wait for a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    /// Outcomes that were passed on.
-    released: Mutex<u64>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// Outcomes that were passed on.
+    released: u64,
+    /// Bytes of files that are queued or under analysis.
+    bytes: usize,
+    waiting: bool,
+}
+
 impl Gate {
-    /// Outcomes below `next` were passed on.
-    pub(crate) fn release(&self, next: u64) {
-        *self.released.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        self.changed.notify_all();
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        if state.waiting {
+            self.changed.notify_all();
+        }
     }
 
-    /// Waits until `sequence` is inside the window.
-    fn enter(&self, sequence: u64, cancelled: &AtomicBool) -> Result<(), Halt> {
-        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
-        while sequence >= *released + WINDOW {
+    /// Outcomes below `next` were passed on.
+    pub(crate) fn release(&self, next: u64) {
+        self.change(|state| state.released = next);
+    }
+
+    /// A file of this many bytes was analysed.
+    pub(crate) fn leave(&self, bytes: usize) {
+        self.change(|state| state.bytes = state.bytes.saturating_sub(bytes));
+    }
+
+    /// Waits until `sequence` is inside the window and there is room for `bytes`; a file alone always has room.
+    fn enter(&self, sequence: u64, bytes: usize, cancelled: &AtomicBool) -> Result<(), Halt> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while sequence >= state.released + WINDOW
+            || (state.bytes > 0 && state.bytes.saturating_add(bytes) > BYTES_MAX)
+        {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Halt::Cancelled);
             }
-            let waited = self
-                .changed
-                .wait_timeout(released, Duration::from_millis(100));
-            released = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting = true;
+            let waited = self.changed.wait_timeout(state, Duration::from_millis(100));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting = false;
         }
+        state.bytes = state.bytes.saturating_add(bytes);
         Ok(())
     }
 }
@@ -83,9 +112,9 @@ impl<'a> Feeder<'a> {
         })
     }
 
-    fn number(&mut self) -> Result<u64, Halt> {
+    fn number(&mut self, bytes: usize) -> Result<u64, Halt> {
         let sequence = self.sequence;
-        self.gate.enter(sequence, self.cancelled)?;
+        self.gate.enter(sequence, bytes, self.cancelled)?;
         self.sequence += 1;
         Ok(sequence)
     }
@@ -135,7 +164,7 @@ impl Sink for Feeder<'_> {
             Err(error) => Some(reason_of(&error)?),
         };
         let job = Job {
-            sequence: self.number()?,
+            sequence: self.number(bytes.len())?,
             base: self.base,
             path: leaf.path.clone(),
             bytes,
@@ -145,7 +174,7 @@ impl Sink for Feeder<'_> {
     }
 
     fn row(&mut self, row: Row) -> Result<(), Halt> {
-        let outcome = Outcome::row(self.number()?, self.base, row);
+        let outcome = Outcome::row(self.number(0)?, self.base, row);
         self.outcomes.send(outcome).map_err(|_| Halt::Cancelled)
     }
 }

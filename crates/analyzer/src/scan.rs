@@ -1,7 +1,7 @@
 //! A scan: one thread takes the input apart, some analyse, the caller's puts their answers in order.
 //!
 //! Files are numbered as they come, and their outcomes are passed on in that order, so that the log is the same
-//! whatever the number of threads. What is under way is bounded by the queue of files and by [`WINDOW`].
+//! whatever the number of threads. What is under way is bounded by the [`Gate`].
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::cache::Cache;
 use crate::file::{Job, Outcome, analyse};
 use crate::intake::{
     EntryPath, Halt, Intake, Limits, Meter, measure_file, measure_folder, percent_encoded,
 };
-use crate::queue::{Feeder, Gate};
-use crate::report::coverage::Coverage;
+use crate::queue::{Feeder, Gate, QUEUE};
+use crate::report::coverage::{Coverage, Status};
 use crate::report::folder::Folder;
 use crate::report::mask::Secrets;
 use crate::report::sarif::{self, Base};
@@ -33,8 +34,6 @@ use crate::report::{Report, summarise};
 const FILE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Deep syntax trees are walked by recursion in places; the parser's own limit keeps them below this.
 const STACK_BYTES: usize = 64 << 20;
-/// Outcomes that wait for an earlier one.
-pub(crate) const WINDOW: u64 = 512;
 /// How often progress is told, and at most how late a cancelled scan is noticed.
 const TICK: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(100);
@@ -53,6 +52,8 @@ pub struct ScanOptions {
     /// Where the scan's own folder is made, and removed at the end.
     pub scratch: PathBuf,
     pub limits: Limits,
+    /// Where outcomes are kept from scan to scan: an unchanged file is not analysed again.
+    pub cache: Option<PathBuf>,
 }
 
 impl ScanOptions {
@@ -66,6 +67,7 @@ impl ScanOptions {
             results: None,
             scratch: std::env::temp_dir(),
             limits: Limits::default(),
+            cache: None,
         }
     }
 }
@@ -108,6 +110,8 @@ pub enum ScanError {
     Results { path: PathBuf, source: io::Error },
     #[error("cannot use the temporary folder {path}: {source}", path = path.display())]
     Scratch { path: PathBuf, source: io::Error },
+    #[error("cannot use the cache folder {path}: {source}", path = path.display())]
+    Cache { path: PathBuf, source: io::Error },
     #[error("cancelled")]
     Cancelled,
 }
@@ -130,6 +134,7 @@ struct Shared<'a> {
     cancelled: Arc<AtomicBool>,
     gate: Gate,
     scratch: &'a Path,
+    cache: Option<Cache>,
     /// Folders that the scan writes to.
     own: Vec<PathBuf>,
 }
@@ -149,9 +154,23 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         .prefix("munjigi-scan-")
         .tempdir_in(&options.scratch)
         .map_err(scratch_error)?;
+    let cache_error = |source| ScanError::Cache {
+        path: options.cache.clone().unwrap_or_default(),
+        source,
+    };
+    let cache = options
+        .cache
+        .as_deref()
+        .map(Cache::open)
+        .transpose()
+        .map_err(cache_error)?;
     let spool = Spool::new(scratch.path()).map_err(scratch_error)?;
-    // Inside a scanned folder neither is input.
-    let own = [options.results.as_deref(), Some(scratch.path())];
+    // Inside a scanned folder none of them is input.
+    let own = [
+        options.results.as_deref(),
+        options.cache.as_deref(),
+        Some(scratch.path()),
+    ];
     let mut shared = Shared {
         options,
         roots,
@@ -161,6 +180,7 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         cancelled: Arc::new(AtomicBool::new(false)),
         gate: Gate::default(),
         scratch: scratch.path(),
+        cache,
         own: own
             .into_iter()
             .flatten()
@@ -178,6 +198,9 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         told: None,
     };
     run(&shared, &mut collector)?;
+    if let Some(cache) = &shared.cache {
+        cache.tidy().map_err(cache_error)?;
+    }
     let bases = std::mem::take(&mut shared.bases);
     collector.finish(options, bases)
 }
@@ -299,8 +322,8 @@ fn place_of(path: &Path, absolute: &Path, name: Option<&str>) -> EntryPath {
 /// Runs the threads to their end.
 fn run(shared: &Shared<'_>, collector: &mut Collector<'_>) -> Result<(), ScanError> {
     let threads = shared.options.threads.clamp(1, 256);
-    let (jobs_in, jobs_out) = sync_channel::<Job>(threads * 2);
-    let (outcomes_in, outcomes_out) = sync_channel::<Outcome>(threads * 2);
+    let (jobs_in, jobs_out) = sync_channel::<Job>(QUEUE);
+    let (outcomes_in, outcomes_out) = sync_channel::<Outcome>(QUEUE);
     let jobs_out = Mutex::new(jobs_out);
     thread::scope(|scope| {
         let feeder_outcomes = outcomes_in.clone();
@@ -394,6 +417,7 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
         if shared.cancelled.load(Ordering::Relaxed) {
             return;
         }
+        let bytes = job.bytes.len();
         let started = Instant::now();
         let deadline =
             || shared.cancelled.load(Ordering::Relaxed) || started.elapsed() > FILE_TIME_MAX;
@@ -401,11 +425,29 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
             .bases
             .get(job.base)
             .map_or("PATH", |base| base.id.as_str());
-        let outcome = analyse(job, base, &deadline);
+        let outcome = remembered(shared, job, base, &deadline);
+        shared.gate.leave(bytes);
         if outcomes.send(outcome).is_err() {
             return;
         }
     }
+}
+
+/// The outcome of an unchanged file from the cache, or a new one.
+fn remembered(shared: &Shared<'_>, job: Job, base: &str, deadline: &dyn Fn() -> bool) -> Outcome {
+    let Some((cache, key)) = shared
+        .cache
+        .as_ref()
+        .and_then(|cache| Some((cache, cache.key(&job, base)?)))
+    else {
+        return analyse(job, base, deadline);
+    };
+    if let Some(outcome) = cache.get(&key, &job) {
+        return outcome;
+    }
+    let outcome = analyse(job, base, deadline);
+    cache.put(&key, &outcome);
+    outcome
 }
 
 /// What the caller's thread gathers.
@@ -431,7 +473,12 @@ impl Collector<'_> {
         loop {
             match outcomes.recv_timeout(POLL) {
                 Ok(outcome) => {
-                    waiting.insert(outcome.sequence, outcome);
+                    let more = outcomes.try_iter().take(QUEUE);
+                    waiting.extend(
+                        std::iter::once(outcome)
+                            .chain(more)
+                            .map(|outcome| (outcome.sequence, outcome)),
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -449,7 +496,20 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, shared: &Shared<'_>, outcome: Outcome) -> Result<(), ScanError> {
+    fn keep(&mut self, shared: &Shared<'_>, mut outcome: Outcome) -> Result<(), ScanError> {
+        let room = shared
+            .options
+            .limits
+            .findings
+            .saturating_sub(self.spool.counts().iter().sum());
+        if u64::try_from(outcome.results.len()).is_ok_and(|length| length > room) {
+            outcome.results.truncate(usize::try_from(room).unwrap_or(0));
+            outcome.row.status = Status::Truncated;
+            outcome.row.reason = Some(format!(
+                "the input has more than {} findings, the limit",
+                shared.options.limits.findings
+            ));
+        }
         self.secrets.extend(&outcome.secrets);
         for result in &outcome.results {
             self.spool

@@ -1,1 +1,42 @@
-//! Placeholder while the walls go up.
+//! The gate: takes connections, finds the service of each request, forwards it. A request's way
+//! is told in `pipeline.rs` and docs/life-of-a-request.md.
+//!
+//! Each thread runs an event loop of its own (`driver`) with its own listening sockets and its
+//! own connections to backends; they share one [`Snapshot`] of all that can change. Control work
+//! (discovery, the admin face) runs on the caller's Tokio runtime and reaches the loops only
+//! through the snapshot.
+
+mod access_log;
+mod admin;
+mod backends;
+mod balance;
+mod connection;
+mod decide;
+mod discovery;
+mod driver;
+pub mod explain;
+mod forward;
+mod gate;
+pub mod http1;
+mod meter;
+mod metrics;
+mod network;
+mod pipeline;
+mod reason;
+mod record;
+mod relay;
+mod routes;
+pub mod settings;
+mod shard;
+mod snapshot;
+mod stats;
+mod target;
+mod tunnel;
+pub mod ws;
+
+pub use backends::{Backends, Discovery, Instance};
+pub use gate::{Gate, StartError, Wiring};
+pub use network::Network;
+pub use reason::Reason;
+pub use settings::GateSettings;
+pub use snapshot::Snapshot;

@@ -1,7 +1,8 @@
-//! What an administrator sees of the rest: workers, gates, registries, alarms.
+//! What is seen of the rest: the models that workers offer, for everyone; workers, gates, registries and alarms, for an
+//! administrator.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::future::join_all;
+use munjigi_eureka::{Application, Instance, InstanceStatus, Known};
 use munjigi_foundation::clock::{Clock, Timestamp};
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use crate::hub::{GateAdmin, Wiring};
-use crate::registry::{Application, Instance, Registries, RegistryError, text};
-use crate::settings::HubSettings;
+use crate::hub::GateAdmin;
+use crate::registry::{Registries, Registry, without_secret};
 use crate::uploads::Uploads;
 
 /// A gate's status is read up to this size.
@@ -28,18 +29,29 @@ const WORKERS_MAX: usize = 4_096;
 /// A worker as the registry says, now or when it was there last.
 #[derive(Debug, Clone)]
 struct Worker {
-    status: String,
+    status: InstanceStatus,
     address: String,
     models: Vec<String>,
     free: u64,
     seen: Timestamp,
+    here: bool,
 }
 
-struct Gate {
+/// A gate's admin face.
+pub(crate) struct Gate {
     shown: String,
     client: reqwest::Client,
     url: String,
     admin: GateAdmin,
+}
+
+/// What the status page is made from.
+pub(crate) struct Sources {
+    pub(crate) registries: Registries,
+    pub(crate) worker_service: String,
+    pub(crate) gates: Vec<Gate>,
+    pub(crate) uploads: Uploads,
+    pub(crate) clock: Clock,
 }
 
 /// Reads the surroundings. Cheap to clone.
@@ -47,179 +59,61 @@ struct Gate {
 pub(crate) struct Admin(Arc<Inner>);
 
 struct Inner {
-    registries: Registries,
-    worker_service: String,
-    gates: Vec<Gate>,
-    uploads: Uploads,
-    clock: Clock,
+    sources: Sources,
     workers: Mutex<BTreeMap<String, Worker>>,
 }
 
-impl Admin {
-    pub(crate) fn new(
-        settings: &HubSettings,
-        wiring: &Wiring,
-        client: reqwest::Client,
-        uploads: Uploads,
-    ) -> Result<Self, reqwest::Error> {
-        let gates = wiring
-            .gate_admin
-            .iter()
-            .map(|admin| gate(admin, &client))
-            .collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Inner {
-            registries: Registries::new(client, wiring),
-            worker_service: settings.worker_service.clone(),
-            gates,
-            uploads,
-            clock: wiring.clock.clone(),
-            workers: Mutex::default(),
-        })))
-    }
-}
-
-fn gate(admin: &GateAdmin, client: &reqwest::Client) -> Result<Gate, reqwest::Error> {
-    let (shown, client, url) = match admin {
-        GateAdmin::Url { url, .. } => (without_secret(url), client.clone(), url.clone()),
-        GateAdmin::Socket(path) => {
-            let client = reqwest::Client::builder()
-                .unix_socket(path.as_path())
-                .timeout(Duration::from_secs(5))
-                .no_proxy()
-                .build()?;
-            (
-                format!("unix:{}", path.display()),
-                client,
-                "http://localhost".to_owned(),
-            )
-        }
-    };
-    Ok(Gate {
-        shown,
-        client,
-        url,
-        admin: admin.clone(),
-    })
-}
-
-/// A url without user and password.
-fn without_secret(url: &str) -> String {
-    let Ok(mut parsed) = reqwest::Url::parse(url) else {
-        return "(unreadable)".to_owned();
-    };
-    if parsed
-        .set_username("")
-        .and(parsed.set_password(None))
-        .is_err()
-    {
-        return "(unreadable)".to_owned();
-    }
-    parsed.to_string().trim_end_matches('/').to_owned()
-}
-
-/// The paths of an administrator, users and clean-ups apart.
-pub(crate) fn router(admin: Admin) -> Router {
-    Router::new()
-        .route("/api/admin/workers", get(workers))
-        .route("/api/admin/gates", get(gates))
-        .route("/api/admin/registry", get(registry))
-        .route("/api/admin/alarms", get(alarms))
-        .with_state(admin)
-}
-
-async fn workers(State(admin): State<Admin>) -> Response {
-    let applications = admin.0.registries.any_applications().await;
-    if let Ok(applications) = &applications {
-        admin.remember(applications).await;
-    }
-    let now = admin.0.clock.now();
-    let reached = applications.is_ok();
-    let known = admin.0.workers.lock().await;
-    let workers: Vec<_> = known
-        .iter()
-        .map(|(server_id, worker)| {
-            json!({
-                "serverId": server_id,
-                "status": worker.status,
-                "models": worker.models,
-                "free": worker.free,
-                "address": worker.address,
-                "lastSeen": worker.seen,
-                "reachable": reached && worker.seen == now && worker.status == "UP",
-            })
-        })
-        .collect();
-    Json(json!({ "workers": workers })).into_response()
-}
-
-impl Admin {
-    /// Takes what the registry says now; workers that are gone stay for a while, with the time they were seen last.
-    async fn remember(&self, applications: &[Application]) {
-        let now = self.0.clock.now();
-        let mut workers = self.0.workers.lock().await;
-        workers.retain(|_, worker| now.since(worker.seen) < GONE_SHOWN);
-        for instance in of_service(applications, &self.0.worker_service) {
-            let Some(server_id) = instance.metadata.get("serverId").map(text) else {
-                continue;
-            };
-            if workers.len() >= WORKERS_MAX && !workers.contains_key(&server_id) {
-                continue;
-            }
-            workers.insert(server_id, worker(instance, now));
-        }
-    }
-}
-
-fn of_service<'a>(
-    applications: &'a [Application],
-    service: &'a str,
-) -> impl Iterator<Item = &'a Instance> {
-    applications
-        .iter()
-        .filter(move |application| application.name.eq_ignore_ascii_case(service))
-        .flat_map(|application| &application.instances)
-}
-
-fn worker(instance: &Instance, now: Timestamp) -> Worker {
-    let models = instance
-        .metadata
-        .get("models")
-        .map(text)
-        .unwrap_or_default();
-    let free = instance.metadata.get("capacity").map(text);
-    Worker {
-        status: instance.status.clone(),
-        address: instance.address.clone(),
-        models: models
-            .split(',')
-            .map(str::trim)
-            .filter(|model| !model.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        free: free.and_then(|free| free.parse().ok()).unwrap_or(0),
-        seen: now,
-    }
-}
-
-async fn gates(State(admin): State<Admin>) -> Response {
-    let gates = join_all(admin.0.gates.iter().map(Gate::shown)).await;
-    Json(json!({ "gates": gates })).into_response()
+/// Why a gate gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum GateError {
+    #[error("it can't be reached: {0}")]
+    Unreachable(#[from] reqwest::Error),
+    #[error("it answers {0}")]
+    Refused(reqwest::StatusCode),
+    #[error("its answer is longer than {STATUS_MAX} bytes")]
+    TooLarge,
+    #[error("its answer can't be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
 }
 
 impl Gate {
-    /// The gate's own status under `url` and `ok`.
-    async fn shown(&self) -> Value {
-        let mut shown = match self.status().await {
-            Ok(status) => status,
-            Err(error) => Map::from_iter([("error".to_owned(), Value::String(error.to_string()))]),
+    /// A client of a gate's admin face; `http` is shared by those on TCP.
+    pub(crate) fn new(admin: &GateAdmin, http: &reqwest::Client) -> Result<Self, reqwest::Error> {
+        let (shown, client, url) = match admin {
+            GateAdmin::Url { url, .. } => (without_secret(url), http.clone(), url.clone()),
+            GateAdmin::Socket(path) => {
+                let client = reqwest::Client::builder()
+                    .unix_socket(path.as_path())
+                    .timeout(Duration::from_secs(5))
+                    .no_proxy()
+                    .build()?;
+                let url = "http://localhost".to_owned();
+                (format!("unix:{}", path.display()), client, url)
+            }
         };
-        let ok = !shown.contains_key("error");
-        shown.insert("url".to_owned(), Value::String(self.shown.clone()));
-        shown.insert("ok".to_owned(), Value::Bool(ok));
-        Value::Object(shown)
+        Ok(Self {
+            shown,
+            client,
+            url,
+            admin: admin.clone(),
+        })
     }
 
-    async fn status(&self) -> Result<Map<String, Value>, RegistryError> {
+    /// The gate's own status with `url` and `ok`.
+    async fn shown(&self) -> Map<String, Value> {
+        let (mut shown, ok) = match self.status().await {
+            Ok(status) => (status, true),
+            Err(error) => {
+                let why = Value::String(error.to_string());
+                (Map::from_iter([("error".to_owned(), why)]), false)
+            }
+        };
+        shown.insert("url".to_owned(), Value::String(self.shown.clone()));
+        shown.insert("ok".to_owned(), Value::Bool(ok));
+        shown
+    }
+
+    async fn status(&self) -> Result<Map<String, Value>, GateError> {
         let mut request = self.client.get(format!("{}/status", self.url));
         if let GateAdmin::Url {
             token: Some(token), ..
@@ -227,33 +121,204 @@ impl Gate {
         {
             request = request.bearer_auth(token.expose());
         }
-        let response = request.send().await?;
+        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
         if !response.status().is_success() {
-            return Err(RegistryError::Refused(response.status()));
+            return Err(GateError::Refused(response.status()));
         }
-        let body = crate::registry::bounded(response, STATUS_MAX).await?;
-        serde_json::from_slice(&body).map_err(|error| RegistryError::Unreadable(error.to_string()))
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > STATUS_MAX {
+                return Err(GateError::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(serde_json::from_slice(&body)?)
     }
 }
 
-async fn registry(State(admin): State<Admin>) -> Response {
-    let registries = &admin.0.registries;
-    let shown = registries.urls().iter().map(|url| async move {
-        match registries.applications(url).await {
-            Ok(applications) => json!({
-                "url": without_secret(url),
-                "ok": true,
-                "applications": applications.iter().map(application).collect::<Vec<_>>(),
-            }),
-            Err(error) => json!({
-                "url": without_secret(url),
-                "ok": false,
-                "error": error.to_string(),
-                "applications": [],
-            }),
+impl Admin {
+    pub(crate) fn new(sources: Sources) -> Self {
+        Self(Arc::new(Inner {
+            sources,
+            workers: Mutex::default(),
+        }))
+    }
+
+    fn remember(&self, seen: &Known) {
+        let sources = &self.0.sources;
+        let mut workers = self
+            .0
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remember(
+            &mut workers,
+            seen,
+            &sources.worker_service,
+            sources.clock.now(),
+        );
+    }
+
+    /// Remembers workers as they come and go, until `shutdown`.
+    pub(crate) async fn watch_workers(self, shutdown: CancellationToken) {
+        let mut known = self.0.sources.registries.known.clone();
+        loop {
+            let seen = known.borrow_and_update().clone();
+            self.remember(&seen);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = known.changed() => if changed.is_err() {
+                    return;
+                },
+            }
         }
-    });
-    Json(json!({ "registries": join_all(shown).await })).into_response()
+    }
+}
+
+/// Takes what the registry says now; workers that are gone stay for a while, with the time they were seen last. A
+/// registry that can't be asked says nothing about anyone.
+fn remember(workers: &mut BTreeMap<String, Worker>, known: &Known, service: &str, now: Timestamp) {
+    if !known.reachable {
+        return;
+    }
+    workers.retain(|_, worker| now.since(worker.seen) < GONE_SHOWN);
+    for worker in workers.values_mut() {
+        worker.here = false;
+    }
+    for instance in known.applications.instances(service) {
+        let Some(server_id) = instance.metadata.get("serverId") else {
+            continue;
+        };
+        if workers.len() < WORKERS_MAX || workers.contains_key(server_id) {
+            workers.insert(server_id.clone(), worker(instance, now));
+        }
+    }
+}
+
+fn worker(instance: &Instance, now: Timestamp) -> Worker {
+    let of = |key: &str| instance.metadata.get(key).map_or("", String::as_str);
+    Worker {
+        status: instance.status,
+        address: address(instance),
+        models: of("models")
+            .split(',')
+            .map(str::trim)
+            .filter(|model| !model.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        free: of("capacity").trim().parse().unwrap_or(0),
+        seen: renewed(instance).unwrap_or(now),
+        here: true,
+    }
+}
+
+fn address(instance: &Instance) -> String {
+    format!("{}:{}", instance.ip_addr, instance.port.number)
+}
+
+fn renewed(instance: &Instance) -> Option<Timestamp> {
+    let millis = instance.lease.last_renewal_timestamp;
+    (millis > 0).then(|| Timestamp::from_millis(millis))
+}
+
+/// The paths of an administrator, users and clean-ups apart, and the models.
+pub(crate) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/api/models", get(models))
+        .route("/api/admin/workers", get(workers))
+        .route("/api/admin/gates", get(gates))
+        .route("/api/admin/registry", get(registry))
+        .route("/api/admin/alarms", get(alarms))
+        .with_state(admin)
+}
+
+/// The models that may be asked for now.
+async fn models(State(admin): State<Admin>) -> Response {
+    let models: Vec<_> = admin.0.models().into_iter().map(shown_model).collect();
+    Json(json!({ "models": models })).into_response()
+}
+
+fn shown_model((name, offer): (String, Offer)) -> Value {
+    json!({ "name": name, "workers": offer.workers, "free": offer.free })
+}
+
+/// What all workers together offer of a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Offer {
+    workers: u64,
+    /// Slots that are free now.
+    free: u64,
+}
+
+impl Inner {
+    fn models(&self) -> BTreeMap<String, Offer> {
+        offers(&self.workers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn offers(workers: &BTreeMap<String, Worker>) -> BTreeMap<String, Offer> {
+    let mut offers: BTreeMap<String, Offer> = BTreeMap::new();
+    let up = |worker: &&Worker| worker.here && worker.status == InstanceStatus::Up;
+    for worker in workers.values().filter(up) {
+        for model in &worker.models {
+            let offer = offers.entry(model.clone()).or_default();
+            offer.workers += 1;
+            offer.free = offer.free.saturating_add(worker.free);
+        }
+    }
+    offers
+}
+
+async fn workers(State(admin): State<Admin>) -> Response {
+    let reachable = admin.0.sources.registries.known.borrow().reachable;
+    let known = admin
+        .0
+        .workers
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let workers: Vec<_> = known
+        .iter()
+        .map(|(server_id, worker)| {
+            json!({
+                "serverId": server_id,
+                "status": worker.status.as_str(),
+                "models": worker.models,
+                "free": worker.free,
+                "address": worker.address,
+                "lastSeen": worker.seen,
+                "reachable": reachable && worker.here && worker.status == InstanceStatus::Up,
+            })
+        })
+        .collect();
+    Json(json!({ "workers": workers })).into_response()
+}
+
+async fn gates(State(admin): State<Admin>) -> Response {
+    let gates = join_all(admin.0.sources.gates.iter().map(Gate::shown)).await;
+    Json(json!({ "gates": gates })).into_response()
+}
+
+async fn registry(State(admin): State<Admin>) -> Response {
+    let each = &admin.0.sources.registries.each;
+    let registries = join_all(each.iter().map(shown_registry)).await;
+    Json(json!({ "registries": registries })).into_response()
+}
+
+async fn shown_registry(registry: &Registry) -> Value {
+    match registry.client.fetch().await {
+        Ok(all) => json!({
+            "url": registry.url,
+            "ok": true,
+            "applications": all.applications.iter().map(application).collect::<Vec<_>>(),
+        }),
+        Err(error) => json!({
+            "url": registry.url,
+            "ok": false,
+            "error": error.to_string(),
+            "applications": [],
+        }),
+    }
 }
 
 fn application(application: &Application) -> Value {
@@ -262,11 +327,11 @@ fn application(application: &Application) -> Value {
         .iter()
         .map(|instance| {
             json!({
-                "instanceId": instance.id,
-                "address": instance.address,
-                "status": instance.status,
+                "instanceId": instance.instance_id,
+                "address": address(instance),
+                "status": instance.status.as_str(),
                 "metadata": instance.metadata,
-                "lastRenewal": instance.renewed.map(Timestamp::from_millis),
+                "lastRenewal": renewed(instance),
             })
         })
         .collect();
@@ -274,32 +339,25 @@ fn application(application: &Application) -> Value {
 }
 
 async fn alarms(State(admin): State<Admin>) -> Response {
-    let applications = admin.0.registries.any_applications().await;
-    let disk = admin.0.uploads.disk_free().await.ok();
-    let least = admin.0.uploads.limits().disk_free.bytes();
-    let mut alarms = match &applications {
-        Ok(applications) => worker_alarms(applications, &admin.0.worker_service),
-        Err(error) => vec![alarm(
-            "registry_down",
-            format!("no registry answers: {error}"),
-        )],
-    };
-    if let Some(free) = disk.filter(|free| *free < least) {
-        alarms.push(alarm(
+    let sources = &admin.0.sources;
+    let known = sources.registries.known.borrow().clone();
+    let mut alarms = worker_alarms(&known, &sources.worker_service);
+    let least = sources.uploads.limits().disk_free.bytes();
+    match sources.uploads.disk_free().await {
+        Ok(free) if free >= least => {}
+        Ok(free) => alarms.push(alarm(
             "disk_low",
             format!("the disk of the uploads has {free} bytes free, {least} must stay free"),
-        ));
+        )),
+        Err(error) => alarms.push(alarm(
+            "disk_failed",
+            format!("the disk of the uploads can't be read: {error}"),
+        )),
     }
-    for gate in join_all(admin.0.gates.iter().map(Gate::shown)).await {
-        if gate["ok"] == false {
-            alarms.push(alarm(
-                "gate_down",
-                format!(
-                    "the gate {} does not answer: {}",
-                    text(&gate["url"]),
-                    text(&gate["error"])
-                ),
-            ));
+    for gate in &sources.gates {
+        if let Err(error) = gate.status().await {
+            let message = format!("the gate {} gives no status: {error}", gate.shown);
+            alarms.push(alarm("gate_down", message));
         }
     }
     Json(json!({ "alarms": alarms })).into_response()
@@ -309,82 +367,119 @@ fn alarm(code: &str, message: String) -> Value {
     json!({ "code": code, "message": message })
 }
 
-/// No worker at all, or two under one name.
-fn worker_alarms(applications: &[Application], service: &str) -> Vec<Value> {
-    let mut count: BTreeMap<String, usize> = BTreeMap::new();
-    for instance in of_service(applications, service) {
-        if instance.status == "UP" {
-            let id = instance
-                .metadata
-                .get("serverId")
-                .map(text)
-                .unwrap_or_default();
+/// No registry, no worker at all, or two under one name.
+fn worker_alarms(known: &Known, service: &str) -> Vec<Value> {
+    if !known.reachable {
+        let why = known.error.as_deref().unwrap_or("it was not asked yet");
+        let message = format!("no registry answers: {why}");
+        return vec![alarm("registry_down", message)];
+    }
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for instance in known.applications.instances(service) {
+        if instance.status == InstanceStatus::Up {
+            let id = instance.metadata.get("serverId").map_or("", String::as_str);
             *count.entry(id).or_default() += 1;
         }
     }
-    let mut alarms: Vec<_> = count
+    if count.is_empty() {
+        let message = format!("no worker is registered as {service}");
+        return vec![alarm("no_worker", message)];
+    }
+    count
         .iter()
         .filter(|(_, count)| **count > 1)
         .map(|(id, count)| {
-            alarm(
-                "duplicate_server_id",
-                format!("{count} workers call themselves {id}"),
-            )
+            let message = format!("{count} workers call themselves {id}");
+            alarm("duplicate_server_id", message)
         })
-        .collect();
-    if count.is_empty() {
-        alarms.push(alarm(
-            "no_worker",
-            format!("no worker is registered as {service}"),
-        ));
-    }
-    alarms
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use munjigi_eureka::Applications;
+
     use super::*;
 
-    fn instance(id: &str, server_id: &str, status: &str) -> Instance {
-        Instance {
-            id: id.to_owned(),
-            address: "127.0.0.1:1".to_owned(),
-            status: status.to_owned(),
-            metadata: Map::from_iter([("serverId".to_owned(), json!(server_id))]),
-            renewed: None,
+    fn known(workers: &[(&str, InstanceStatus)]) -> Known {
+        let instances = workers
+            .iter()
+            .enumerate()
+            .map(|(index, (server_id, status))| {
+                let mut one = Instance::new("MODEL-SERVER", &index.to_string(), "127.0.0.1", 1);
+                one.status = *status;
+                for (key, value) in [
+                    ("serverId", *server_id),
+                    ("models", "source"),
+                    ("capacity", "3"),
+                ] {
+                    one.metadata.insert(key.to_owned(), value.to_owned());
+                }
+                one
+            })
+            .collect();
+        let application = Application {
+            name: "MODEL-SERVER".to_owned(),
+            instances,
+        };
+        Known {
+            applications: Arc::new(Applications {
+                applications: vec![application],
+                ..Applications::default()
+            }),
+            reachable: true,
+            error: None,
         }
     }
 
     #[test]
     fn alarms_name_their_cause() {
-        let application = |instances| {
-            vec![Application {
-                name: "MODEL-SERVER".to_owned(),
-                instances,
-            }]
-        };
-        let codes = |applications: &[Application]| -> Vec<String> {
-            worker_alarms(applications, "MODEL-SERVER")
+        use InstanceStatus::{Down, Up};
+        let check = |known: &Known, expected: &[&str]| {
+            let alarms = worker_alarms(known, "MODEL-SERVER");
+            let codes: Vec<_> = alarms
                 .iter()
-                .map(|alarm| text(&alarm["code"]))
-                .collect()
+                .map(|alarm| alarm["code"].as_str().unwrap())
+                .collect();
+            assert_eq!(codes, expected);
         };
-        assert_eq!(codes(&[]), ["no_worker"]);
-        assert_eq!(
-            codes(&application(vec![instance("a", "1", "DOWN")])),
-            ["no_worker"]
-        );
-        assert_eq!(codes(&application(vec![instance("a", "1", "UP")])), [""; 0]);
-        let twice = application(vec![instance("a", "1", "UP"), instance("b", "1", "UP")]);
-        assert_eq!(codes(&twice), ["duplicate_server_id"]);
+        check(&Known::default(), &["registry_down"]);
+        check(&known(&[]), &["no_worker"]);
+        check(&known(&[("1", Down)]), &["no_worker"]);
+        check(&known(&[("1", Up), ("2", Up)]), &[]);
+        check(&known(&[("1", Up), ("1", Up)]), &["duplicate_server_id"]);
+        check(&known(&[("1", Up), ("1", Down)]), &[]);
     }
 
     #[test]
-    fn a_shown_url_has_no_password() {
-        assert_eq!(
-            without_secret("http://u:secret@10.0.0.2:8761/eureka"),
-            "http://10.0.0.2:8761/eureka"
+    fn workers_that_went_are_shown_for_a_while() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let mut workers = BTreeMap::new();
+        let up = InstanceStatus::Up;
+        remember(
+            &mut workers,
+            &known(&[("1", up), ("2", up)]),
+            "model-server",
+            at(10),
         );
-        assert_eq!(without_secret("::"), "(unreadable)");
+        let expected = Offer {
+            workers: 2,
+            free: 6,
+        };
+        assert_eq!(offers(&workers)["source"], expected);
+        remember(&mut workers, &known(&[("2", up)]), "MODEL-SERVER", at(20));
+        let expected = Offer {
+            workers: 1,
+            free: 3,
+        };
+        assert_eq!(offers(&workers)["source"], expected);
+        assert!(!workers["1"].here && workers["2"].here);
+        remember(&mut workers, &Known::default(), "MODEL-SERVER", at(30));
+        assert!(
+            workers["2"].here,
+            "a registry that is down says nothing of workers"
+        );
+        remember(&mut workers, &known(&[]), "MODEL-SERVER", at(3_615));
+        assert_eq!(workers.keys().collect::<Vec<_>>(), ["2"]);
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use munjigi_foundation::clock::Clock;
 use munjigi_foundation::listen::{self, Limits};
 use munjigi_foundation::settings::Secret;
@@ -17,12 +18,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Gate, Sources};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
 use crate::jobs::{self, JobLimits, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
-use crate::registry::Registered;
+use crate::registry::Registries;
 use crate::settings::HubSettings;
 use crate::store::{Store, StoreError};
 use crate::uploads::{self, Uploads, UploadsWiring};
@@ -51,7 +52,7 @@ pub struct Wiring {
     /// The gates that the status page shows.
     pub gate_admin: Vec<GateAdmin>,
     /// Base urls of registries, with `/eureka`, in the order in which they are asked.
-    pub registry_urls: Vec<String>,
+    pub registry_urls: Vec<Secret>,
     /// The url under which users reach the hub, when it is known: its host is one of ours.
     pub public_url: Option<String>,
     pub clock: Clock,
@@ -73,6 +74,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("users can't be prepared: {0}")]
     Users(String),
+    #[error("a registry's url can't be used, or none is given")]
+    Registry,
     #[error("the http client can't be made: {0}")]
     Client(#[from] reqwest::Error),
     #[error(transparent)]
@@ -85,7 +88,7 @@ pub enum StartError {
 pub struct Hub {
     address: SocketAddr,
     auth: WeakAuth,
-    ready: watch::Receiver<face::Readiness>,
+    registered: watch::Receiver<bool>,
 }
 
 impl Hub {
@@ -101,66 +104,13 @@ impl Hub {
     ) -> Result<Self, StartError> {
         let lock = lock_data(&settings.data)?;
         let tasks = TaskTracker::new();
-        let store = Store::open(&settings.data.join("hub.db"), &tasks).await?;
-        let auth = Auth::start(
-            store.clone(),
-            wiring.clock.clone(),
-            settings.session,
-            settings.limits.users,
-        )
-        .await
-        .map_err(|error| StartError::Users(error.to_string()))?;
-        tasks.spawn(auth.clone().sweep_on(shutdown.clone()));
-        let uploads = Uploads::start(UploadsWiring {
-            store: store.clone(),
-            folder: settings.data.join("uploads"),
-            clock: wiring.clock.clone(),
-            limits: settings.limits,
-            keep: settings.keep_uploads,
-            tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
-        })
-        .await?;
-        let jobs = Jobs::start(
-            jobs_wiring(&settings, &wiring, &store, &uploads),
-            tasks.clone(),
-            shutdown.clone(),
-        )?;
-        tasks.spawn(remove_users(
-            auth.clone(),
-            uploads.clone(),
-            shutdown.clone(),
-        ));
-        let listener = bind(&settings)?;
-        let address = local(&listener, settings.address)?;
-        let client = client()?;
-        let registered = Registered::start(&wiring, address, client.clone(), &tasks, &shutdown);
-        let ready = registered.ready.clone();
-        let guard = guard(&settings, &wiring, address, &auth);
-        let pages = Pages::new();
-        let operations = Operations {
-            auth: auth.clone(),
-            uploads: uploads.clone(),
-            answers: Arc::clone(&guard.answers),
-            ready: ready.clone(),
-            more: vec![job_metrics(&jobs)],
-        };
-        let admin = Admin::new(&settings, &wiring, client, uploads.clone())?;
-        let router = face::router(
-            [
-                pages::router(pages.clone()),
-                auth::router(auth.clone(), pages),
-                uploads::router(uploads),
-                jobs::router(jobs),
-                admin::router(admin),
-                face::operations(operations),
-            ],
-            guard,
-        );
         let limits = Limits {
             connections: usize::try_from(settings.limits.connections).unwrap_or(usize::MAX),
             ..Limits::default()
         };
+        let built = Built::new(&settings, &wiring, &tasks, &shutdown).await?;
+        let address = built.address;
+        let (listener, router) = (built.listener, built.router);
         tasks.spawn(listen::serve(listener, router, limits, shutdown.clone()));
         outer.spawn(async move {
             shutdown.cancelled().await;
@@ -171,8 +121,8 @@ impl Hub {
         });
         Ok(Self {
             address,
-            auth: auth.downgrade(),
-            ready,
+            auth: built.auth,
+            registered: built.registered,
         })
     }
 
@@ -182,11 +132,11 @@ impl Hub {
         self.address
     }
 
-    /// True once `/ready` says so: the registry has answered and knows this hub.
+    /// Ends once `/ready` says so: the registry has answered and knows this hub.
     pub async fn until_ready(&self) {
-        let mut ready = self.ready.clone();
+        let mut registered = self.registered.clone();
         // The sender ends with the hub: who waits then is not kept waiting.
-        drop(ready.wait_for(|ready| ready.registry).await);
+        drop(registered.wait_for(|registered| *registered).await);
     }
 
     /// A url under `base` that signs the first user in, once, within 10 minutes. Earlier ones no longer work.
@@ -221,17 +171,104 @@ impl Hub {
     }
 }
 
+/// All parts, wired, before the first request.
+struct Built {
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+    auth: WeakAuth,
+    registered: watch::Receiver<bool>,
+}
+
+impl Built {
+    async fn new(
+        settings: &HubSettings,
+        wiring: &Wiring,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, StartError> {
+        let store = Store::open(&settings.data.join("hub.db"), tasks).await?;
+        let auth = Auth::start(
+            store.clone(),
+            wiring.clock.clone(),
+            settings.session,
+            settings.limits.users,
+        )
+        .await
+        .map_err(|error| StartError::Users(error.to_string()))?;
+        tasks.spawn(auth.clone().sweep_on(shutdown.clone()));
+        let uploads = Uploads::start(UploadsWiring {
+            store: store.clone(),
+            folder: settings.data.join("uploads"),
+            clock: wiring.clock.clone(),
+            limits: settings.limits,
+            keep: settings.keep_uploads,
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
+        tasks.spawn(remove_users(
+            auth.clone(),
+            uploads.clone(),
+            shutdown.clone(),
+        ));
+        let listener = bind(settings)?;
+        let address = local(&listener, settings.address)?;
+        let client = client()?;
+        let registries = Registries::start(wiring, address, &client, tasks, shutdown)?;
+        let wired = jobs_wiring(settings, wiring, &store, &uploads, &registries);
+        let jobs = Jobs::start(wired, tasks.clone(), shutdown.clone())?;
+        let guard = guard(settings, wiring, address, &auth);
+        let pages = Pages::new();
+        let operations = Operations {
+            auth: auth.clone(),
+            uploads: uploads.clone(),
+            answers: Arc::clone(&guard.answers),
+            registered: registries.registered.clone(),
+            jobs: jobs.clone(),
+        };
+        let registered = registries.registered.clone();
+        let admin = Admin::new(Sources {
+            registries,
+            worker_service: settings.worker_service.clone(),
+            gates: gates(wiring, &client)?,
+            uploads: uploads.clone(),
+            clock: wiring.clock.clone(),
+        });
+        tasks.spawn(admin.clone().watch_workers(shutdown.clone()));
+        let router = face::router(
+            [
+                pages::router(pages.clone()),
+                auth::router(auth.clone(), pages),
+                uploads::router(uploads),
+                jobs::router(jobs),
+                admin::router(admin),
+                face::operations(operations),
+            ],
+            guard,
+        );
+        Ok(Self {
+            listener,
+            address,
+            router,
+            auth: auth.downgrade(),
+            registered,
+        })
+    }
+}
+
 fn jobs_wiring(
     settings: &HubSettings,
     wiring: &Wiring,
     store: &Store,
     uploads: &Uploads,
+    registries: &Registries,
 ) -> JobsWiring {
     JobsWiring {
         store: store.clone(),
         uploads: uploads.clone(),
         clock: wiring.clock.clone(),
-        registry_urls: wiring.registry_urls.clone(),
+        registry: registries.known.clone(),
         worker_service: settings.worker_service.clone(),
         gate_inner_url: wiring.gate_inner_url.clone(),
         cluster_secret: wiring.cluster_secret.clone(),
@@ -240,14 +277,6 @@ fn jobs_wiring(
         keep_results: settings.keep_results,
         limits: JobLimits::default(),
     }
-}
-
-fn job_metrics(jobs: &Jobs) -> face::MoreMetrics {
-    let jobs = jobs.clone();
-    Arc::new(move || {
-        let jobs = jobs.clone();
-        Box::pin(async move { jobs.metrics().await })
-    })
 }
 
 fn users(error: AuthError) -> StartError {
@@ -266,6 +295,11 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
+}
+
+fn gates(wiring: &Wiring, client: &reqwest::Client) -> Result<Vec<Gate>, reqwest::Error> {
+    let gates = wiring.gate_admin.iter();
+    gates.map(|admin| Gate::new(admin, client)).collect()
 }
 
 fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Auth) -> Guard {
@@ -366,5 +400,49 @@ async fn remove_users(auth: Auth, uploads: Uploads, shutdown: CancellationToken)
             // Again later: a job that was still being cancelled has released its upload by then.
             () = tokio::time::sleep(Duration::from_secs(60)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The other direction, each path of the document in the router, is a test over real sockets.
+    #[tokio::test]
+    async fn each_path_of_the_router_is_described() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let settings = HubSettings::embedded(dir.path().to_path_buf());
+        let wiring = Wiring {
+            cluster_secret: Secret::new("a secret"),
+            gate_inner_url: "http://127.0.0.1:9".to_owned(),
+            gate_admin: Vec::new(),
+            registry_urls: vec![Secret::new("http://127.0.0.1:9/eureka")],
+            public_url: None,
+            clock: Clock::system(),
+        };
+        let built = Built::new(&settings, &wiring, &tasks, &shutdown)
+            .await
+            .unwrap();
+        let shown = format!("{:?}", built.router);
+        let routes: BTreeSet<&str> = shown
+            .split('"')
+            .filter(|part| part.starts_with('/') && !part.contains("axum_fallback"))
+            .collect();
+        assert!(
+            routes.contains("/api/uploads/{id}"),
+            "the router shows its paths no more"
+        );
+        let document: serde_json::Value = serde_json::from_str(face::OPENAPI).unwrap();
+        let described = document["paths"].as_object().unwrap();
+        let page = |path: &str| pages::PAGES.contains(&path) || path.starts_with("/assets/");
+        let missing: Vec<_> = routes
+            .iter()
+            .filter(|path| !page(path) && !described.contains_key(**path))
+            .collect();
+        assert!(missing.is_empty(), "not described: {missing:?}");
+        shutdown.cancel();
     }
 }

@@ -18,7 +18,7 @@ static WEB: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/../../web");
 
 const INDEX: &str = "index.html";
 /// Addresses of pages that the shell itself tells apart (web/lib/router.js).
-const PAGES: &[&str] = &[
+pub(crate) const PAGES: &[&str] = &[
     "/",
     "/uploads",
     "/jobs",

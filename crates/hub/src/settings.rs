@@ -299,7 +299,7 @@ pub struct HubSettings {
     /// Token of the gates' admin faces.
     pub gate_admin_token: Option<Secret>,
     /// Base urls of registries; empty: the registry in the same process.
-    pub registry: Vec<String>,
+    pub registry: Vec<Secret>,
     /// Gates whose forwarded headers count, beside loopback.
     pub trusted: Vec<Network>,
     /// How long an unused session lives.
@@ -339,7 +339,7 @@ impl HubSettings {
         if table.value("data").is_none() {
             table.missing("data");
         }
-        let data = table.path("data")?;
+        let data = table.path("data");
         let keep = table.table_or_empty("keep", KEEP);
         let kept = Duration::from_secs(1)..=DAY * 3_650;
         let gate = table
@@ -347,9 +347,9 @@ impl HubSettings {
             .and_then(|item| url(table, item));
         let mut trusted = networks(table);
         trusted.extend(gate.as_deref().and_then(Network::of_url));
-        Some(Self {
+        let read = Self {
             address: address(table),
-            data,
+            data: data.clone().unwrap_or_default(),
             event_ttl: table.duration(
                 "event_ttl",
                 Duration::from_secs(600),
@@ -364,11 +364,15 @@ impl HubSettings {
             gate,
             gate_admin: urls(table, "gate_admin", 64),
             gate_admin_token: table.secret_in_file("gate_admin_token_file"),
-            registry: urls(table, "registry", 8),
+            registry: urls(table, "registry", 8)
+                .iter()
+                .map(|url| Secret::new(url))
+                .collect(),
             trusted,
             session: table.duration("session", DAY * 7, Duration::from_secs(300)..=DAY * 90),
             limits: limits(&table.table_or_empty("limits", LIMITS)),
-        })
+        };
+        data.is_some().then_some(read)
     }
 }
 

@@ -1,5 +1,88 @@
-//! The binary: command line, environment, signals, wiring, exit codes.
-mod client;
-mod outcome;
+//! The binary: command line, environment, signals, wiring of roles, exit codes.
 
-fn main() {}
+mod check;
+mod cli;
+mod client;
+mod discovery;
+mod explain;
+mod outcome;
+mod roles;
+mod run;
+mod scan;
+mod settings;
+mod signals;
+mod up;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use munjigi_foundation::telemetry::{LogFormat, start_log};
+
+use cli::{Cli, Command};
+use outcome::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version are answers; anything else could not be understood.
+            let exit = if error.use_stderr() {
+                Exit::CouldNot
+            } else {
+                Exit::Good
+            };
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    let told = if matches!(cli.command, Command::Run(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    let filter = cli.log.as_deref().unwrap_or(told);
+    let format = if cli.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    };
+    if let Command::Sandbox { arguments } = &cli.command {
+        // Nothing else may run in a process that is about to become a model: no log, no runtime, no thread.
+        return munjigi_worker::sandbox::enter(arguments);
+    }
+    start_log(filter, format, std::io::stderr().is_terminal());
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Up(args) => up::up(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Settings(args) => Ok(check::settings(&args)),
+        Command::Explain(command) => explain::explain(&command),
+        Command::Scan(args) => scan::scan(&args),
+        Command::Submit(args) => wait(client::submit(args)),
+        Command::Jobs(args) => wait(client::jobs(args)),
+        Command::Watch(args) => wait(client::watch(args)),
+        Command::Cancel(args) => wait(client::cancel(args)),
+        Command::Result(args) => wait(client::result(args)),
+        Command::Model | Command::Sandbox { .. } => scan::model(),
+    }
+}
+
+/// Runs what waits on one hub: one thread is enough.
+fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::could_not)?
+        .block_on(command)
+}

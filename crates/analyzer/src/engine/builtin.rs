@@ -61,20 +61,37 @@ fn shape_of(name: &str) -> Option<Shape> {
     })
 }
 
+/// C functions that give new memory.
+fn is_allocation(name: &str) -> bool {
+    matches!(
+        name,
+        "malloc"
+            | "calloc"
+            | "alloca"
+            | "ALLOCA"
+            | "__builtin_alloca"
+            | "xmalloc"
+            | "xcalloc"
+            | "g_malloc"
+            | "g_malloc0"
+    )
+}
+
 impl Machine<'_> {
     pub(super) fn builtin(&mut self, site: &Site) -> Option<Value> {
         let name = self.names.shared(site.name);
+        if self.language == Language::C {
+            return is_allocation(&name).then(|| Value::object(self.alloc(Shape::Buffer, site.sp)));
+        }
         let recv = self.names.text(site.recv.path);
-        let makes =
-            recv == "new" || (site.recv_expr.is_none() && self.language == Language::Python);
+        let plain = site.recv_expr.is_none() || name.starts_with(char::is_uppercase);
+        let makes = recv == "new"
+            || (self.language == Language::Python && plain && site.recv.objs.is_empty());
         if makes && let Some(shape) = shape_of(&name) {
             return Some(self.collection(shape, site));
         }
         if let Some(made) = self.literal_list(&name, site) {
             return Some(made);
-        }
-        if let Some(value) = self.text_method(&name, site) {
-            return Some(value);
         }
         let [id] = site.recv.objs.as_slice() else {
             return None;
@@ -83,7 +100,7 @@ impl Machine<'_> {
         match self.state.obj(id)?.shape {
             Shape::List => self.list_method(id, &name, site),
             Shape::Map => self.map_method(id, &name, site),
-            Shape::Buffer if self.language != Language::C => self.buffer_method(id, &name, site),
+            Shape::Buffer => self.buffer_method(id, &name, site),
             Shape::Record => self.record_method(id, &name, site),
             _ => None,
         }
@@ -175,6 +192,7 @@ impl Machine<'_> {
         value
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per method: a table")]
     fn list_method(&mut self, id: ObjId, name: &str, site: &Site) -> Option<Value> {
         let index = |at: usize| {
             site.args
@@ -335,6 +353,7 @@ impl Machine<'_> {
         Some(self.names.intern(&key))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per method: a table")]
     fn map_method(&mut self, id: ObjId, name: &str, site: &Site) -> Option<Value> {
         let count = site.args.len();
         let sections = self.names.text(site.recv.path).ends_with("ConfigParser");
@@ -361,9 +380,7 @@ impl Machine<'_> {
                     .flatten()
                     .map(|arg| arg.value.clone());
                 let key = self.key(site, keys);
-                let Some(obj) = self.state.obj(id) else {
-                    return None;
-                };
+                let obj = self.state.obj(id)?;
                 let found = key.and_then(|key| obj.fields.get(&key).cloned());
                 let mut value = match (found, key.is_some()) {
                     (Some(value), _) => value,
@@ -487,6 +504,15 @@ impl Machine<'_> {
 
     /// Getters and setters of objects whose class is not in the file.
     fn record_method(&mut self, id: ObjId, name: &str, site: &Site) -> Option<Value> {
+        let obj = self.state.obj(id)?;
+        // `pair.left()` of a record.
+        if self.language == Language::Java
+            && site.args.is_empty()
+            && obj.class.is_some()
+            && let Some(value) = obj.fields.get(&site.name).cloned()
+        {
+            return Some(self.loaded(value, site));
+        }
         if self
             .state
             .obj(id)?
@@ -515,10 +541,11 @@ impl Machine<'_> {
     }
 
     /// Methods of constant text that decide branches or choose algorithms.
-    fn text_method(&mut self, name: &str, site: &Site) -> Option<Value> {
+    pub(super) fn text_method(&self, site: &Site) -> Option<Value> {
         let Konst::Str(text) = &site.recv.konst else {
             return None;
         };
+        let name = self.names.text(site.name);
         let arg = |at: usize| site.args.get(at).map(|arg| arg.value.konst.clone());
         let konst = match (name, arg(0)) {
             ("charAt", Some(Konst::Int(at))) => {
@@ -556,7 +583,7 @@ impl Machine<'_> {
             ),
             _ => return None,
         };
-        Some(Value::konst(konst))
+        konst.is_known().then(|| Value::konst(konst))
     }
 }
 

@@ -131,9 +131,12 @@ impl Machine<'_> {
 
     /// A call that leaves the file: what the models and the built-in collections say, or the default.
     pub(super) fn outside(&mut self, site: &Site) -> Value {
+        if let Some(value) = self.text_method(site) {
+            return value;
+        }
         let told = self.consult(site);
         self.cookies(site);
-        let builtin = self.builtin(site);
+        let builtin = self.xml_parser(site).or_else(|| self.builtin(site));
         let mut value = match (builtin, told.result) {
             (_, Some(value)) => value,
             (Some(value), None) => value,
@@ -143,11 +146,12 @@ impl Machine<'_> {
         if value.path.is_none() && !value.konst.is_known() {
             value.path = self.call_path(site);
         }
-        if told.clean != 0 {
+        let clean = told.clean | self.replaced(site);
+        if clean != 0 {
             for taint in &mut value.taint {
-                taint.clean |= told.clean;
+                taint.clean |= clean;
             }
-            if told.clean == u32::MAX {
+            if clean == u32::MAX {
                 value.taint.clear();
             }
             self.note(
@@ -160,6 +164,39 @@ impl Machine<'_> {
         value
     }
 
+    /// An object of an unknown class made around a request gives what the request holds, where its getters say so.
+    fn wrapped_request(&mut self, site: &Site) -> Option<Value> {
+        if site.recv.path == self.known.wrapper {
+            let name = self.names.text(site.name).to_lowercase();
+            let reads = ["param", "header", "cookie", "query", "form", "body"];
+            let gets = reads.iter().any(|word| name.contains(word)) && !name.starts_with("set");
+            if !gets {
+                return Some(Value::default());
+            }
+            let mut value = Value::default();
+            let taint = self.new_taint(StepKind::Source, site.sp, Say::Source("parameter"));
+            value.add_taint(taint);
+            return Some(value);
+        }
+        let made = site.recv.path == self.known.new
+            || site.recv_expr.is_none()
+            || self.language == Language::Python;
+        let around =
+            made && site.args.len() == 1 && site.args.iter().any(|arg| self.is_request(&arg.value));
+        around.then(|| Value::path(self.known.wrapper))
+    }
+
+    fn is_request(&self, value: &Value) -> bool {
+        let ends = |name: Name| {
+            let text = self.names.text(name);
+            matches!(
+                text.rsplit('.').next().unwrap_or(text),
+                "HttpServletRequest" | "ServletRequest" | "request" | "Request"
+            )
+        };
+        !value.is_tainted() && (ends(value.path) || ends(value.ty))
+    }
+
     pub(super) fn call_path(&mut self, site: &Site) -> Name {
         let base = if site.recv.path.is_none() {
             site.recv.ty
@@ -170,8 +207,30 @@ impl Machine<'_> {
         self.names.called(path)
     }
 
+    /// Rules for which replacing constant text makes the result harmless: without a quote no string ends, without a
+    /// bracket no element begins. Taking out `..` once is no repair: `....//` leaves `../`.
+    fn replaced(&self, site: &Site) -> u32 {
+        if !matches!(self.names.text(site.name), "replace" | "replaceAll") {
+            return 0;
+        }
+        let old = site
+            .args
+            .first()
+            .and_then(|arg| arg.value.konst.text())
+            .unwrap_or_default();
+        let bit = |rule: &str| crate::rules::taint_index(rule).map_or(0, |at| 1_u32 << at);
+        match old {
+            "'" | "\"" => bit("xpath-injection"),
+            "<" => bit("cross-site-scripting"),
+            _ => 0,
+        }
+    }
+
     /// The default: a result carries what went in.
     fn carried(&mut self, site: &Site) -> Value {
+        if let Some(value) = self.wrapped_request(site) {
+            return value;
+        }
         let mut value = self.deep(&site.recv);
         for arg in &site.args {
             let part = self.deep(&arg.value);
@@ -242,16 +301,18 @@ impl Machine<'_> {
     }
 
     /// Functions that `recv.name` is: a closure in a field, or a method of the class.
-    fn callables_of(&mut self, recv: &Value, name: Name, arity: usize) -> Vec<Callable> {
+    fn callables_of(&self, recv: &Value, name: Name, arity: usize) -> Vec<Callable> {
         let mut out = Vec::new();
         for id in &recv.objs {
             let Some(obj) = self.state.obj(*id) else {
                 continue;
             };
             if let Some(field) = obj.fields.get(&name) {
-                let field = field.clone();
-                out.extend(self.closures(&field, recv));
-                continue;
+                let closures = self.closures(&field.clone(), recv);
+                if !closures.is_empty() {
+                    out.extend(closures);
+                    continue;
+                }
             }
             let (class, frame) = (obj.class, obj.frame);
             if let Some(class) = class
@@ -267,7 +328,7 @@ impl Machine<'_> {
     }
 
     /// Methods by declared type: of the class itself, or of those that extend it in this file.
-    fn by_type(&mut self, ty: Name, name: Name, arity: usize) -> Vec<Callable> {
+    fn by_type(&self, ty: Name, name: Name, arity: usize) -> Vec<Callable> {
         let Some(class) = self.classes.get(&ty).copied() else {
             return Vec::new();
         };
@@ -334,7 +395,7 @@ impl Machine<'_> {
     }
 
     /// A method called by its bare name: of the class at hand or of one around it.
-    fn own(&mut self, name: Name, arity: usize) -> Vec<Callable> {
+    fn own(&self, name: Name, arity: usize) -> Vec<Callable> {
         let this = self.this();
         let frame = self.here();
         let mut at = self.program.func(self.func());
@@ -435,7 +496,9 @@ impl Machine<'_> {
             sp,
         };
         let mut value = self.outside(&site);
-        value.path = self.names.join(self.known.new, name);
+        if value.path != self.known.wrapper {
+            value.path = self.names.join(self.known.new, name);
+        }
         if value.objs.is_empty() {
             let id = self.alloc(Shape::Record, sp);
             value.add_object(id);
@@ -466,6 +529,10 @@ impl Machine<'_> {
                 .map(|class| class.name)
                 .unwrap_or_default();
             self.run(func, Some(frame), this.clone(), args, name);
+        } else if let Some(class) = self.program.class(class).filter(|class| class.record) {
+            for (field, arg) in class.fields.iter().zip(args) {
+                self.set_field(&this, field.name, arg.value.clone(), arg.sp);
+            }
         }
         this
     }
@@ -501,7 +568,7 @@ impl Machine<'_> {
             }
         }
         let this = Value::object(id);
-        let frame = self.add_frame(FuncId(0), Some(0), this.clone());
+        let frame = self.add_frame(FuncId(0), Some(0), this);
         self.stack.push(frame);
         for class in chain.into_iter().rev().filter_map(|at| program.class(at)) {
             for field in &class.fields {
@@ -706,6 +773,15 @@ impl Machine<'_> {
         }
     }
 
+    /// `addEventListener('message', …)`: other windows may send.
+    fn hears_messages(&self, site: &Site) -> bool {
+        self.names.text(site.name) == "addEventListener"
+            && site
+                .args
+                .first()
+                .is_some_and(|arg| arg.value.konst.text() == Some("message"))
+    }
+
     /// What code outside passes to a callback: the elements of what it was called on, or what a framework would.
     fn callback_args(&mut self, site: &Site, func: FuncId) -> Vec<Given> {
         let count = self.program.func(func).map_or(0, |func| func.params.len());
@@ -718,6 +794,9 @@ impl Machine<'_> {
         (0..count)
             .map(|at| {
                 let mut value = self.entry_param(func, at);
+                if at == 0 && self.hears_messages(site) {
+                    value.path = self.names.intern("MessageEvent");
+                }
                 let own = value.is_tainted();
                 if !own && value.path.is_none() {
                     value.add_taints(&inside.taint);

@@ -1,6 +1,6 @@
 //! What the models say of a call: sources, sinks, sanitizers, misuse.
 
-use crate::finding::StepKind;
+use crate::finding::{Language, StepKind};
 use crate::ir::{ExprId, ExprKind, Name, Sp, Target};
 use crate::rules::model::{Act, Cond, Model, Sel, glob, plain};
 
@@ -39,9 +39,13 @@ impl Machine<'_> {
                 Act::Clean(mask) => told.clean |= mask,
                 Act::Drop => told.result = told.result.or_else(|| Some(Value::default())),
                 Act::Keep => {
+                    let page = (self.names.text(site.name) == "make_response")
+                        .then_some("cross-site-scripting");
                     let mut value = told.result.take().unwrap_or_default();
                     for given in self.selected(site, &model.args) {
-                        let part = self.deep(&given.value);
+                        let given =
+                            self.page_body(page.and_then(crate::rules::taint_index), &given.value);
+                        let part = self.deep(&given);
                         value.add_taints(&part.taint);
                     }
                     self.note(
@@ -143,12 +147,85 @@ impl Machine<'_> {
 
     fn sink(&mut self, site: &Site, model: &Model, rule: usize) {
         for given in self.selected(site, &model.args) {
-            self.reach(rule, &given.value, given.sp, site);
+            let value = self.page_body(Some(rule), &given.value);
+            if model.args == [Sel::Named("$where")] {
+                // Text that the database runs as a program, whatever it was made from.
+                self.reach_surely(rule, &value, given.sp, site);
+            } else {
+                self.reach(rule, &value, given.sp, site);
+            }
+        }
+    }
+
+    /// What of an operand is a page: of Flask's `(body, status, headers)` the body, of Express' objects nothing, since
+    /// they are sent as JSON.
+    fn page_body(&self, rule: Option<usize>, value: &Value) -> Value {
+        if rule.is_none() || crate::rules::taint_index("cross-site-scripting") != rule {
+            return value.clone();
+        }
+        match self.language {
+            Language::Python => match self.items(value).as_ref().and_then(|items| items.first()) {
+                Some(body) => body.clone(),
+                None => value.clone(),
+            },
+            Language::JavaScript | Language::TypeScript { .. } => {
+                let data = value.objs.iter().any(|id| {
+                    self.state
+                        .obj(*id)
+                        .is_some_and(|obj| matches!(obj.shape, Shape::Map | Shape::List))
+                });
+                if data { value.derived() } else { value.clone() }
+            }
+            Language::C | Language::Java => value.clone(),
+        }
+    }
+
+    /// Whether what a taint's source gives can harm by this rule.
+    fn counts(&self, rule: usize, trace: u32) -> bool {
+        let id = crate::rules::TAINT.get(rule).map_or("", |rule| rule.id);
+        let mut built = false;
+        let mut at = trace;
+        let mut first = None;
+        while let Some(node) = self.traces.get(at as usize) {
+            built |= matches!(node.say, Say::Built);
+            first = Some(*node);
+            at = node.parent;
+        }
+        let Some(first) = first else { return true };
+        let (Say::Source(kind) | Say::Filled(kind, _) | Say::Param(kind, _)) = first.say else {
+            return true;
+        };
+        let local = matches!(kind, "environment" | "argument" | "input");
+        match id {
+            // An operator comes in an object, and only bodies and parsed queries hold objects.
+            "nosql-injection" => {
+                let text = self.slice(first.sp);
+                let flat = ["params", "headers", "cookies"]
+                    .iter()
+                    .any(|part| text.ends_with(part));
+                !built && !local && !flat && matches!(kind, "parameter" | "body")
+            }
+            // Who starts a script chooses its files; in C the same place may run with more rights than its caller.
+            "path-traversal" => !local || matches!(self.language, Language::C | Language::Java),
+            "cross-site-scripting"
+            | "open-redirect"
+            | "server-side-request-forgery"
+            | "trust-boundary-violation" => !local || self.language == Language::Java,
+            _ => true,
         }
     }
 
     /// Attacker-controlled data reaches a sink of the rule, unless harmless for it.
     pub(super) fn reach(&mut self, rule: usize, value: &Value, sp: Sp, site: &Site) {
+        let mut value = value.clone();
+        let deep = self.deep(&value);
+        value.objs.clear();
+        value.taint = deep.taint;
+        value.taint.retain(|taint| self.counts(rule, taint.trace));
+        self.reach_surely(rule, &value, sp, site);
+    }
+
+    fn reach_surely(&mut self, rule: usize, value: &Value, sp: Sp, site: &Site) {
         let deep = self.deep(value);
         let bit = 1_u32 << rule;
         let callee = self.callee_text(site);
@@ -179,6 +256,10 @@ impl Machine<'_> {
     pub(super) fn callee_text(&mut self, site: &Site) -> Name {
         let text = self.slice(site.sp);
         let name = self.names.text(site.name);
+        if site.recv.path == self.known.new {
+            let made = format!("new {name}");
+            return self.names.intern(&made);
+        }
         let end = text.find(name).map_or(text.len(), |at| at + name.len());
         let whole = text.get(..end).unwrap_or_default();
         let short: String = whole.chars().filter(|c| !c.is_whitespace()).collect();
@@ -208,6 +289,54 @@ impl Machine<'_> {
             func,
             at: site.sp,
         });
+    }
+
+    /// Writing to a field that is a sink by its name (`element.innerHTML = x`), or into a session.
+    pub(super) fn store_sinks(
+        &mut self,
+        object: &Value,
+        name: Name,
+        key: &Value,
+        value: &Value,
+        sp: Sp,
+    ) {
+        if !value.is_tainted() && !key.is_tainted() && value.objs.is_empty() {
+            return;
+        }
+        let called = match self.names.shared(object.path).rsplit('.').next() {
+            Some(last) if name.is_none() => self.names.intern(last),
+            _ => name,
+        };
+        let site = Site {
+            name: called,
+            recv: object.clone(),
+            recv_expr: None,
+            hint: Name::NONE,
+            args: Vec::new(),
+            sp,
+        };
+        let path = self.names.text(object.path);
+        if path.rsplit('.').next() == Some("session")
+            && let Some(rule) = crate::rules::taint_index("trust-boundary-violation")
+        {
+            self.reach(rule, value, sp, &site);
+            self.reach(rule, key, sp, &site);
+        }
+        let models = self.models;
+        let ty = self.names.text(object.ty);
+        let path = self.names.text(object.path);
+        let sinks: Vec<usize> = models
+            .named(self.names.text(name))
+            .iter()
+            .filter(|model| !model.call && model.recv.iter().any(|recv| recv.matches(path, ty, "")))
+            .filter_map(|model| match model.act {
+                Act::Sink(rule) => Some(rule),
+                _ => None,
+            })
+            .collect();
+        for rule in sinks {
+            self.reach(rule, value, sp, &site);
+        }
     }
 
     // ── writing through arguments ──

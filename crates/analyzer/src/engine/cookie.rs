@@ -34,10 +34,10 @@ impl Machine<'_> {
                     self.options(site, ("secure", "httpOnly"));
                 }
             }
-            (Language::JavaScript | Language::TypeScript { .. }, "set") => {
-                if self.names.text(site.recv.path).ends_with("cookies") {
-                    self.options(site, ("secure", "httpOnly"));
-                }
+            (Language::JavaScript | Language::TypeScript { .. }, "set")
+                if self.names.text(site.recv.path).ends_with("cookies") =>
+            {
+                self.options(site, ("secure", "httpOnly"));
             }
             _ => {}
         }

@@ -130,19 +130,27 @@ impl Machine<'_> {
         }
     }
 
-    /// How many sources are in what all functions share.
-    fn shared(&self) -> usize {
-        let mut all: Vec<u32> = Vec::new();
+    /// What all functions share: how many sources are in it, and how many constants.
+    fn shared(&self) -> (usize, usize) {
+        let mut sources = 0;
+        let mut constants = 0;
         for id in &self.protos {
-            let value = self.deep(&Value::object(*id));
-            all.extend(value.taint.iter().map(|taint| taint.root));
+            sources += self.deep(&Value::object(*id)).taint.len();
+            let fields = self.state.obj(*id).map(|obj| &obj.fields);
+            constants += fields.map_or(0, |fields| {
+                fields
+                    .values()
+                    .filter(|value| value.konst.is_known())
+                    .count()
+            });
         }
         let slots = self.program.func(FuncId(0)).map_or(0, |func| func.slots);
         for cell in 0..slots {
-            let value = self.deep(&self.state.cell(cell));
-            all.extend(value.taint.iter().map(|taint| taint.root));
+            let value = self.state.cell(cell);
+            sources += self.deep(&value).taint.len();
+            constants += usize::from(value.konst.is_known());
         }
-        all.len()
+        (sources, constants)
     }
 
     fn entries(&mut self) {
@@ -244,8 +252,10 @@ impl Machine<'_> {
         let (Some(func), Some(param)) = (program.func(id), self.param(id, at)) else {
             return Value::default();
         };
-        let mut value = Value::default();
-        value.ty = param.ty;
+        let mut value = Value {
+            ty: param.ty,
+            ..Value::default()
+        };
         let kind = match self.language {
             Language::Java => self.java_param(func, param),
             Language::Python => self.python_param(func, param, &mut value),
@@ -324,11 +334,7 @@ impl Machine<'_> {
             value.path = self.known.request;
             return None;
         }
-        let routed = func.marks.iter().any(|mark| {
-            let text = self.names.text(*mark);
-            let last = text.rsplit('.').next().unwrap_or(text);
-            ROUTES.contains(&last) && text.contains('.') || last == "api_view"
-        });
+        let routed = self.is_routed(func);
         let injected = param
             .default
             .is_some_and(|default| self.is_injected(default));
@@ -349,6 +355,56 @@ impl Machine<'_> {
         }
         let lambda = first == Some("event") && func.params.len() == 2 && name == "event";
         lambda.then_some("event of the function service")
+    }
+
+    /// A decorator makes the function the handler of a route.
+    fn is_routed(&self, func: &Func) -> bool {
+        func.marks.iter().any(|mark| {
+            let text = self.names.text(*mark);
+            let last = text.rsplit('.').next().unwrap_or(text);
+            ROUTES.contains(&last) && text.contains('.') || last == "api_view"
+        })
+    }
+
+    /// What a Flask handler returns as text is a page.
+    pub(super) fn returned_page(&mut self, value: &Value, sp: Sp) {
+        let program = self.program;
+        let Some(func) = program.func(self.func()) else {
+            return;
+        };
+        if self.language != Language::Python || !self.pages || !self.is_routed(func) {
+            return;
+        }
+        let from_handler = |taint: &Taint| {
+            self.traces
+                .get(taint.trace as usize)
+                .is_some_and(|trace| trace.kind == StepKind::Return && trace.func != self.func())
+        };
+        let mut page = Value::default();
+        for taint in &value.taint {
+            // A page that another handler built is that handler's finding.
+            if !from_handler(taint) {
+                page.add_taint(*taint);
+            }
+        }
+        let first = value.objs.first().and_then(|id| self.state.obj(*id));
+        if let Some(body) = first
+            .filter(|obj| obj.shape == Shape::List)
+            .and_then(|obj| obj.items.first())
+        {
+            page.add_taints(&body.taint);
+        }
+        if let Some(rule) = crate::rules::taint_index("cross-site-scripting") {
+            let site = super::call::Site {
+                name: self.names.intern("return"),
+                recv: Value::default(),
+                recv_expr: None,
+                hint: crate::ir::Name::NONE,
+                args: Vec::new(),
+                sp,
+            };
+            self.reach(rule, &page, sp, &site);
+        }
     }
 
     /// `Depends(…)`: what the framework makes itself.

@@ -239,7 +239,7 @@ impl Machine<'_> {
     }
 
     /// The element at a position, or all of them joined where the position is not known.
-    pub(super) fn element_at(&mut self, object: &Value, index: &Konst) -> Value {
+    pub(super) fn element_at(&self, object: &Value, index: &Konst) -> Value {
         let mut all: Option<Value> = None;
         for id in &object.objs {
             let Some(obj) = self.state.obj(*id) else {
@@ -263,7 +263,7 @@ impl Machine<'_> {
         value
     }
 
-    pub(super) fn element(&mut self, object: &Value) -> Value {
+    pub(super) fn element(&self, object: &Value) -> Value {
         self.element_at(object, &Konst::Unknown)
     }
 
@@ -280,7 +280,7 @@ impl Machine<'_> {
         plain.then(|| obj.items.clone())
     }
 
-    pub(super) fn deref(&mut self, pointer: &Value) -> Value {
+    pub(super) fn deref(&self, pointer: &Value) -> Value {
         let mut all: Option<Value> = None;
         for id in &pointer.objs {
             let value = match self.state.obj(*id) {
@@ -378,6 +378,14 @@ impl Machine<'_> {
             // `"%s" % x` of Python; text is never multiplied with text.
             Op::Rem | Op::Add => true,
             Op::Sub if self.language == Language::C => true,
+            // `pathlib.Path(folder) / name`
+            Op::Div if self.language == Language::Python => {
+                let joins = self.names.text(a.path).ends_with("Path()");
+                if joins {
+                    value.path = a.path;
+                }
+                joins
+            }
             _ => false,
         };
         if text {

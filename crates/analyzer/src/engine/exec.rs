@@ -136,6 +136,7 @@ impl Machine<'_> {
 
     /// Ends the function at hand with `value`.
     pub(super) fn give(&mut self, mut value: Value, sp: Sp) {
+        self.returned_page(&value, sp);
         let name = self.program.func(self.func()).map(|func| func.name);
         if self.stack.len() > 1 {
             self.note(
@@ -418,11 +419,13 @@ impl Machine<'_> {
             Target::Var(var, sp) => self.assign_var(*var, *sp, value),
             Target::Field(object, name, sp) => {
                 let object = self.eval(*object);
+                self.store_sinks(&object, *name, &Value::default(), &value, *sp);
                 self.set_field(&object, *name, value, *sp);
             }
             Target::Index(object, index, sp) => {
                 let object_value = self.eval(*object);
                 let index = self.eval(*index);
+                self.store_sinks(&object_value, crate::ir::Name::NONE, &index, &value, *sp);
                 if object_value.objs.is_empty() && value.is_tainted() {
                     self.taint_place(*object, &value, *sp);
                 }
@@ -437,7 +440,7 @@ impl Machine<'_> {
                     let piece = match part {
                         Part::At(at) => {
                             let index = Value::konst(Konst::Int(i64::try_from(*at).unwrap_or(0)));
-                            self.get_index(&value, &index, Sp::default())
+                            self.get_index(&value, &index, target_span(target))
                         }
                         Part::Key(name) => self.get_field(&value, *name, target_span(target)),
                         Part::Rest => value.clone(),

@@ -40,7 +40,7 @@ impl Machine<'_> {
                 self.refine(*right, false);
             }
             Some((ExprKind::Binary(op, left, right), sp)) => {
-                self.refine_binary(*op, *left, *right, truth, sp)
+                self.refine_binary(*op, *left, *right, truth, sp);
             }
             Some((ExprKind::Call(call), sp)) => self.refine_call(call, truth, sp),
             Some((ExprKind::Seq(parts), _)) => {
@@ -67,22 +67,70 @@ impl Machine<'_> {
                 let (a, b) = (self.peeked(left), self.peeked(right));
                 self.becomes(left, &b);
                 self.becomes(right, &a);
+                if b.konst.is_known() {
+                    self.host_checked(left);
+                }
             }
             // `x in ("a", "b")` is an allow-list; `".." in x` is a search inside x.
             (Op::In, true) | (Op::NotIn, false) => {
                 let list = self.peeked(right);
                 if !self.deep(&list).is_tainted() {
                     self.harmless(left, u32::MAX, sp);
+                    self.host_checked(left);
                 }
             }
-            (Op::In, false) | (Op::NotIn, true) => {
-                let needle = self.peeked(left);
-                if needle.konst.text().is_some_and(|text| text.contains("..")) {
-                    self.harmless(right, path_bit(), sp);
-                }
-            }
+            (Op::In, false) | (Op::NotIn, true) => self.lacks(left, right, sp),
             // `x.indexOf("..") >= 0`, `find(…) == -1`
             _ => self.refine_search(op, left, right, truth, sp),
+        }
+    }
+
+    /// The text `place` does not hold `needle`.
+    fn lacks(&mut self, needle: ExprId, place: ExprId, sp: Sp) {
+        let needle = self.peeked(needle);
+        let Some(text) = needle.konst.text() else {
+            return;
+        };
+        let mut mask = 0;
+        if text.contains("..") {
+            mask |= bit("path-traversal");
+        }
+        if matches!(text, "'" | "\"") {
+            // What can't end a string stays inside it.
+            mask |= bit("xpath-injection") | bit("code-injection");
+        }
+        if mask != 0 {
+            let program = self.program;
+            let place = match program.expr(place).map(|expr| &expr.kind) {
+                // `"'" in x[1:-1]`
+                Some(ExprKind::Pass(parts)) => parts.first().copied().unwrap_or(place),
+                _ => place,
+            };
+            self.harmless(place, mask, sp);
+        }
+    }
+
+    /// The host of a parsed address was compared with what is allowed: the address itself is harmless.
+    fn host_checked(&mut self, place: ExprId) {
+        let program = self.program;
+        let object = match program.expr(place).map(|expr| &expr.kind) {
+            Some(ExprKind::Field(object, name)) => Some((*object, *name)),
+            Some(ExprKind::Call(call)) => match &call.callee {
+                Callee::Method { recv, name, .. } => Some((*recv, *name)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some((object, name)) = object else { return };
+        if matches!(
+            self.names.text(name),
+            "netloc" | "hostname" | "host" | "getHost" | "getAuthority" | "origin"
+        ) {
+            let value = self.peeked(object);
+            let mask = bit("open-redirect") | bit("server-side-request-forgery");
+            for taint in value.taint {
+                self.harmless_root(taint.root, mask);
+            }
         }
     }
 
@@ -105,7 +153,7 @@ impl Machine<'_> {
                 .text()
                 .is_some_and(|text| text.contains(".."))
         {
-            self.harmless(*recv, path_bit(), sp);
+            self.harmless(*recv, bit("path-traversal"), sp);
         }
     }
 
@@ -121,6 +169,8 @@ impl Machine<'_> {
                     let (a, b) = (self.peeked(*recv), self.peeked(arg.expr));
                     self.becomes(*recv, &b);
                     self.becomes(arg.expr, &a);
+                    self.host_checked(*recv);
+                    self.host_checked(arg.expr);
                 }
             }
             "contains" | "includes" | "containsKey" | "has" | "indexOf" | "test" | "exec"
@@ -132,6 +182,7 @@ impl Machine<'_> {
                     && let Some(arg) = call.args.last()
                 {
                     self.harmless(arg.expr, u32::MAX, sp);
+                    self.host_checked(arg.expr);
                 }
             }
             "contains" | "includes" => {
@@ -141,7 +192,7 @@ impl Machine<'_> {
                     .map(|arg| self.peeked(arg.expr))
                     .unwrap_or_default();
                 if needle.konst.text().is_some_and(|text| text.contains("..")) {
-                    self.harmless(*recv, path_bit(), sp);
+                    self.harmless(*recv, bit("path-traversal"), sp);
                 }
             }
             "startsWith" | "startswith" | "is_relative_to" if truth => self.refine_start(*recv, sp),
@@ -176,9 +227,9 @@ impl Machine<'_> {
         let path = self.names.text(value.path);
         canonical |= CANONICAL.iter().any(|name| path.contains(name));
         if canonical {
-            self.harmless(at, path_bit(), sp);
+            self.harmless(at, bit("path-traversal"), sp);
             for taint in value.taint {
-                self.harmless_root(taint.root, path_bit());
+                self.harmless_root(taint.root, bit("path-traversal"));
             }
         }
     }
@@ -317,12 +368,7 @@ impl Machine<'_> {
         for taint in &mut value.taint {
             taint.clean |= mask;
         }
-        self.note(
-            value,
-            StepKind::Guard,
-            sp,
-            Say::Checked(crate::ir::Name::NONE),
-        );
+        self.note(value, StepKind::Guard, sp, Say::Checked);
     }
 
     /// Everything in the frame that comes from the same source is harmless for these rules.
@@ -344,6 +390,6 @@ impl Machine<'_> {
     }
 }
 
-fn path_bit() -> u32 {
-    crate::rules::taint_index("path-traversal").map_or(0, |at| 1 << at)
+fn bit(rule: &str) -> u32 {
+    crate::rules::taint_index(rule).map_or(0, |at| 1 << at)
 }

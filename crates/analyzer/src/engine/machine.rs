@@ -41,7 +41,7 @@ pub(super) enum Say {
     Loaded(Name),
     Captured(Name),
     Cleaned(Name),
-    Checked(Name),
+    Checked,
     Element,
     Filled(&'static str, Name),
 }
@@ -101,6 +101,8 @@ pub(super) struct Machine<'a> {
     pub(super) text: &'a str,
     pub(super) models: &'static Models,
     pub(super) language: crate::finding::Language,
+    /// Text returned by a handler of a route is a page (Flask, Bottle), not data (FastAPI).
+    pub(super) pages: bool,
     pub(super) state: State,
     pub(super) traces: Vec<Trace>,
     pub(super) frames: Vec<Frame>,
@@ -132,8 +134,9 @@ pub(super) struct Machine<'a> {
 
 /// Names asked for often.
 pub(super) struct Known {
-    pub(super) this: Name,
     pub(super) new: Name,
+    /// An object made around a request.
+    pub(super) wrapper: Name,
     pub(super) request: Name,
     pub(super) response: Name,
 }
@@ -148,7 +151,7 @@ impl<'a> Machine<'a> {
     ) -> Self {
         let mut names = names;
         let known = Known {
-            this: names.intern("this"),
+            wrapper: names.intern("wrapped request"),
             new: names.intern("new"),
             request: names.intern("http.Request"),
             response: names.intern("http.Response"),
@@ -160,6 +163,9 @@ impl<'a> Machine<'a> {
             text: source.text,
             models,
             language: source.language,
+            pages: ["flask", "bottle", "quart", "sanic"]
+                .iter()
+                .any(|name| source.text.contains(name)),
             state: State::default(),
             traces: Vec::new(),
             frames: Vec::new(),
@@ -242,7 +248,7 @@ impl<'a> Machine<'a> {
             return false;
         }
         self.steps += 1;
-        if self.steps % 4096 == 0 && (self.stop)() {
+        if self.steps.is_multiple_of(4096) && (self.stop)() {
             self.stopped = true;
             self.truncated = Some("time guard");
             return false;

@@ -19,6 +19,7 @@ mod machine;
 mod report;
 mod state;
 mod value;
+mod xml;
 
 use crate::finding::{Analysis, Rule, Source};
 use crate::{lower, parse, rules};

@@ -134,7 +134,7 @@ impl Machine<'_> {
             Say::Cleaned(name) => {
                 format!("`{}` makes it harmless elsewhere, but not here", text(name))
             }
-            Say::Checked(_) => format!("`{}` checks it, but not for this", self.words(trace.sp)),
+            Say::Checked => format!("`{}` checks it, but not for this", self.words(trace.sp)),
             Say::Element => format!("is an element in `{}`", self.words(trace.sp)),
         }
     }

@@ -27,6 +27,8 @@ pub struct Limits {
     pub file_bytes: u64,
     /// A zip inside another archive is held in memory up to this many bytes, beyond it in the scan's own folder.
     pub memory_bytes: u64,
+    /// Findings that are kept, in the order of the input. The files of further ones count as truncated.
+    pub findings: u64,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             depth: 6,
             file_bytes: 8 * MIB,
             memory_bytes: 16 * MIB,
+            findings: 50_000,
         }
     }
 }

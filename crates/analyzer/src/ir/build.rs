@@ -6,8 +6,8 @@ use std::rc::Rc;
 use tree_sitter::Node;
 
 use super::{
-    Block, Class, ClassId, Expr, ExprId, ExprKind, Func, FuncId, Lit, Name, Names, Param, Program,
-    Sp, Stmt, StmtKind, Target, Var,
+    Block, Class, ClassId, Expr, ExprId, ExprKind, Func, FuncId, Lit, Name, Param, Program, Sp,
+    Stmt, StmtKind, Target, Var,
 };
 
 /// Deeper nesting of statements and expressions is cut: no program written by a person comes near.
@@ -43,7 +43,7 @@ impl<'t> Builder<'t> {
             classes: Vec::new(),
             depth: 0,
         };
-        builder.open(Name::NONE, Sp::default());
+        builder.open(Name::NONE);
         builder
     }
 
@@ -84,18 +84,17 @@ impl<'t> Builder<'t> {
         self.name(text)
     }
 
-    pub(crate) fn names(&mut self) -> &mut Names {
-        &mut self.program.names
+    pub(crate) fn text_of(&self, name: Name) -> String {
+        self.program.names.text(name).to_owned()
     }
 
     // ── functions and scopes ──
 
-    pub(crate) fn open(&mut self, name: Name, sp: Sp) -> FuncId {
+    pub(crate) fn open(&mut self, name: Name) -> FuncId {
         let id = FuncId(small(self.program.funcs.len()));
         let parent = self.scopes.last().map(|scope| scope.func);
         self.program.funcs.push(Func {
             name,
-            sp,
             class: None,
             parent,
             params: Vec::new(),
@@ -138,10 +137,6 @@ impl<'t> Builder<'t> {
 
     pub(crate) fn func_mut(&mut self, id: FuncId) -> Option<&mut Func> {
         self.program.funcs.get_mut(id.0 as usize)
-    }
-
-    pub(crate) fn at_top(&self) -> bool {
-        self.scopes.len() == 1
     }
 
     /// The slot of `name` in the function at hand, made if need be.
@@ -207,6 +202,7 @@ impl<'t> Builder<'t> {
             name,
             supers,
             methods: Vec::new(),
+            record: false,
             fields: Vec::new(),
             marks: Vec::new(),
         });
@@ -215,15 +211,6 @@ impl<'t> Builder<'t> {
 
     pub(crate) fn class_mut(&mut self, id: ClassId) -> Option<&mut Class> {
         self.program.classes.get_mut(id.0 as usize)
-    }
-
-    /// Whether the class at hand, or one around it, has the field.
-    pub(crate) fn has_field(&self, name: Name) -> bool {
-        self.classes.iter().any(|id| {
-            self.program
-                .class(*id)
-                .is_some_and(|class| class.fields.iter().any(|field| field.name == name))
-        })
     }
 
     // ── expressions and statements ──

@@ -134,7 +134,7 @@ pub(crate) enum ExprKind {
     /// Evaluates all, is the last.
     Seq(Vec<ExprId>),
     /// A block used as an expression: `switch` with values, comprehensions. Its value is what `Yield` gathered.
-    Block(Box<Vec<Stmt>>),
+    Block(Vec<Stmt>),
     /// Declares a local array or struct: a new object, empty.
     Fresh(Name),
     Unknown,
@@ -265,7 +265,6 @@ pub(crate) struct Param {
 #[derive(Debug, Clone)]
 pub(crate) struct Func {
     pub(crate) name: Name,
-    pub(crate) sp: Sp,
     pub(crate) class: Option<ClassId>,
     pub(crate) parent: Option<FuncId>,
     pub(crate) params: Vec<Param>,
@@ -289,6 +288,8 @@ pub(crate) struct Class {
     pub(crate) name: Name,
     pub(crate) supers: Vec<Name>,
     pub(crate) methods: Vec<FuncId>,
+    /// The constructor stores its arguments in the fields, in order.
+    pub(crate) record: bool,
     /// Field initialisers, in order, run with the class' object as receiver.
     pub(crate) fields: Vec<Field>,
     pub(crate) marks: Vec<Name>,

@@ -13,7 +13,7 @@ use crate::lines::Lines;
 use crate::rank::{Score, Setting, score};
 
 /// Longest text of a region; what is longer is cut, since its file is in `sources/`.
-const SNIPPET_BYTES_MAX: usize = 8192;
+const SNIPPET_BYTES_MAX: usize = 2048;
 /// Findings of one file beyond which it counts as truncated.
 pub(crate) const FINDINGS_MAX: usize = 1000;
 

@@ -10,6 +10,15 @@ use super::mask::Masker;
 use super::{Report, rule};
 
 const SUMMARY: &str = "summary.json";
+/// What a result folder holds, files and folders.
+pub(crate) const PARTS: [&str; 6] = [
+    "findings.jsonl",
+    "report.sarif",
+    "explanations",
+    "coverage.json",
+    SUMMARY,
+    "sources",
+];
 /// Longest name that common file systems take, in bytes.
 const FILE_NAME_BYTES_MAX: usize = 255;
 

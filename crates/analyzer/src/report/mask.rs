@@ -20,6 +20,25 @@ fn stars(secret: &str, out: &mut String) {
     );
 }
 
+/// A secret that is a word may be part of any name; elsewhere it is masked where it is a literal of its own.
+fn is_word(piece: &str) -> bool {
+    piece.len() < 12 && piece.chars().all(char::is_alphabetic)
+}
+
+const QUOTES: [char; 3] = ['"', '\'', '`'];
+
+/// The part of a match of [`Secrets`] that is the secret: without the quotes that a word stands in.
+fn inner(text: &str, found: Range<usize>) -> Range<usize> {
+    let quoted = text
+        .get(found.clone())
+        .is_some_and(|m| m.starts_with(QUOTES) && m.ends_with(QUOTES));
+    if quoted {
+        found.start + 1..found.end - 1
+    } else {
+        found
+    }
+}
+
 /// The pieces of a secret that could show by themselves: its lines, as each may be a snippet.
 fn pieces(secret: &str) -> impl Iterator<Item = &str> {
     secret
@@ -48,7 +67,11 @@ impl Places {
             known.add(secret);
         }
         if let Some(finder) = known.finder() {
-            ranges.extend(finder.find_iter(text).map(|found| found.range()));
+            ranges.extend(
+                finder
+                    .find_iter(text)
+                    .map(|found| inner(text, found.range())),
+            );
         }
         ranges.sort_by_key(|range| (range.start, range.end));
         let mut merged: Vec<Range<usize>> = Vec::new();
@@ -91,7 +114,13 @@ impl Secrets {
     /// Remembers a secret.
     pub(crate) fn add(&mut self, secret: &str) {
         for piece in pieces(secret) {
-            if self.0.len() < SECRETS_MAX {
+            if self.0.len() >= SECRETS_MAX {
+                return;
+            }
+            if is_word(piece) {
+                self.0
+                    .extend(QUOTES.map(|quote| format!("{quote}{piece}{quote}")));
+            } else {
                 self.0.insert(piece.to_owned());
             }
         }
@@ -99,9 +128,17 @@ impl Secrets {
 
     /// Takes over all of another set.
     pub(crate) fn extend(&mut self, other: &Self) {
-        for secret in &other.0 {
-            self.add(secret);
+        for secret in other
+            .0
+            .iter()
+            .take(SECRETS_MAX.saturating_sub(self.0.len()))
+        {
+            self.0.insert(secret.clone());
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn finder(&self) -> Option<AhoCorasick> {
@@ -137,9 +174,10 @@ impl Masker {
         let mut out = String::new();
         let mut at = 0;
         for found in finder.find_iter(text) {
-            out.push_str(text.get(at..found.start()).unwrap_or_default());
-            stars(text.get(found.range()).unwrap_or_default(), &mut out);
-            at = found.end();
+            let secret = inner(text, found.range());
+            out.push_str(text.get(at..secret.start).unwrap_or_default());
+            stars(text.get(secret.clone()).unwrap_or_default(), &mut out);
+            at = secret.end;
         }
         (at > 0).then(|| {
             out.push_str(text.get(at..).unwrap_or_default());
@@ -195,21 +233,33 @@ mod tests {
     }
 
     #[test]
+    fn a_word_is_masked_where_it_is_a_literal_and_not_inside_names() {
+        let text = "password = 'webgoat'; import webgoat.x; y = \"webgoat\"";
+        let at = text.find("webgoat").unwrap();
+        let places = Places::new(text, std::slice::from_ref(&(at..at + 7)));
+        let masked = places.show(text, 0..text.len());
+        assert_eq!(
+            masked,
+            "password = '*******'; import webgoat.x; y = \"*******\""
+        );
+    }
+
+    #[test]
     fn lines_of_a_long_secret_are_masked_one_by_one_and_elsewhere() {
         let mut secrets = Secrets::default();
-        secrets.add("MIIEabcdef\nghijklmnop\n");
+        secrets.add("MIIE4bcdef\ngh1jklmnop\n");
         let masker = secrets.masker();
         assert_eq!(
-            masker.mask("see ghijklmnop here").as_deref(),
+            masker.mask("see gh1jklmnop here").as_deref(),
             Some("see ********** here")
         );
         assert_eq!(masker.mask("nothing"), None);
         let mut value =
-            serde_json::json!({"a": [{"text": "xMIIEabcdefx"}, 1], "uri": "ghijklmnop"});
+            serde_json::json!({"a": [{"text": "xMIIE4bcdefx"}, 1], "uri": "gh1jklmnop"});
         masker.mask_json(&mut value);
         assert_eq!(
             value,
-            serde_json::json!({"a": [{"text": "x**********x"}, 1], "uri": "ghijklmnop"})
+            serde_json::json!({"a": [{"text": "x**********x"}, 1], "uri": "gh1jklmnop"})
         );
         assert_eq!(Secrets::default().masker().mask("x"), None);
     }

@@ -178,7 +178,30 @@ pub(super) fn is_placeholder(value: &str) -> bool {
     {
         return true;
     }
-    is_sequence(&lower) || is_words(value)
+    is_sequence(&lower) || is_words(value) || is_version(value)
+}
+
+/// `^1.0.0`, `~2.3`, `1.0.0-beta`: a version of a package called `…-password`.
+fn is_version(value: &str) -> bool {
+    let digits = value.trim_start_matches(['^', '~', 'v', '=', '>', '<']);
+    let core = digits.split('-').next().unwrap_or_default();
+    core.contains('.')
+        && core
+            .split('.')
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// One word of any language, capitalised or not: `letmein`, `Contraseña`.
+pub(super) fn is_one_word(value: &str) -> bool {
+    let mut chars = value.chars();
+    chars.next().is_some_and(char::is_alphabetic)
+        && chars.all(|c| c.is_alphabetic() && !c.is_uppercase())
+}
+
+/// Whether there is a line's worth of base64 in one piece, as a key has it and code that builds one has not.
+pub(super) fn has_base64_run(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '/' | '='))
+        .any(|run| run.len() >= 40 && entropy(run) >= 3.0)
 }
 
 /// `$NAME`, `%NAME%`, `@name@`, `&anchor`, `!tag`: a reference in some configuration language.

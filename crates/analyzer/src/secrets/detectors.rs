@@ -462,8 +462,11 @@ pub(super) static TAILS: &[&str] = &[
     "s",
 ];
 
-/// A quoted literal after a name: assignment, comparison, entry of a map, argument of a setter, `#define`.
-pub(super) const QUOTED: &str = r#"(?i)([a-z0-9_.$-]{0,60}(?:passw(?:or)?d|passphrase|pwd|secret|token|key|credentials?)[a-z0-9_-]{0,24})["'\]]{0,2}\s{0,8}(?::\s{0,2}[a-z]{1,16}(?:<[a-z]{1,16}>)?\s{0,4}=|\[\s{0,2}\d{0,5}\s{0,2}\]\s{0,4}=|=>|:=|={1,3}|!==?|:|,|\(|\.equals\(|\s)\s{0,8}(?:new\s{1,4}String\(|b|u|r|f|@|L)?(?:"((?:[^"\\\n]|\\.){4,200})"|'((?:[^'\\\n]|\\.){4,200})'|`([^`\n]{4,200})`)"#;
+/// A quoted literal after a name: assignment, comparison, entry of a map, argument of a setter.
+pub(super) const QUOTED: &str = r#"(?i)([a-z0-9_.$-]{0,60}(?:passw(?:or)?d|passphrase|pwd|secret|token|key|credentials?)[a-z0-9_-]{0,24})["'\]]{0,2}\s{0,8}(?::\s{0,2}[a-z]{1,16}(?:<[a-z]{1,16}>)?\s{0,4}=|\[\s{0,2}\d{0,5}\s{0,2}\]\s{0,4}=|=>|:=|={1,3}|!==?|:|,|\(|\.equals\()\s{0,8}(?:new\s{1,4}String\(|b|u|r|f|@|L)?(?:"((?:[^"\\\n]|\\.){4,200})"|'((?:[^'\\\n]|\\.){4,200})'|`([^`\n]{4,200})`)"#;
+
+/// A macro of C.
+pub(super) const DEFINE: &str = r#"(?i)#\s{0,4}define\s{1,8}([a-z0-9_]{0,60}(?:passw(?:or)?d|passphrase|pwd|secret|token|key|credentials?)[a-z0-9_]{0,24})\s{1,40}L?"((?:[^"\\\n]|\\.){4,200})""#;
 
 /// A value without quotes, alone on its line, as configuration files have it.
 pub(super) const BARE: &str = r#"(?i)^\s{0,40}(?:export\s{1,4}|set\s{1,4}|-\s{1,4})?([a-z0-9_.-]{0,60}(?:passw(?:or)?d|passphrase|pwd|secret|token|key|credentials?)[a-z0-9_-]{0,24})\s{0,8}[:=]\s{0,8}([^\s"'<>,;(){}\[\]`]{6,200})\s{0,8}(?:#.{0,400}|;)?$"#;

@@ -16,7 +16,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
 use regex::Regex;
 
 use crate::finding::{Feature, Finding, Rule, Span};
-use detectors::{BARE, NAMES, QUOTED, TAILS, TOKENS, Token, XML};
+use detectors::{BARE, DEFINE, NAMES, QUOTED, TAILS, TOKENS, Token, XML};
 
 /// Hits of one file beyond which further ones are not reported: a file of nothing but keys is one problem.
 const HITS_MAX: usize = 500;
@@ -43,6 +43,7 @@ struct Engine {
     words: AhoCorasick,
     tokens: Vec<(&'static Token, Regex)>,
     quoted: Regex,
+    define: Regex,
     bare: Regex,
     xml: Regex,
 }
@@ -67,6 +68,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
             .map(|token| (token, compile(token.pattern)))
             .collect(),
         quoted: compile(QUOTED),
+        define: compile(DEFINE),
         bare: compile(BARE),
         xml: compile(XML),
     }
@@ -159,7 +161,7 @@ fn private_keys(text: &str) -> Vec<Hit> {
             .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '='))
             .count();
         let key = label.len() < 60 && label.contains("PRIVATE KEY");
-        if !key || letters < 48 || check::entropy(body) < 3.0 {
+        if !key || letters < 48 || !check::has_base64_run(body) {
             continue;
         }
         let mut features = vec![Feature {
@@ -205,6 +207,7 @@ fn assignments(
     let mut found: Vec<_> = engine
         .quoted
         .captures_iter(line)
+        .chain(engine.define.captures_iter(line))
         .filter_map(|groups| pair(&groups))
         .map(|p| (p, true))
         .collect();
@@ -290,7 +293,11 @@ fn weigh(name: &str, value: &str, password: bool, literal_in_code: bool) -> Opti
         value.contains(|c: char| c.is_ascii_lowercase()),
     );
     let symbol = value.contains(|c: char| c.is_ascii_punctuation());
-    let kinds = u8::from(digit) + u8::from(upper) + u8::from(lower) + u8::from(symbol);
+    let kinds = if check::is_one_word(value) {
+        1
+    } else {
+        u8::from(digit) + u8::from(upper) + u8::from(lower) + u8::from(symbol)
+    };
     let entropy = check::entropy(value);
     let feature = |name, value| Feature {
         name,
@@ -504,6 +511,9 @@ mod tests {
             ("password = \"password\"", true, None),
             ("label.password = 'Enter your password'", true, None),
             ("token = 'abcdef'", true, None),
+            ("\"parse-passwd\": \"^1.0.0\"", false, None),
+            ("table.password=Contraseña", false, None),
+            ("wget --password=$PW \"$URL9/x\"", true, None),
             ("x.getString(\"user.token.name\")", true, None),
         ] {
             let secrets: Vec<_> = found(text, code)
@@ -525,6 +535,8 @@ mod tests {
         let hits = found(&text, false);
         assert_eq!(hits.len(), 1);
         assert_eq!((hits[0].0, hits[0].1.trim()), ("secret-private-key", body));
+        let code = "\"-----BEGIN PRIVATE KEY-----\" + encode(key.getEncoded(), StandardCharsets.US_ASCII) + \"-----END PRIVATE KEY-----\"";
+        assert!(found(code, true).is_empty());
         let public = text.replace("RSA PRIVATE", "PUBLIC");
         assert!(found(&public, false).is_empty());
     }

@@ -436,3 +436,49 @@ fn a_scan_does_not_read_what_it_writes() {
     assert_eq!((places(&report).len(), entries(&report)), (1, 2));
     expect_row(&report, "out/…", Status::Skipped, "what this scan writes");
 }
+
+#[test]
+fn findings_beyond_the_limit_are_left_out_whatever_the_number_of_threads() {
+    let files: Vec<(String, &[u8])> = (0..20)
+        .map(|n| (format!("F{n:02}.java"), SERVLET.as_bytes()))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), *bytes))
+        .collect();
+    let bench = Bench::new();
+    let path = bench.file("f.zip", zip_of(&files));
+    for threads in [1, 4] {
+        let limits = Limits {
+            findings: 7,
+            ..Limits::default()
+        };
+        let report = bench
+            .scan_with(
+                &ScanOptions {
+                    limits,
+                    threads,
+                    ..bench.options(&path)
+                },
+                &Seen::default(),
+            )
+            .unwrap();
+        let found: Vec<_> = places(&report)
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect();
+        assert_eq!(
+            found,
+            (0..7)
+                .map(|n| format!("f.zip!/F{n:02}.java"))
+                .collect::<Vec<_>>()
+        );
+        expect_row(
+            &report,
+            "f.zip!/F07.java",
+            Status::Truncated,
+            "more than 7 findings",
+        );
+        assert_eq!(report.coverage.count(Status::Truncated), 13);
+    }
+}

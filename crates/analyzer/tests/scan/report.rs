@@ -463,3 +463,50 @@ fn findings_are_told_as_they_come_and_progress_has_phases() {
             .all(|progress| progress.done <= progress.total)
     );
 }
+
+#[test]
+fn a_scan_with_a_cache_says_the_same_and_keeps_no_secret() {
+    let bench = Bench::new();
+    for n in 0..5 {
+        bench.file(
+            &format!("p/F{n}.java"),
+            SERVLET.replace("users", &format!("t{n}")),
+        );
+    }
+    bench.file("p/a.properties", properties());
+    let cache = bench.dir.path().join("cache");
+    let options = ScanOptions {
+        cache: Some(cache.clone()),
+        ..bench.options(&bench.dir.path().join("p"))
+    };
+    let log = |options: &ScanOptions| {
+        let report = bench.scan_with(options, &Seen::default()).unwrap();
+        (sarif_of(&report), report.coverage)
+    };
+    let cold = log(&options);
+    assert_eq!(
+        all_files(&cache).len(),
+        5,
+        "one for each file without a secret"
+    );
+    assert_eq!(log(&options), cold);
+    assert_eq!(
+        log(&ScanOptions {
+            cache: None,
+            ..options.clone()
+        }),
+        cold
+    );
+    // What is kept is what is told: an entry that was changed shows.
+    let kept = all_files(&cache).remove(0);
+    let entry =
+        String::from_utf8(zstd::decode_all(std::fs::File::open(&kept).unwrap()).unwrap()).unwrap();
+    std::fs::write(
+        &kept,
+        zstd::encode_all(entry.replace("SQL", "LQS").as_bytes(), 1).unwrap(),
+    )
+    .unwrap();
+    assert_ne!(log(&options).0, cold.0);
+    std::fs::write(&kept, "broken").unwrap();
+    assert_eq!(log(&options), cold);
+}

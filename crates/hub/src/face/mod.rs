@@ -10,7 +10,9 @@ use axum::middleware;
 use munjigi_foundation::api::Problem;
 
 pub(crate) use guard::{Guard, foreign_origin};
-pub(crate) use operations::{MoreMetrics, Operations, Readiness, router as operations};
+#[cfg(test)]
+pub(crate) use operations::OPENAPI;
+pub(crate) use operations::{Operations, router as operations};
 pub use origin::Network;
 pub(crate) use origin::{Arrival, Hosts};
 

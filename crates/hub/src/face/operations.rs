@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -15,23 +16,13 @@ use tokio::sync::watch;
 use super::Arrival;
 use super::guard::Answers;
 use crate::auth::Auth;
+use crate::jobs::Jobs;
 use crate::uploads::Uploads;
 
 /// The face, described by hand; a test compares it with the router.
-const OPENAPI: &str = include_str!("openapi.json");
+pub(crate) const OPENAPI: &str = include_str!("openapi.json");
 /// OpenMetrics' older sister, which every Prometheus reads.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-
-/// What the hub waits for before it is ready.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Readiness {
-    /// The registry has answered, and knows this hub.
-    pub(crate) registry: bool,
-}
-
-/// Gives more lines of metrics; another part of the hub's.
-pub(crate) type MoreMetrics =
-    Arc<dyn Fn() -> futures_util::future::BoxFuture<'static, String> + Send + Sync>;
 
 /// What operators ask.
 #[derive(Clone)]
@@ -39,8 +30,9 @@ pub(crate) struct Operations {
     pub(crate) auth: Auth,
     pub(crate) uploads: Uploads,
     pub(crate) answers: Arc<Answers>,
-    pub(crate) ready: watch::Receiver<Readiness>,
-    pub(crate) more: Vec<MoreMetrics>,
+    /// A registry knows this hub.
+    pub(crate) registered: watch::Receiver<bool>,
+    pub(crate) jobs: Jobs,
 }
 
 /// The paths of operations.
@@ -62,7 +54,7 @@ async fn openapi() -> Response {
 }
 
 async fn ready(State(operations): State<Operations>) -> Response {
-    let registry = operations.ready.borrow().registry;
+    let registry = *operations.registered.borrow();
     let store = operations.uploads.usage().await.is_ok();
     let body = json!({ "ready": registry && store, "database": store, "registry": registry });
     let status = if registry && store {
@@ -99,93 +91,96 @@ async fn metrics(
         }
     }
     let mut text = operations.text().await;
-    for more in &operations.more {
-        text.push_str(&more().await);
-    }
+    text.push_str(&operations.jobs.metrics().await);
     ([(header::CONTENT_TYPE, METRICS)], text).into_response()
 }
 
 impl Operations {
     /// The metrics in Prometheus' text format.
     async fn text(&self) -> String {
-        use std::sync::atomic::Ordering::Relaxed;
         let figures = self.uploads.figures();
         let usage = self.uploads.usage().await.unwrap_or_default();
         let free = self.uploads.disk_free().await.unwrap_or(0);
         let sessions = self.auth.session_count().await.unwrap_or(0);
         let mut text = String::new();
-        for (name, kind, help, value) in [
+        for (name, help, value) in [
             (
-                "uploads_created_total",
-                "counter",
+                "uploads_created",
                 "Uploads made since the start.",
-                figures.created.load(Relaxed),
+                &figures.created,
             ),
             (
-                "uploads_completed_total",
-                "counter",
+                "uploads_completed",
                 "Uploads completed since the start.",
-                figures.completed.load(Relaxed),
+                &figures.completed,
             ),
             (
-                "uploads_removed_total",
-                "counter",
+                "uploads_removed",
                 "Uploads removed since the start.",
-                figures.removed.load(Relaxed),
+                &figures.removed,
             ),
             (
-                "upload_received_bytes_total",
-                "counter",
+                "upload_received_bytes",
                 "Bytes of uploads written since the start.",
-                figures.bytes.load(Relaxed),
+                &figures.bytes,
             ),
-            ("uploads", "gauge", "Uploads kept.", usage.uploads),
+        ] {
+            family(&mut text, &format!("{name}_total"), "counter", help);
+            sample(
+                &mut text,
+                &format!("{name}_total"),
+                value.load(Ordering::Relaxed),
+            );
+        }
+        for (name, help, value) in [
+            ("uploads", "Uploads kept.", usage.uploads),
             (
                 "upload_bytes",
-                "gauge",
                 "Bytes of uploads kept or promised.",
                 usage.bytes,
             ),
             (
                 "uploads_receiving",
-                "gauge",
                 "Requests that receive bytes now.",
                 self.uploads.receiving_now(),
             ),
             (
                 "disk_free_bytes",
-                "gauge",
                 "Bytes free on the disk of the uploads.",
                 free,
             ),
-            ("sessions", "gauge", "Sessions signed in.", sessions),
+            ("sessions", "Sessions signed in.", sessions),
         ] {
-            line(&mut text, name, kind, help, "", value);
+            family(&mut text, name, "gauge", help);
+            sample(&mut text, name, value);
         }
-        let counts = self.answers.counts();
-        for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(counts) {
-            let first = if *class == "1xx" {
-                "Requests answered, by class of status."
-            } else {
-                ""
-            };
-            line(
-                &mut text,
-                "http_requests_total",
-                "counter",
-                first,
-                &format!("{{class=\"{class}\"}}"),
+        self.answered(&mut text);
+        text
+    }
+
+    fn answered(&self, text: &mut String) {
+        family(
+            text,
+            "http_requests_total",
+            "counter",
+            "Requests answered, by class of status.",
+        );
+        for (class, count) in (1..).zip(self.answers.counts()) {
+            sample(
+                text,
+                &format!("http_requests_total{{class=\"{class}xx\"}}"),
                 count,
             );
         }
-        text
     }
 }
 
-fn line(text: &mut String, name: &str, kind: &str, help: &str, labels: &str, value: u64) {
-    if !help.is_empty() {
-        text.push_str(&format!("# HELP munjigi_hub_{name} {help}\n"));
-        text.push_str(&format!("# TYPE munjigi_hub_{name} {kind}\n"));
-    }
-    text.push_str(&format!("munjigi_hub_{name}{labels} {value}\n"));
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    text.push_str(&format!(
+        "# HELP munjigi_hub_{name} {help}\n# TYPE munjigi_hub_{name} {kind}\n"
+    ));
+}
+
+fn sample(text: &mut String, name: &str, value: u64) {
+    text.push_str(&format!("munjigi_hub_{name} {value}\n"));
 }

@@ -46,7 +46,6 @@ pub(crate) fn router(jobs: Jobs) -> Router {
         .route("/api/jobs/{eventId}", get(one).delete(end))
         .route("/api/jobs/{eventId}/events", get(push::sse))
         .route("/api/ws", get(push::ws))
-        .route("/api/models", get(models))
         .route("/api/admin/cleanup", get(cleanup))
         .route("/internal/events", post(ingest::events))
         .merge(results::router())
@@ -427,30 +426,6 @@ async fn end(
             Ok(StatusCode::NO_CONTENT.into_response())
         }
     }
-}
-
-async fn models(State(jobs): State<Jobs>) -> Json<Value> {
-    let workers = jobs.workers();
-    let mut names: Vec<&String> = workers
-        .iter()
-        .filter(|worker| worker.up)
-        .flat_map(|worker| &worker.models)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let models: Vec<Value> = names
-        .into_iter()
-        .map(|name| {
-            let offering = || {
-                workers
-                    .iter()
-                    .filter(|worker| worker.up && worker.models.contains(name))
-            };
-            let free: u32 = offering().map(|worker| worker.capacity).sum();
-            json!({ "name": name, "workers": offering().count(), "free": free })
-        })
-        .collect();
-    Json(json!({ "models": models }))
 }
 
 async fn cleanup(State(jobs): State<Jobs>) -> Result<Json<Value>, Problem> {

@@ -1,54 +1,45 @@
-//! Which workers there are: read from the registry, again and again.
+//! Which workers there are, as the registry says.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use munjigi_eureka::{Client, Instance, InstanceStatus};
+use munjigi_eureka::{Instance, InstanceStatus, Known};
 use munjigi_events::ServerId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::placement::Worker;
 
-/// How often the registry is read.
-const EVERY: Duration = Duration::from_secs(1);
 /// Workers remembered.
 const WORKERS_MAX: usize = 4_096;
 
 /// The workers known now; what the registry said last while it does not answer.
 pub type Workers = Arc<Vec<Worker>>;
 
-/// Reads the instances of `service` until `shutdown`, and tells of every change.
+/// Tells of the instances of `service` until `shutdown`; while the registry does not answer, they stay.
 pub(crate) async fn watch(
-    client: Client,
+    mut registry: watch::Receiver<Known>,
     service: String,
-    known: watch::Sender<Workers>,
+    tell: watch::Sender<Workers>,
     shutdown: CancellationToken,
 ) {
-    let mut failing = false;
     loop {
-        match client.fetch().await {
-            Ok(applications) => {
-                let workers = workers(applications.instances(&service));
-                failing = false;
-                known.send_if_modified(|before| {
-                    let changed = **before != workers;
-                    if changed {
-                        *before = Arc::new(workers);
-                    }
-                    changed
-                });
+        let applications = registry.borrow_and_update().applications.clone();
+        let workers = workers(applications.instances(&service));
+        tell.send_if_modified(|before| {
+            let changed = **before != workers;
+            if changed {
+                *before = Arc::new(workers);
             }
-            Err(error) if !failing => {
-                tracing::warn!(%error, "the registry can't be read: workers are taken as they were");
-                failing = true;
-            }
-            Err(_) => {}
-        }
+            changed
+        });
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            changed = registry.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use munjigi_eureka::Known;
 use munjigi_events::{AnalysisId, EventId, Status, UserId};
 use munjigi_foundation::api::Problem;
 use munjigi_foundation::clock::{Clock, Timestamp};
@@ -36,7 +37,6 @@ use crate::store::undo::{self, Kind};
 use crate::store::{Store, StoreError, jobs as rows};
 use crate::uploads::Uploads;
 
-pub use crate::results::archive::Limits as ResultLimits;
 pub(crate) use api::router;
 pub use directory::Workers;
 pub use placement::Worker;
@@ -52,8 +52,8 @@ pub struct JobsWiring {
     pub store: Store,
     pub uploads: Uploads,
     pub clock: Clock,
-    /// Base urls of registries, with `/eureka`.
-    pub registry_urls: Vec<String>,
+    /// What the registry says, again and again.
+    pub registry: watch::Receiver<Known>,
     /// The name under which workers register.
     pub worker_service: String,
     /// Base url of a gate's inner listener.
@@ -89,6 +89,39 @@ impl Default for JobLimits {
     }
 }
 
+/// What a result may be.
+#[derive(Debug, Clone, Copy)]
+pub struct ResultLimits {
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Bytes of all members.
+    pub expanded_bytes: u64,
+    /// Expanded bytes per byte of the archive, beyond 64 MiB.
+    pub ratio: u64,
+    /// Members.
+    pub entries: u64,
+    /// Findings that can be asked for; more are in the archive only.
+    pub findings: usize,
+    /// Bytes of one finding that can be asked for.
+    pub finding_bytes: usize,
+    /// No byte from the worker for so long: fetched again.
+    pub idle: Duration,
+}
+
+impl Default for ResultLimits {
+    fn default() -> Self {
+        Self {
+            archive_bytes: 4 << 30,
+            expanded_bytes: 16 << 30,
+            ratio: 400,
+            entries: 500_000,
+            findings: 100_000,
+            finding_bytes: 4 << 20,
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Why jobs can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum JobsError {
@@ -96,8 +129,6 @@ pub enum JobsError {
     Folder(#[from] std::io::Error),
     #[error("the http client can't be made: {0}")]
     Client(#[from] reqwest::Error),
-    #[error("registry: {0}")]
-    Registry(#[from] munjigi_eureka::BadUrl),
 }
 
 /// The hub's jobs. Cheap to clone.
@@ -206,38 +237,13 @@ impl Jobs {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, JobsError> {
-        let urls: Vec<Secret> = wiring
-            .registry_urls
-            .iter()
-            .map(|url| Secret::new(url))
-            .collect();
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(2))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        let registry =
-            munjigi_eureka::Client::new(http, &urls, Some(wiring.cluster_secret.clone()))?;
         let (known, workers) = watch::channel(Workers::default());
         tasks.spawn(directory::watch(
-            registry,
+            wiring.registry.clone(),
             wiring.worker_service.clone(),
             known,
             shutdown.clone(),
         ));
-        Self::with_workers(wiring, workers, tasks, shutdown)
-    }
-
-    /// The same, with workers that somebody else watches.
-    ///
-    /// # Errors
-    /// See [`JobsError`].
-    pub fn with_workers(
-        wiring: JobsWiring,
-        workers: watch::Receiver<Workers>,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Result<Self, JobsError> {
         let results = Results::open(&wiring.folder, wiring.limits.results)?;
         let jobs = Self(Arc::new(Inner {
             face: WorkerFace::new(&wiring.gate_inner_url, wiring.cluster_secret.clone())?,

@@ -5,47 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tar::{Archive, Entry, EntryType};
 
-use super::{ResultError, sarif};
+use super::{Limits, ResultError, sarif};
 use crate::store::results::{Finding, Index, Member, Rule};
-
-/// What a result may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of the archive.
-    pub archive_bytes: u64,
-    /// Bytes of all members.
-    pub expanded_bytes: u64,
-    /// Expanded bytes per byte of the archive, beyond 64 MiB.
-    pub ratio: u64,
-    /// Members.
-    pub entries: u64,
-    /// Findings that can be asked for; more are in the archive only.
-    pub findings: usize,
-    /// Bytes of one finding that can be asked for.
-    pub finding_bytes: usize,
-    /// No byte from the worker for so long: fetched again.
-    pub idle: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            archive_bytes: 4 << 30,
-            expanded_bytes: 16 << 30,
-            ratio: 400,
-            entries: 500_000,
-            findings: 100_000,
-            finding_bytes: 4 << 20,
-            idle: Duration::from_secs(30),
-        }
-    }
-}
 
 /// Small archives may expand to this whatever their ratio.
 const RATIO_FREE: u64 = 64 << 20;

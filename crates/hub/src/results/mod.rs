@@ -5,7 +5,7 @@
 //! parts are rows of the database.
 
 mod api;
-pub mod archive;
+mod archive;
 mod sarif;
 
 use std::io;
@@ -27,8 +27,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::store::jobs::Held;
 use crate::store::results::Index;
 
+use crate::jobs::ResultLimits as Limits;
 pub(crate) use api::router;
-use archive::Limits;
 
 /// Parts written at once.
 const CHUNK: usize = 1 << 20;

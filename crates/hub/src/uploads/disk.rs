@@ -71,6 +71,14 @@ pub(super) fn remove(folder: &Path, id: &str) -> io::Result<()> {
     }
 }
 
+/// Cuts the file at `end`.
+pub(super) fn cut(folder: &Path, id: &str, end: u64) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path(folder, id))?
+        .set_len(end)
+}
+
 /// The end of an upload's file while a request writes to it.
 pub(super) struct Tail {
     file: File,

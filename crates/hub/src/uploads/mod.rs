@@ -11,6 +11,8 @@ mod ietf;
 mod receive;
 mod slots;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod tus;
 
 pub use crate::store::uploads::{Upload, pin, unpin};

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use munjigi_events::UserId;
 
 use super::digest::{Checksum, Digests};
-use super::disk::Tail;
+use super::disk::{self, Tail};
 use super::error::UploadError;
 use super::slots::Turn;
 use super::storage::{Uploads, blocking};
@@ -110,6 +110,12 @@ async fn announce(
     {
         return Err(UploadError::Length { announced, now });
     }
+    if let Some(now) = length.filter(|length| *length < upload.received) {
+        return Err(UploadError::Length {
+            announced: upload.received,
+            now,
+        });
+    }
     let most = upload.length.or(length);
     if let (Some(announced), Some(now)) = (most, end)
         && now > announced
@@ -123,12 +129,6 @@ async fn announce(
         return Err(UploadError::TooLarge(limits.upload));
     }
     if let (None, Some(length)) = (upload.length, append.length) {
-        if length < upload.received {
-            return Err(UploadError::Length {
-                announced: upload.received,
-                now: length,
-            });
-        }
         let id = upload.id.clone();
         let set = uploads
             .0
@@ -186,6 +186,9 @@ impl Receiving<'_> {
         }
         let end = self.receive(body, turn, checked).await;
         let matched = self.matched();
+        if let End::Failed(_) = end {
+            self.give_back().await;
+        }
         let mut outcome = match end {
             End::Whole if checked && !matched => Err(UploadError::Checksum),
             End::Failed(error) => Err(error),
@@ -201,6 +204,19 @@ impl Receiving<'_> {
         }
         *turn.digests = self.safe.take();
         outcome.map(|()| self.upload.length == Some(self.upload.received))
+    }
+
+    /// On a full disk, bytes that nobody was told of must not keep others, the database too, from working. What was
+    /// reserved for a known length stays.
+    async fn give_back(&self) {
+        if self.upload.length.is_some() {
+            return;
+        }
+        let folder = self.uploads.0.wiring.folder.clone();
+        let (id, end) = (self.upload.id.clone(), self.upload.received);
+        if let Err(error) = blocking(move || disk::cut(&folder, &id, end)).await {
+            tracing::warn!(upload = self.upload.id, %error, "an upload's file could not be cut");
+        }
     }
 
     fn matched(&mut self) -> bool {

@@ -1,0 +1,357 @@
+//! The operators' face: a Unix socket that only its owner can open, and TCP with a token where
+//! the settings ask for it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Request, State as Extract};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use munjigi_foundation::api::{Problem, bearer, same_secret};
+use munjigi_foundation::listen::{self, Limits};
+use munjigi_foundation::settings::Secret;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backends::{Member, Service, State};
+use crate::gate::StartError;
+use crate::metrics;
+use crate::settings::AdminSettings;
+use crate::shard::{Listener, Shared};
+use crate::stats::Totals;
+
+/// What the face shows.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
+}
+
+impl View {
+    fn listeners(&self) -> Vec<Arc<Listener>> {
+        let listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = listeners.values().cloned().collect();
+        all.sort_by(|left, right| left.name.cmp(&right.name));
+        all
+    }
+}
+
+/// The running face.
+#[derive(Debug)]
+pub(crate) struct AdminFace {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    address: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+}
+
+/// Who may ask on TCP.
+#[derive(Debug, Clone)]
+struct Door {
+    address: SocketAddr,
+    token: Option<Secret>,
+}
+
+impl AdminFace {
+    pub(crate) async fn start(settings: &AdminSettings, view: View) -> Result<Self, StartError> {
+        let mut face = Self {
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            address: None,
+            socket: None,
+        };
+        if let Some(path) = &settings.socket {
+            let listener = bind_socket(path)
+                .await
+                .map_err(|source| StartError::Admin {
+                    place: path.display().to_string(),
+                    source,
+                })?;
+            face.socket = Some(path.clone());
+            let served =
+                listen::serve_unix(listener, router(view.clone()), limits(), face.stop.clone());
+            face.tasks.spawn(served);
+        }
+        if let Some(address) = settings.address {
+            let failed = |source| StartError::Admin {
+                place: address.to_string(),
+                source,
+            };
+            let socket = listen::bind(address, false).map_err(failed)?;
+            let address = socket.local_addr().map_err(failed)?;
+            let listener = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
+            let door = Door {
+                address,
+                token: settings.token.clone(),
+            };
+            let guarded =
+                router(view).layer(axum::middleware::from_fn_with_state(Arc::new(door), guard));
+            let served = listen::serve(listener, guarded, limits(), face.stop.clone());
+            face.address = Some(address);
+            face.tasks.spawn(served);
+        }
+        Ok(face)
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for AdminFace {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(path) = &self.socket {
+            // Already gone is as good.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        connections: 64,
+        drain: std::time::Duration::from_secs(1),
+        ..Limits::default()
+    }
+}
+
+/// Binds a socket that only its owner can open. A socket without a listener, left by a crash, is
+/// replaced; a living one is not.
+async fn bind_socket(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder)?;
+    }
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another gate serves this socket",
+        ));
+    }
+    let is_socket = std::fs::symlink_metadata(path)
+        .is_ok_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()));
+    if is_socket {
+        std::fs::remove_file(path)?;
+    }
+    // Bound under a name of its own and moved once its mode is right: nobody can open it before.
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let early = PathBuf::from(name);
+    drop(std::fs::remove_file(&early));
+    let listener = tokio::net::UnixListener::bind(&early)?;
+    std::fs::set_permissions(&early, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&early, path)?;
+    Ok(listener)
+}
+
+fn router(view: View) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics_page))
+        .route("/backends", get(backends))
+        .route("/routes", get(routes))
+        .route("/connections", get(connections))
+        .route("/status", get(status))
+        .fallback(async || Problem::not_found("page of the admin face"))
+        .with_state(view)
+}
+
+/// TCP: a known `Host`, no `Origin`, a token.
+async fn guard(Extract(door): Extract<Arc<Door>>, request: Request, next: Next) -> Response {
+    match admit(&door, request.uri().path(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn admit(door: &Door, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    if !host.is_some_and(|host| is_known_host(host, door.address.ip())) {
+        return Err(Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "unknown_host",
+            "this host is not known here",
+        ));
+    }
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "origin_refused",
+            "no page may ask here",
+        ));
+    }
+    let open = door.address.ip().is_loopback() && matches!(path, "/metrics" | "/health");
+    let token = bearer(headers).unwrap_or_default();
+    let known = door
+        .token
+        .as_ref()
+        .is_some_and(|known| same_secret(known.expose().as_bytes(), token.as_bytes()));
+    if open || known {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "this needs the token of the admin face",
+    )
+    .hint("send `Authorization: Bearer TOKEN`; `gate.admin.token_file` holds it"))
+}
+
+/// Loopback names and literal addresses: a name that a stranger's DNS points here is refused.
+fn is_known_host(host: &str, own: IpAddr) -> bool {
+    let name = crate::target::host_name(host);
+    if name == "localhost" {
+        return true;
+    }
+    name.trim_matches(['[', ']'])
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.is_loopback() || own.is_unspecified() || address == own)
+}
+
+async fn health() -> &'static str {
+    "ok\n"
+}
+
+async fn metrics_page(Extract(view): Extract<View>) -> impl IntoResponse {
+    let page = metrics::page(&view.shared, &view.listeners());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page)
+}
+
+fn member(member: &Member) -> Value {
+    let (state, why) = match &member.state {
+        State::Up => ("up", None),
+        State::NotUp => ("not_up", None),
+        State::Refused(why) => ("refused", Some(why)),
+    };
+    let backend = member.backend.as_ref();
+    let figure = |pick: &dyn Fn(&crate::backends::Backend) -> u64| backend.map_or(0, |b| pick(b));
+    let address = backend.map_or_else(
+        || format!("{}:{}", member.instance.host, member.instance.port),
+        |backend| backend.name.clone(),
+    );
+    json!({
+        "address": address,
+        "state": state,
+        "why": why,
+        "weight": member.instance.weight,
+        "inFlight": figure(&|b| u64::from(b.in_flight.load(Ordering::Relaxed))),
+        "requests": figure(&|b| b.requests.load(Ordering::Relaxed)),
+        "failures": figure(&|b| b.failures.load(Ordering::Relaxed)),
+        "metadata": member.instance.metadata,
+    })
+}
+
+fn service(service: &Service) -> Value {
+    let set = service.set.load();
+    json!({
+        "name": service.name,
+        "balance": service.settings.balance.to_string(),
+        "unsure": set.unsure(),
+        "backends": set.members().iter().map(member).collect::<Vec<_>>(),
+    })
+}
+
+fn services(view: &View) -> Vec<Value> {
+    let snapshot = view.shared.snapshot.load();
+    let mut all: Vec<_> = snapshot.services.values().collect();
+    all.sort_by(|left, right| left.name.cmp(&right.name));
+    all.into_iter().map(|known| service(known)).collect()
+}
+
+fn route_list(view: &View) -> Vec<Value> {
+    let snapshot = view.shared.snapshot.load();
+    let list = snapshot.routes.iter().filter_map(|route| {
+        let settings = snapshot.route_settings(route)?;
+        Some(json!({
+            "name": settings.name,
+            "listeners": settings.listeners,
+            "path": settings.path.to_string(),
+            "methods": settings.methods,
+            "service": settings.service,
+            "where": settings.lookup.as_ref().map(|lookup| {
+                format!("metadata.{} = {}", lookup.key, lookup.source)
+            }),
+            "requests": route.requests(),
+        }))
+    });
+    list.collect()
+}
+
+fn connection_counts(view: &View) -> Value {
+    let totals = Totals::of(&view.shared.threads);
+    let listeners: Vec<Value> = view
+        .listeners()
+        .iter()
+        .map(|listener| {
+            json!({
+                "name": listener.name,
+                "address": listener.address.to_string(),
+                "open": listener.connections.load(Ordering::Relaxed),
+                "max": listener.connections_max.load(Ordering::Relaxed),
+            })
+        })
+        .collect();
+    json!({
+        "listeners": listeners,
+        "active": totals.active,
+        "tunnels": totals.tunnels,
+        "accepted": totals.accepted,
+    })
+}
+
+async fn backends(Extract(view): Extract<View>) -> Json<Value> {
+    Json(json!({ "services": services(&view) }))
+}
+
+async fn routes(Extract(view): Extract<View>) -> Json<Value> {
+    Json(json!({ "routes": route_list(&view) }))
+}
+
+async fn connections(Extract(view): Extract<View>) -> Json<Value> {
+    Json(connection_counts(&view))
+}
+
+async fn status(Extract(view): Extract<View>) -> Json<Value> {
+    let totals = Totals::of(&view.shared.threads);
+    let reasons: serde_json::Map<String, Value> = totals
+        .reasons
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.code().to_owned(), (*count).into()))
+        .collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime": view.shared.started.elapsed().as_secs(),
+        "draining": view.shared.draining.load(Ordering::Relaxed),
+        "routes": route_list(&view),
+        "services": services(&view),
+        "requests": totals.requests(),
+        "bytesReceived": totals.bytes_received,
+        "bytesSent": totals.bytes_sent,
+        "connections": connection_counts(&view),
+        "reasons": reasons,
+    }))
+}

@@ -1,0 +1,181 @@
+//! A client's connection: waits for requests, runs one exchange after the other, ends cleanly.
+//! While it waits it holds no buffer; the exchange is boxed, so that an idle connection is small.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::{TcpListener, TcpStream};
+use crate::driver::timer::Timer;
+use crate::pipeline;
+use crate::reason::{Reason, Rejection};
+use crate::shard::{Listener, Seat, Shard};
+
+/// How long a closed connection is read on, so that the client sees our last answer instead of
+/// a reset (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(3);
+/// Bytes read meanwhile.
+const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+/// After an accept failed for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection of a client.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    pub(crate) timer: Timer,
+    pub(crate) peer: SocketAddr,
+    pub(crate) seat: Seat,
+    /// What was read beyond the last request.
+    pub(crate) leftover: Option<Buffer>,
+}
+
+impl Connection {
+    pub(crate) fn listener(&self) -> &Listener {
+        self.seat.listener()
+    }
+}
+
+/// What happens to a connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It takes the next request.
+    Next,
+    /// It is closed; the client may still be sending.
+    Linger,
+    /// It is closed at once.
+    Gone,
+}
+
+enum Wake {
+    Request,
+    End(Option<Reason>),
+}
+
+/// Accept: takes connections until the listener is closed.
+pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<Listener>) {
+    let timer = Timer::new(&shard.core);
+    loop {
+        let accepted = poll_fn(|context| {
+            if listener.closed.load(Ordering::Relaxed) {
+                return Poll::Ready(None);
+            }
+            socket.poll_accept(context).map(Some)
+        })
+        .await;
+        match accepted {
+            None => return,
+            Some(Ok((stream, peer))) => {
+                shard.stats.accepted.fetch_add(1, Ordering::Relaxed);
+                start(&shard, &listener, stream, peer);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, listener = listener.name, "can't accept connections");
+                timer.set(ACCEPT_PAUSE);
+                poll_fn(|context: &mut Context<'_>| timer.poll_expired(context)).await;
+                timer.clear();
+            }
+        }
+    }
+}
+
+fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let timer = Timer::new(&shard.core);
+    let Some(seat) = Seat::take(listener) else {
+        shard.stats.reason(Reason::TooManyConnections);
+        shard.core.spawn(refuse(stream, timer));
+        return;
+    };
+    let connection = Connection {
+        stream,
+        timer,
+        peer,
+        seat,
+        leftover: None,
+    };
+    shard.core.spawn(serve(Rc::clone(shard), connection));
+}
+
+/// Answers a connection beyond the limit with 503, as far as it takes it at once.
+async fn refuse(stream: TcpStream, timer: Timer) {
+    let rejection = Rejection::new(
+        Reason::TooManyConnections,
+        "the listener has as many connections as `connections_max` allows",
+    )
+    .retry_after(1);
+    let answer = pipeline::rejection_bytes(&rejection, b"", true);
+    let mut patience = crate::relay::Patience::Idle(Duration::from_secs(1));
+    let parts = [answer.as_slice(), &[], &[]];
+    if crate::relay::write_all(&stream, parts, &mut patience, &timer)
+        .await
+        .is_ok()
+    {
+        stream.shutdown_write();
+    }
+}
+
+async fn serve(shard: Rc<Shard>, mut connection: Connection) {
+    loop {
+        if connection.leftover.is_none()
+            && let Wake::End(reason) = wait_for_request(&shard, &connection).await
+        {
+            if let Some(reason) = reason {
+                shard.stats.reason(reason);
+            }
+            return;
+        }
+        match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
+            After::Next => {}
+            After::Linger => return Box::pin(linger(connection)).await,
+            After::Gone => return,
+        }
+    }
+}
+
+async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
+    let mut armed = false;
+    poll_fn(|context| {
+        if shard.draining() {
+            return Poll::Ready(Wake::End(None));
+        }
+        if connection.stream.poll_readable(context).is_ready() {
+            return Poll::Ready(Wake::Request);
+        }
+        if !armed {
+            armed = true;
+            let limit = shard.snapshot().settings.limits.keep_alive;
+            connection.timer.set(limit);
+        }
+        let expired = connection.timer.poll_expired(context);
+        expired.map(|()| Wake::End(Some(Reason::KeepAliveTimeout)))
+    })
+    .await
+}
+
+/// Ends our side and reads on for a while what the client still sends.
+async fn linger(connection: Connection) {
+    let Connection { stream, timer, .. } = connection;
+    drop(connection.leftover);
+    stream.shutdown_write();
+    timer.set(LINGER);
+    let mut buffer = Buffer::new(stream.core(), SMALL);
+    let mut left = LINGER_BYTES;
+    loop {
+        let read = poll_fn(|context| {
+            if let Poll::Ready(result) = stream.poll_read(context, buffer.spare()) {
+                return Poll::Ready(result.unwrap_or(0));
+            }
+            timer.poll_expired(context).map(|()| 0)
+        })
+        .await;
+        left = left.saturating_sub(read as u64);
+        if read == 0 || left == 0 {
+            return;
+        }
+    }
+}

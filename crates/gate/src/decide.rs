@@ -1,0 +1,250 @@
+//! What happens to a request, before a byte of it moves: route, limits, backend. Pure, so that
+//! `munjigi explain request` asks the same code that serves.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backends::{Backend, Holder, Service, Set};
+use crate::http1::Framing;
+use crate::http1::head::{Name, RequestHead};
+use crate::reason::{Reason, Rejection};
+use crate::routes::{self, Choice, Lookup, LookupSource, Question};
+use crate::settings::RouteSettings;
+use crate::snapshot::{Route, Snapshot};
+use crate::target;
+
+/// The service that workers post their events to.
+const HUB: &str = "HUB";
+/// The listener that users never see.
+const INNER: &str = "inner";
+
+/// A request with its route.
+#[derive(Debug)]
+pub(crate) struct Routed<'s> {
+    pub(crate) route: &'s Route,
+    pub(crate) settings: &'s RouteSettings,
+}
+
+/// Route: the most specific one, or why there is none.
+pub(crate) fn route<'s>(
+    snapshot: &'s Snapshot,
+    listener: &str,
+    head: &RequestHead,
+) -> Result<Routed<'s>, Rejection> {
+    if head.method() == b"CONNECT" {
+        return Err(Rejection::new(
+            Reason::ConnectRefused,
+            "this gate is no forward proxy",
+        ));
+    }
+    let target = text(head.target());
+    let (written, _) = target::split(&target);
+    let path = if written.starts_with('/') {
+        written
+    } else {
+        "/"
+    };
+    let host = text(head.host().unwrap_or_default());
+    let question = Question {
+        listener,
+        host: &target::host_name(&host),
+        path: &target::normal_path(path),
+        method: &text(head.method()),
+    };
+    let place = match snapshot.table.find(question) {
+        Choice::Route(place) => place,
+        Choice::OtherMethods(allowed) => {
+            let allowed = allowed.join(", ");
+            let mut rejection = Rejection::new(
+                Reason::MethodNotAllowed,
+                format!("this path takes only {allowed}"),
+            );
+            rejection.allow = Some(allowed);
+            return Err(rejection);
+        }
+        Choice::None => return Err(no_route()),
+    };
+    let routed = snapshot
+        .routes
+        .get(place)
+        .and_then(|route| Some((route, snapshot.route_settings(route)?)));
+    let Some((route, settings)) = routed else {
+        return Err(no_route());
+    };
+    if settings.service == HUB && listener != INNER && routes::is_internal(path) {
+        return Err(Rejection::new(
+            Reason::InternalPath,
+            "there is nothing here",
+        ));
+    }
+    Ok(Routed { route, settings })
+}
+
+fn no_route() -> Rejection {
+    Rejection::new(Reason::NoRoute, "no route of this gate fits the request")
+}
+
+/// Limits: what the route does not let through whatever the backend says.
+pub(crate) fn limits(settings: &RouteSettings, head: &RequestHead) -> Result<(), Rejection> {
+    if let (Some(limit), Framing::Length(length)) = (settings.request_body_max, head.framing)
+        && length > limit
+    {
+        return Err(body_too_large(limit));
+    }
+    if let (Some(origins), Some(_)) = (&settings.websocket.origins, head.upgrade()) {
+        let origin = head.fields.named("origin").next();
+        let known = origin.is_some_and(|origin| {
+            origins
+                .iter()
+                .any(|known| origin.eq_ignore_ascii_case(known.as_bytes()))
+        });
+        if !known {
+            return Err(Rejection::new(
+                Reason::OriginRefused,
+                "this page may not open a WebSocket here",
+            )
+            .hint("`websocket.origins` of the route lists the pages that may"));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn body_too_large(limit: u64) -> Rejection {
+    Rejection::new(
+        Reason::BodyTooLarge,
+        format!("the body is larger than {limit} bytes, the limit of this route"),
+    )
+}
+
+/// Which backends may take the request.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// Any of the service.
+    Any,
+    /// This one, and never another.
+    Only(Arc<Backend>),
+}
+
+/// Backend: whom `where` names, or any.
+pub(crate) fn wanted(
+    routed: &Routed<'_>,
+    set: &Set,
+    head: &RequestHead,
+    now: Instant,
+) -> Result<Wanted, Rejection> {
+    let Some(lookup) = &routed.settings.lookup else {
+        return Ok(Wanted::Any);
+    };
+    let Some(value) = lookup_value(lookup, routed.settings, head)? else {
+        if lookup.balance_when_missing {
+            return Ok(Wanted::Any);
+        }
+        return Err(Rejection::new(
+            Reason::WhereMissing,
+            format!("the request does not name `{}`", lookup.source),
+        ));
+    };
+    let key = &lookup.key;
+    let shown: String = value.chars().take(100).collect();
+    match set.holder(key, &value, now) {
+        Holder::One(backend) => Ok(Wanted::Only(Arc::clone(backend))),
+        Holder::Several => Err(Rejection::new(
+            Reason::DuplicateServerId,
+            format!("more than one instance has {key} = {shown}"),
+        )
+        .hint("each instance needs a value of its own")
+        .retry_after(5)),
+        Holder::Away => Err(Rejection::new(
+            Reason::InstanceAway,
+            format!("the instance with {key} = {shown} is away"),
+        )
+        .retry_after(2)),
+        Holder::Unknown => Err(Rejection::new(
+            Reason::NoSuchInstance,
+            format!("no instance has {key} = {shown}"),
+        )),
+    }
+}
+
+fn lookup_value(
+    lookup: &Lookup,
+    settings: &RouteSettings,
+    head: &RequestHead,
+) -> Result<Option<String>, Rejection> {
+    let target = text(head.target());
+    let (path, query) = target::split(&target);
+    let found = match &lookup.source {
+        LookupSource::Query(name) => target::query_parameter(query.unwrap_or_default(), name),
+        LookupSource::Header(name) => target::single(
+            head.fields
+                .named(name)
+                .map(|value| String::from_utf8_lossy(value).into_owned()),
+        ),
+        LookupSource::Cookie(name) => target::cookie(head.fields.all(Name::Cookie), name),
+        LookupSource::Path(name) => {
+            let path = target::normal_path(path);
+            Ok(settings.path.captured(&path, name).map(str::to_owned))
+        }
+    };
+    found.map_err(|target::Repeated| {
+        Rejection::new(
+            Reason::WhereAmbiguous,
+            format!("the request names `{}` more than once", lookup.source),
+        )
+    })
+}
+
+/// Balance: one of the service's backends, leaving out those tried while there is another.
+pub(crate) fn backend(
+    service: &Service,
+    set: &Set,
+    wanted: &Wanted,
+    tried: &[u64],
+) -> Result<Arc<Backend>, Rejection> {
+    match wanted {
+        Wanted::Only(backend) => Ok(Arc::clone(backend)),
+        Wanted::Any => service.choose(set, tried).map(Arc::clone).ok_or_else(|| {
+            Rejection::new(
+                Reason::NoBackend,
+                format!("service {} has no backend now", service.name),
+            )
+            .retry_after(2)
+        }),
+    }
+}
+
+/// The client that a request comes from: the peer, or whom a trusted peer names. Read from the
+/// right, the first address that is not trusted itself (what stands left of it may be invented).
+pub(crate) fn client(snapshot: &Snapshot, peer: IpAddr, head: &RequestHead) -> IpAddr {
+    let mut client = peer;
+    if !snapshot.trusts(peer) {
+        return client;
+    }
+    let values: Vec<&[u8]> = head.fields.all(Name::XForwardedFor).collect();
+    let named = values
+        .iter()
+        .rev()
+        .flat_map(|value| value.rsplit(|byte| *byte == b','));
+    for name in named {
+        let parsed = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| name.trim().trim_matches(['[', ']']).parse::<IpAddr>().ok());
+        match parsed {
+            Some(address) => {
+                client = address.to_canonical();
+                if !snapshot.trusts(client) {
+                    break;
+                }
+            }
+            None => break,
+        }
+    }
+    client
+}
+
+/// Bytes of a head as text. What is no UTF-8 can match no route but a prefix before it.
+pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}

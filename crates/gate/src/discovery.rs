@@ -1,0 +1,229 @@
+//! Keeps the backends of every service up to date: one small task for each, on the Tokio runtime
+//! beside the loops.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backends::{Admission, Backends, Discovery, Instance, Service};
+use crate::settings::{BackendSettings, DiscoverySettings};
+use crate::snapshot::Snapshot;
+
+/// How often the names of static backends are looked up again.
+const NAMES_EVERY: Duration = Duration::from_secs(30);
+
+/// The tasks that follow discovery, by service.
+#[derive(Debug)]
+pub(crate) struct Followers {
+    registry: Option<Arc<dyn Discovery>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    running: Mutex<HashMap<String, (Arc<Service>, CancellationToken)>>,
+}
+
+impl Followers {
+    pub(crate) fn new(registry: Option<Arc<dyn Discovery>>) -> Self {
+        Self {
+            registry,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            running: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Follows the services of `snapshot`, and no other.
+    pub(crate) fn follow(&self, snapshot: &Snapshot) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|name, (service, stop)| {
+            let stays = snapshot
+                .services
+                .get(name)
+                .is_some_and(|wanted| Arc::ptr_eq(wanted, service));
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for (name, service) in &snapshot.services {
+            if running.contains_key(name) {
+                continue;
+            }
+            let stop = self.stop.child_token();
+            running.insert(name.clone(), (Arc::clone(service), stop.clone()));
+            self.start(service, snapshot, stop);
+        }
+    }
+
+    fn start(&self, service: &Arc<Service>, snapshot: &Snapshot, stop: CancellationToken) {
+        let rules = Rules {
+            service: Arc::clone(service),
+            own: snapshot.own.clone(),
+            backends_max: snapshot.settings.limits.backends_max,
+        };
+        match (&service.settings.discovery, &self.registry) {
+            (DiscoverySettings::Static(backends), _) => {
+                let (literal, named): (Vec<_>, Vec<_>) = backends
+                    .iter()
+                    .cloned()
+                    .partition(|backend| backend.address.socket_addr().is_some());
+                rules.apply(&static_backends(&literal, &[]), false);
+                if !named.is_empty() {
+                    self.tasks.spawn(follow_names(rules, literal, named, stop));
+                }
+            }
+            (DiscoverySettings::Registry, Some(registry)) => {
+                let receiver = registry.watch(&service.name);
+                // What is known already counts from the first request on.
+                let known = Arc::clone(&receiver.borrow());
+                rules.apply(&known, true);
+                self.tasks.spawn(follow_registry(rules, receiver, stop));
+            }
+            (DiscoverySettings::Registry, None) => {
+                tracing::warn!(service = service.name, "there is no registry to ask");
+            }
+        }
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Gives a service of a snapshot that nobody follows its static backends.
+pub(crate) fn apply_static(
+    service: &Arc<Service>,
+    backends: &[BackendSettings],
+    snapshot: &Snapshot,
+) {
+    let rules = Rules {
+        service: Arc::clone(service),
+        own: snapshot.own.clone(),
+        backends_max: snapshot.settings.limits.backends_max,
+    };
+    rules.apply(&static_backends(backends, &[]), false);
+}
+
+/// How news about one service become its backends.
+struct Rules {
+    service: Arc<Service>,
+    own: Vec<SocketAddr>,
+    backends_max: usize,
+}
+
+impl Rules {
+    fn apply(&self, news: &Backends, discovered: bool) {
+        let service = &self.service;
+        let admission = Admission {
+            settings: &service.settings,
+            own: &self.own,
+            backends_max: self.backends_max,
+            discovered,
+        };
+        let before = service.set.load();
+        let next = before.next(news, admission, Instant::now());
+        for member in next.members() {
+            if let crate::backends::State::Refused(why) = &member.state
+                && before.members().iter().all(|old| old.state != member.state)
+            {
+                let (host, port) = (&member.instance.host, member.instance.port);
+                tracing::warn!(service = service.name, host, port, why, "backend refused");
+            }
+        }
+        for value in next.duplicates("serverId") {
+            if !before.duplicates("serverId").contains(&value) {
+                tracing::error!(
+                    service = service.name,
+                    server_id = value,
+                    code = crate::reason::Reason::DuplicateServerId.code(),
+                    "two live instances have the same serverId"
+                );
+            }
+        }
+        service.set.store(Arc::new(next));
+    }
+}
+
+fn static_backends(
+    literal: &[BackendSettings],
+    found: &[(BackendSettings, SocketAddr)],
+) -> Backends {
+    let instance = |weight: u32, address: SocketAddr| Instance {
+        host: address.ip().to_string(),
+        port: address.port(),
+        weight,
+        up: true,
+        metadata: std::collections::BTreeMap::new(),
+    };
+    let literal = literal.iter().filter_map(|backend| {
+        let address = backend.address.socket_addr()?;
+        Some(instance(backend.weight, address))
+    });
+    let found = found
+        .iter()
+        .map(|(backend, address)| instance(backend.weight, *address));
+    Backends {
+        instances: literal.chain(found).collect(),
+        unsure: false,
+    }
+}
+
+/// Static backends with names: looked up now and then, what was known stays when that fails.
+async fn follow_names(
+    rules: Rules,
+    literal: Vec<BackendSettings>,
+    named: Vec<BackendSettings>,
+    stop: CancellationToken,
+) {
+    let mut known: HashMap<String, Vec<SocketAddr>> = HashMap::new();
+    loop {
+        let mut found = Vec::new();
+        for backend in &named {
+            let name = backend.address.to_string();
+            match tokio::net::lookup_host(&name).await {
+                Ok(addresses) => {
+                    known.insert(name.clone(), addresses.collect());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, name, "the name of a backend can't be looked up");
+                }
+            }
+            for address in known.get(&name).into_iter().flatten() {
+                found.push((backend.clone(), *address));
+            }
+        }
+        rules.apply(&static_backends(&literal, &found), false);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(NAMES_EVERY) => {}
+        }
+    }
+}
+
+async fn follow_registry(
+    rules: Rules,
+    mut receiver: watch::Receiver<Arc<Backends>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let news = Arc::clone(&receiver.borrow_and_update());
+        rules.apply(&news, true);
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = receiver.changed() => changed,
+        };
+        if changed.is_err() {
+            tracing::warn!(
+                service = rules.service.name,
+                "the registry is gone; its last word stays"
+            );
+            return;
+        }
+    }
+}

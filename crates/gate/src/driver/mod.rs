@@ -1,0 +1,203 @@
+//! The driver: one thread, one `epoll` (edge-triggered, by mio), one executor. A connection is a
+//! future; everything it waits for (bytes, room, a deadline, a wake from elsewhere) lives in this
+//! module, so that what stands above reads as straight-line `async` code.
+//!
+//! Nothing here is shared between threads but the queue of remote wakes. Why not Tokio's
+//! current-thread runtime: docs/decisions/0001-gate-driver.md.
+
+pub(crate) mod buffer;
+mod executor;
+pub(crate) mod tcp;
+pub(crate) mod timer;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+pub(crate) use executor::Remote;
+use executor::Tasks;
+
+const REMOTE: Token = Token(usize::MAX);
+/// Reads and writes a task may do before the others get their turn.
+const BUDGET: u32 = 32;
+
+/// Readiness of one descriptor, kept between edges.
+#[derive(Debug, Default)]
+struct Source {
+    readable: bool,
+    writable: bool,
+    /// The peer ended its side: reading stays ready for good, since no further edge will come.
+    read_closed: bool,
+    /// Reset or error: nothing more will pass.
+    broken: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What the futures of one thread share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    registry: mio::Registry,
+    sources: RefCell<Slab<Source>>,
+    tasks: Tasks,
+    timers: RefCell<timer::Wheel>,
+    buffers: buffer::Pool,
+    started: Instant,
+    now: Cell<Instant>,
+    budget: Cell<u32>,
+    stopped: Cell<bool>,
+}
+
+impl Core {
+    /// The time at the last return from the kernel.
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    fn tick_of(&self, when: Instant) -> u64 {
+        let milliseconds = when.saturating_duration_since(self.started).as_millis();
+        u64::try_from(milliseconds).unwrap_or(u64::MAX) / timer::TICK_MS
+    }
+
+    fn tick_after(&self, after: Duration) -> u64 {
+        // One tick more than the division gives: a limit is never cut short.
+        self.now()
+            .checked_add(after)
+            .map_or(u64::MAX - 1, |when| self.tick_of(when) + 1)
+    }
+
+    /// Starts a future on this thread.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(Box::pin(future));
+    }
+
+    /// Polls every task once: each looks at what changed for all of them, such as a drain.
+    pub(crate) fn wake_all(&self) {
+        self.tasks.wake_all();
+    }
+
+    /// Ends [`Driver::run`] after this turn; what still lives is dropped.
+    pub(crate) fn stop(&self) {
+        self.stopped.set(true);
+    }
+
+    /// True while the task may go on; else it should yield (its waker is called).
+    fn spend(&self, waker: &Waker) -> bool {
+        let left = self.budget.get();
+        if left == 0 {
+            waker.wake_by_ref();
+            return false;
+        }
+        self.budget.set(left - 1);
+        true
+    }
+
+    fn dispatch(&self, event: &mio::event::Event) {
+        let mut sources = self.sources.borrow_mut();
+        let Some(source) = sources.get_mut(event.token().0) else {
+            return;
+        };
+        source.broken |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
+        source.read_closed |= event.is_read_closed();
+        if event.is_readable() || source.read_closed || source.broken {
+            source.readable = true;
+            if let Some(waker) = &source.reader {
+                waker.wake_by_ref();
+            }
+        }
+        if event.is_writable() || source.broken {
+            source.writable = true;
+            if let Some(waker) = &source.writer {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// Owns the thread: runs its tasks until [`Core::stop`].
+#[derive(Debug)]
+pub(crate) struct Driver {
+    core: Rc<Core>,
+    poll: Poll,
+    events: Events,
+    remote: Arc<Remote>,
+}
+
+impl Driver {
+    /// # Errors
+    /// When the kernel gives no epoll descriptor.
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let remote = Remote::new(mio::Waker::new(&registry, REMOTE)?);
+        let now = Instant::now();
+        let core = Rc::new(Core {
+            registry,
+            sources: RefCell::new(Slab::new()),
+            tasks: Tasks::new(Arc::clone(&remote)),
+            timers: RefCell::new(timer::Wheel::new()),
+            buffers: buffer::Pool::new(),
+            started: now,
+            now: Cell::new(now),
+            budget: Cell::new(BUDGET),
+            stopped: Cell::new(false),
+        });
+        Ok(Self {
+            core,
+            poll,
+            events: Events::with_capacity(512),
+            remote,
+        })
+    }
+
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
+    /// Runs until [`Core::stop`]. Must be called on the thread that made the driver.
+    ///
+    /// # Errors
+    /// When `epoll_wait` fails for another reason than a signal.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        loop {
+            let core = &self.core;
+            core.tasks.run_ready(|| core.budget.set(BUDGET));
+            if core.stopped.get() {
+                break;
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut self.events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            core.now.set(Instant::now());
+            for event in &self.events {
+                if event.token() == REMOTE {
+                    self.remote.collect();
+                } else {
+                    core.dispatch(event);
+                }
+            }
+            let tick = core.tick_of(core.now());
+            core.timers.borrow_mut().advance(tick, Waker::wake_by_ref);
+        }
+        self.core.tasks.clear();
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.core.tasks.has_ready() {
+            return Some(Duration::ZERO);
+        }
+        let tick = self.core.timers.borrow().next_tick()?;
+        let when = Duration::from_millis(tick.saturating_mul(timer::TICK_MS));
+        let elapsed = self.core.started.elapsed();
+        Some(when.saturating_sub(elapsed))
+    }
+}

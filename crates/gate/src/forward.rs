@@ -1,0 +1,519 @@
+//! Forward: the request goes to the backend and the response comes back, at the same time, each
+//! at the pace of its slower side.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use crate::connection::{After, Connection};
+use crate::decide::{self, Routed};
+use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::timer::Timer;
+use crate::http1::body::Body;
+use crate::http1::head::{Name, RequestHead, ResponseHead, find_end};
+use crate::http1::write::{self, Delivery, Forwarding};
+use crate::http1::{BadMessage, Framing, Version};
+use crate::meter::Meter;
+use crate::pipeline::{Stop, Upstream, head_limits};
+use crate::reason::{Reason, Rejection};
+use crate::record::Record;
+use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
+use crate::settings::TimeoutSettings;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::tunnel;
+use crate::ws;
+
+/// Interim responses (1xx) of one exchange.
+const INTERIM_MAX: u32 = 100;
+
+/// What is to be forwarded, and where to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    pub(crate) shard: &'a Shard,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) head: &'a RequestHead,
+    pub(crate) routed: &'a Routed<'a>,
+    pub(crate) upstream: &'a Upstream,
+}
+
+/// An exchange that went through.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) reason: Reason,
+    pub(crate) after: After,
+    /// The backend takes another request on its connection.
+    pub(crate) reusable: bool,
+}
+
+/// How far the request body is.
+#[derive(Debug, Default)]
+struct Upload {
+    /// Nothing more will be sent to the backend.
+    complete: Cell<bool>,
+    /// The client owes bytes: then we do not wait for the backend.
+    owed: Cell<bool>,
+    /// The whole body went through.
+    intact: Cell<bool>,
+    /// What the client sent behind the body.
+    leftover: RefCell<Option<Buffer>>,
+}
+
+enum Answer {
+    Delivered { close: bool, reusable: bool },
+    Upgraded { lead: Vec<u8>, rest: Option<Buffer> },
+}
+
+/// Forwards one request over one connection to a backend.
+pub(crate) async fn run(
+    plan: Plan<'_>,
+    connection: &mut Connection,
+    record: &mut Record,
+) -> Result<Ended, Stop> {
+    let lead = request_lead(plan, connection);
+    let leftover = connection.leftover.take();
+    let upload = Upload::default();
+    let outcome = if plan.head.framing == Framing::None {
+        connection.leftover = leftover;
+        send_head(plan, connection, &lead).await?;
+        upload.complete.set(true);
+        upload.intact.set(true);
+        respond(plan, connection, record, &upload).await
+    } else {
+        let both = both_ways(plan, connection, record, &upload, (lead, leftover)).await;
+        connection.leftover = upload.leftover.take();
+        both
+    };
+    match outcome? {
+        Answer::Upgraded { lead, rest } => {
+            record.tunnel = true;
+            let reason = tunnel::run(plan, connection, record, lead, rest).await;
+            Ok(Ended {
+                reason,
+                after: After::Gone,
+                reusable: false,
+            })
+        }
+        Answer::Delivered { close, reusable } => Ok(Ended {
+            reason: Reason::Done,
+            after: if close || !upload.intact.get() {
+                After::Linger
+            } else {
+                After::Next
+            },
+            reusable: reusable && upload.intact.get(),
+        }),
+    }
+}
+
+fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
+    let mut lead = Vec::with_capacity(1_024);
+    let peer = connection.peer.ip().to_canonical();
+    let forwarding = Forwarding {
+        peer: &peer.to_string(),
+        scheme: "http",
+        trusted: plan.snapshot.trusts(peer),
+    };
+    let fallback = &plan.upstream.flight.0.name;
+    write::request(&mut lead, plan.head, forwarding, fallback);
+    lead
+}
+
+async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
+    let mut patience = Patience::Idle(plan.routed.settings.timeout.idle);
+    let stream = &plan.upstream.stream;
+    let written = relay::write_all(stream, [lead, &[], &[]], &mut patience, &connection.timer);
+    written.await.map_err(|end| match end {
+        WriteEnd::Gone => Stop::Stale,
+        WriteEnd::Slow => stalled().into(),
+    })
+}
+
+fn stalled() -> Rejection {
+    Rejection::new(
+        Reason::BackendStalled,
+        "the backend stopped taking the request",
+    )
+}
+
+/// Body and response at the same time: a response may come before the body has ended.
+async fn both_ways(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    upload: &Upload,
+    (lead, leftover): (Vec<u8>, Option<Buffer>),
+) -> Result<Answer, Stop> {
+    let mut sending = pin!(send_body(
+        plan,
+        connection,
+        record,
+        upload,
+        (lead, leftover)
+    ));
+    let mut responding = pin!(respond(plan, connection, record, upload));
+    let mut sent = false;
+    poll_fn(|context| {
+        if !sent && let Poll::Ready(outcome) = sending.as_mut().poll(context) {
+            sent = true;
+            if let Err(stop) = outcome {
+                return Poll::Ready(Err(stop));
+            }
+        }
+        responding.as_mut().poll(context)
+    })
+    .await
+}
+
+fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
+    timeout
+        .rate_min
+        .map_or(otherwise, |rate| Patience::Rate(Meter::new(rate)))
+}
+
+async fn send_body(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    upload: &Upload,
+    (lead, leftover): (Vec<u8>, Option<Buffer>),
+) -> Result<(), Stop> {
+    let settings = plan.routed.settings;
+    let timer = Timer::new(&plan.shard.core);
+    let mut body = Body::new(plan.head.framing);
+    let mut lead = lead;
+    let backend = &plan.upstream.stream;
+    if plan.head.expects_continue() && leftover.is_none() {
+        // The client owes nothing until it was told to go on.
+        let mut patience = Patience::Idle(settings.timeout.idle);
+        let parts = [lead.as_slice(), &[], &[]];
+        match relay::write_all(backend, parts, &mut patience, &timer).await {
+            Ok(()) => lead.clear(),
+            Err(WriteEnd::Slow) => return Err(stalled().into()),
+            Err(WriteEnd::Gone) => {
+                upload.complete.set(true);
+                return Ok(());
+            }
+        }
+        poll_fn(|context| {
+            if upload.owed.get() {
+                return Poll::Ready(());
+            }
+            connection.stream.poll_readable(context)
+        })
+        .await;
+    }
+    upload.owed.set(true);
+    let mut relay = Relay {
+        from: &connection.stream,
+        to: backend,
+        timer: &timer,
+        reading: client_patience(&settings.timeout, Patience::Endless),
+        writing: Patience::Idle(settings.timeout.idle),
+        chunked: plan.head.framing == Framing::Chunked,
+        limit: settings.request_body_max.unwrap_or(u64::MAX),
+        moved: 0,
+        watched: None,
+    };
+    let outcome = relay.run(&mut body, lead, leftover).await;
+    record.received.set(relay.moved);
+    upload.owed.set(false);
+    upload.complete.set(true);
+    match outcome {
+        Ok(rest) => {
+            upload.intact.set(true);
+            *upload.leftover.borrow_mut() = rest;
+            Ok(())
+        }
+        // It may have answered before it closed: the response is looked for.
+        Err(RelayEnd::TargetGone) => Ok(()),
+        Err(end) => Err(upload_stop(end, settings.request_body_max)),
+    }
+}
+
+fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
+    let rejection = match end {
+        RelayEnd::SourceGone | RelayEnd::TargetGone | RelayEnd::Abandoned => Rejection::new(
+            Reason::RequestCut,
+            "the connection ended in the middle of the body",
+        ),
+        RelayEnd::SourceSlow => Rejection::new(
+            Reason::RequestTooSlow,
+            "the body arrived slower than `rate_min` allows",
+        ),
+        RelayEnd::TargetSlow => stalled(),
+        RelayEnd::Malformed(error) => Rejection::from(error),
+        RelayEnd::TooLarge => decide::body_too_large(limit.unwrap_or(u64::MAX)),
+    };
+    rejection.into()
+}
+
+async fn respond(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    upload: &Upload,
+) -> Result<Answer, Stop> {
+    let mut rest = None;
+    let mut interim = 0;
+    let head = loop {
+        let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
+        if head.status == 101 {
+            record.responded.set(Some(plan.shard.core.now()));
+            return upgrade(plan, record, upload, &head, rest);
+        }
+        if head.status >= 200 {
+            break head;
+        }
+        interim += 1;
+        if interim > INTERIM_MAX {
+            return Err(bad_response("the backend sent too many interim responses").into());
+        }
+        pass_interim(plan, connection, upload, &head).await?;
+    };
+    record.responded.set(Some(plan.shard.core.now()));
+    deliver(plan, connection, record, upload, &head, rest).await
+}
+
+fn bad_response(detail: &str) -> Rejection {
+    Rejection::new(Reason::BadResponse, detail)
+}
+
+async fn read_response_head(
+    plan: Plan<'_>,
+    connection: &Connection,
+    upload: &Upload,
+    rest: &mut Option<Buffer>,
+    first: bool,
+) -> Result<ResponseHead, Stop> {
+    let limits = head_limits(&plan.snapshot.settings.limits);
+    let stream = &plan.upstream.stream;
+    let mut scanned = 0;
+    loop {
+        if let Some(buffer) = rest.as_mut() {
+            let bad = |error: BadMessage| {
+                tracing::debug!(%error, backend = plan.upstream.flight.0.name, "bad response");
+                Stop::from(bad_response("the backend's answer is no valid HTTP"))
+            };
+            if let Some(end) = find_end(buffer.filled(), scanned, limits).map_err(bad)? {
+                let bytes = buffer.filled().get(..end).unwrap_or_default();
+                let head = ResponseHead::parse(bytes, plan.head.method(), limits).map_err(bad)?;
+                buffer.consume(end);
+                return Ok(head);
+            }
+            scanned = buffer.filled().len();
+            if !buffer.make_room() {
+                return Err(bad(BadMessage::HeadTooLarge));
+            }
+        }
+        wait_for_response(plan, connection, upload).await?;
+        let mut buffer = rest
+            .take()
+            .unwrap_or_else(|| Buffer::new(stream.core(), SMALL));
+        let read = poll_fn(|context| match stream.poll_read(context, buffer.spare()) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await;
+        match read {
+            Some(Ok(count)) if count > 0 => buffer.fill(count),
+            // Stale readiness; an empty buffer goes back before we wait again.
+            None => {}
+            Some(_) if first && buffer.is_empty() && plan.upstream.reused => {
+                return Err(Stop::Stale);
+            }
+            Some(_) => {
+                let detail = "the backend closed the connection without an answer";
+                return Err(Rejection::new(Reason::BackendClosed, detail).into());
+            }
+        }
+        *rest = Some(buffer).filter(|buffer| !buffer.is_empty());
+    }
+}
+
+/// Waits for bytes of the backend: as long as `response` allows once the request is sent.
+async fn wait_for_response(
+    plan: Plan<'_>,
+    connection: &Connection,
+    upload: &Upload,
+) -> Result<(), Stop> {
+    let timer = &connection.timer;
+    let mut armed = false;
+    poll_fn(|context| {
+        if plan.upstream.stream.poll_readable(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if connection.stream.poll_broken(context).is_ready() {
+            return Poll::Ready(Err(Stop::End(Reason::ClientGone)));
+        }
+        if upload.owed.get() {
+            armed = false;
+            return Poll::Pending;
+        }
+        if !armed {
+            armed = true;
+            timer.set(plan.routed.settings.timeout.response);
+        }
+        timer.poll_expired(context).map(|()| {
+            let detail = "the backend did not answer in time";
+            Err(Rejection::new(Reason::ResponseTimeout, detail).into())
+        })
+    })
+    .await
+}
+
+/// 100, 103, 104 and their like go to the client as they come (RFC 9110 §15.2).
+async fn pass_interim(
+    plan: Plan<'_>,
+    connection: &Connection,
+    upload: &Upload,
+    head: &ResponseHead,
+) -> Result<(), Stop> {
+    if plan.head.version == Version::Http10 {
+        return Ok(());
+    }
+    let mut bytes = Vec::with_capacity(256);
+    let delivery = Delivery {
+        framing: Framing::None,
+        close: false,
+        say_keep_alive: false,
+        date: &[],
+        upgrade: false,
+    };
+    write::response(&mut bytes, head, delivery);
+    write_to_client(plan, connection, &bytes).await?;
+    if head.status == 100 && !upload.complete.get() {
+        upload.owed.set(true);
+    }
+    Ok(())
+}
+
+async fn write_to_client(
+    plan: Plan<'_>,
+    connection: &Connection,
+    bytes: &[u8],
+) -> Result<(), Stop> {
+    let timeout = &plan.routed.settings.timeout;
+    let mut patience = client_patience(timeout, Patience::Idle(timeout.idle));
+    let parts = [bytes, &[], &[]];
+    let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
+    written.await.map_err(|end| {
+        Stop::End(match end {
+            WriteEnd::Gone => Reason::ClientGone,
+            WriteEnd::Slow => Reason::ReaderTooSlow,
+        })
+    })
+}
+
+/// A 101 counts only as the answer to what was asked: nothing goes raw before that.
+fn upgrade(
+    plan: Plan<'_>,
+    record: &Record,
+    upload: &Upload,
+    head: &ResponseHead,
+    rest: Option<Buffer>,
+) -> Result<Answer, Stop> {
+    let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
+    let Some(asked) = plan.head.upgrade() else {
+        return refused("the backend changed the protocol, which nobody asked for");
+    };
+    if !head
+        .upgrade()
+        .is_some_and(|given| given.eq_ignore_ascii_case(asked))
+    {
+        return refused("the backend changed to another protocol than was asked for");
+    }
+    if asked.eq_ignore_ascii_case(b"websocket") {
+        let key = plan
+            .head
+            .fields
+            .first(Name::SecWebSocketKey)
+            .unwrap_or_default();
+        let expected = ws::accept_for(key);
+        let given = head.fields.first(Name::SecWebSocketAccept);
+        if given != Some(expected.as_bytes()) {
+            return refused("the backend's Sec-WebSocket-Accept does not fit the key");
+        }
+    }
+    if !upload.intact.get() {
+        return refused("the backend changed the protocol before the request had ended");
+    }
+    let mut lead = Vec::with_capacity(256);
+    let delivery = Delivery {
+        framing: Framing::None,
+        close: false,
+        say_keep_alive: false,
+        date: &[],
+        upgrade: true,
+    };
+    write::response(&mut lead, head, delivery);
+    record.status.set(101);
+    Ok(Answer::Upgraded {
+        lead,
+        rest: rest.filter(|rest| !rest.is_empty()),
+    })
+}
+
+async fn deliver(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    upload: &Upload,
+    head: &ResponseHead,
+    rest: Option<Buffer>,
+) -> Result<Answer, Stop> {
+    let old_client = plan.head.version == Version::Http10;
+    let framing = match head.framing {
+        Framing::Chunked | Framing::UntilClose if old_client => Framing::UntilClose,
+        Framing::Chunked | Framing::UntilClose => Framing::Chunked,
+        known => known,
+    };
+    let close = !plan.head.keeps_alive()
+        || framing == Framing::UntilClose
+        || plan.shard.draining()
+        || !upload.complete.get()
+        || !upload.intact.get();
+    let mut lead = Vec::with_capacity(1_024);
+    plan.shard.with_date(|date| {
+        let delivery = Delivery {
+            framing,
+            close,
+            say_keep_alive: old_client && !close,
+            date,
+            upgrade: false,
+        };
+        write::response(&mut lead, head, delivery);
+    });
+    record.status.set(head.status);
+    let head_bytes = lead.len() as u64;
+    let timeout = &plan.routed.settings.timeout;
+    let mut relay = Relay {
+        from: &plan.upstream.stream,
+        to: &connection.stream,
+        timer: &connection.timer,
+        reading: Patience::Idle(timeout.idle),
+        writing: client_patience(timeout, Patience::Idle(timeout.idle)),
+        chunked: framing == Framing::Chunked,
+        limit: u64::MAX,
+        moved: 0,
+        watched: Some(&connection.stream),
+    };
+    let mut body = Body::new(head.framing);
+    let outcome = relay.run(&mut body, lead, rest).await;
+    record.sent.set(relay.moved + head_bytes);
+    match outcome {
+        // Bytes behind the response belong to no request: such a connection is not used again.
+        Ok(rest) => Ok(Answer::Delivered {
+            close,
+            reusable: head.keeps_alive() && rest.is_none(),
+        }),
+        Err(end) => Err(Stop::End(match end {
+            RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
+            RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,
+            RelayEnd::SourceSlow => Reason::BackendIdle,
+            RelayEnd::TargetSlow => Reason::ReaderTooSlow,
+            RelayEnd::Malformed(_) => Reason::BadResponse,
+        })),
+    }
+}

@@ -1,0 +1,225 @@
+//! Heads as they go out: written anew from their parts, hop-by-hop fields left out
+//! (RFC 9110 §7.6.1).
+
+use super::head::{Fields, Name, RequestHead, ResponseHead};
+use super::{Framing, elements};
+
+/// What the gate says about the client to a backend.
+#[derive(Debug, Clone, Copy)]
+pub struct Forwarding<'a> {
+    /// The peer of the connection, as it stands in `X-Forwarded-For`.
+    pub peer: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// What the peer says of those before it is believed and kept.
+    pub trusted: bool,
+}
+
+fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut left = number;
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        if let (Some(slot), Ok(digit)) = (digits.get_mut(at), u8::try_from(left % 10)) {
+            *slot = b'0' + digit;
+        }
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(at..).unwrap_or_default());
+}
+
+fn put_framing(out: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            put_number(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::None | Framing::UntilClose => {}
+    }
+}
+
+/// True for a field that `Connection` names: it was meant for us alone.
+fn is_named_by_connection(fields: &Fields, name: &[u8]) -> bool {
+    fields
+        .all(Name::Connection)
+        .flat_map(elements)
+        .any(|element| element.eq_ignore_ascii_case(name))
+}
+
+/// `Connection` with nothing in it but what has no field of its own: the common case.
+fn connection_names_fields(fields: &Fields) -> bool {
+    fields
+        .all(Name::Connection)
+        .flat_map(elements)
+        .any(|element| {
+            !element.eq_ignore_ascii_case(b"keep-alive")
+                && !element.eq_ignore_ascii_case(b"close")
+                && !element.eq_ignore_ascii_case(b"upgrade")
+        })
+}
+
+/// Writes the head of a request to a backend.
+pub fn request(
+    out: &mut Vec<u8>,
+    head: &RequestHead,
+    forwarding: Forwarding<'_>,
+    fallback_host: &str,
+) {
+    out.extend_from_slice(head.method());
+    out.push(b' ');
+    if head.needs_slash() {
+        out.push(b'/');
+    }
+    out.extend_from_slice(head.target());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let host = head.host().unwrap_or(fallback_host.as_bytes());
+    put(out, b"Host", host);
+    let fields = &head.fields;
+    let names = connection_names_fields(fields);
+    for (name, key, value) in fields.iter() {
+        let dropped = match name {
+            Name::Host
+            | Name::ContentLength
+            | Name::TransferEncoding
+            | Name::Connection
+            | Name::HopByHop
+            | Name::Upgrade
+            | Name::XForwardedFor
+            | Name::Forwarded => true,
+            Name::XForwardedProto | Name::XForwardedHost | Name::XForwardedOther => {
+                !forwarding.trusted
+            }
+            _ => false,
+        };
+        if !(dropped || names && is_named_by_connection(fields, key)) {
+            put(out, key, value);
+        }
+    }
+    put_framing(out, head.framing);
+    put_forwarding(out, fields, forwarding, host);
+    if let Some(protocol) = head.upgrade() {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+        put(out, b"Upgrade", protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_forwarding(out: &mut Vec<u8>, fields: &Fields, forwarding: Forwarding<'_>, host: &[u8]) {
+    let chain = |out: &mut Vec<u8>, name| {
+        if forwarding.trusted {
+            for value in fields.all(name).filter(|value| !value.is_empty()) {
+                out.extend_from_slice(value);
+                out.extend_from_slice(b", ");
+            }
+        }
+    };
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    chain(out, Name::XForwardedFor);
+    out.extend_from_slice(forwarding.peer.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let kept = |name| forwarding.trusted && fields.first(name).is_some();
+    if !kept(Name::XForwardedProto) {
+        put(out, b"X-Forwarded-Proto", forwarding.scheme.as_bytes());
+    }
+    if !kept(Name::XForwardedHost) {
+        put(out, b"X-Forwarded-Host", host);
+    }
+    out.extend_from_slice(b"Forwarded: ");
+    chain(out, Name::Forwarded);
+    out.extend_from_slice(b"for=");
+    // RFC 7239 §6: IPv6 in brackets and quotes.
+    let (open, close) = if forwarding.peer.contains(':') {
+        (&b"\"["[..], &b"]\""[..])
+    } else {
+        (&b""[..], &b""[..])
+    };
+    out.extend_from_slice(open);
+    out.extend_from_slice(forwarding.peer.as_bytes());
+    out.extend_from_slice(close);
+    out.extend_from_slice(b";host=\"");
+    out.extend_from_slice(host);
+    out.extend_from_slice(b"\";proto=");
+    out.extend_from_slice(forwarding.scheme.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response goes to its client.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// How the end of the body will be known to the client.
+    pub framing: Framing,
+    /// The connection ends after this response.
+    pub close: bool,
+    /// The client spoke HTTP/1.0 and asked to keep the connection.
+    pub say_keep_alive: bool,
+    /// For a response without `Date` (RFC 9110 §6.6.1).
+    pub date: &'a [u8],
+    /// The response is a 101 whose `Upgrade` is to be passed on.
+    pub upgrade: bool,
+}
+
+/// Writes the head of a response to a client; also an interim one.
+pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    put_number(out, u64::from(head.status));
+    out.push(b' ');
+    out.extend_from_slice(head.reason());
+    out.extend_from_slice(b"\r\n");
+    let fields = &head.fields;
+    let names = connection_names_fields(fields);
+    let bodyless = delivery.framing == Framing::None && head.status >= 200 && head.status != 204;
+    let mut dated = head.status < 200;
+    for (name, key, value) in fields.iter() {
+        match name {
+            Name::TransferEncoding | Name::Connection | Name::HopByHop | Name::Upgrade => continue,
+            // The length of a body that is not sent (HEAD, 304) tells the client something.
+            Name::ContentLength if !bodyless => continue,
+            Name::Date => dated = true,
+            _ => {}
+        }
+        if !(names && is_named_by_connection(fields, key)) {
+            put(out, key, value);
+        }
+    }
+    if !dated {
+        put(out, b"Date", delivery.date);
+    }
+    put_framing(out, delivery.framing);
+    if delivery.upgrade {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+        if let Some(protocol) = head.upgrade() {
+            put(out, b"Upgrade", protocol);
+        }
+    } else if delivery.close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if delivery.say_keep_alive {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The size line of a chunk of `size` bytes.
+pub(crate) fn chunk_line(line: &mut Vec<u8>, size: usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    line.clear();
+    let significant = usize::BITS - size.leading_zeros();
+    for digit in (0..significant.div_ceil(4).max(1)).rev() {
+        if let Some(hex) = DIGITS.get((size >> (digit * 4)) & 15) {
+            line.push(*hex);
+        }
+    }
+    line.extend_from_slice(b"\r\n");
+}

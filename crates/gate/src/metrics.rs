@@ -1,0 +1,245 @@
+//! The figures in Prometheus' text format.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use crate::backends::State;
+use crate::shard::{Listener, Shared};
+use crate::stats::{BOUNDS, Totals};
+
+/// A page in the making.
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+        if self.0.write_fmt(text).is_err() {
+            tracing::error!("a figure can't be written");
+        }
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        self.put(format_args!("{name} {value}\n"));
+    }
+}
+
+/// A label's value with what the format forbids escaped.
+fn label(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+/// All metrics of the gate.
+pub(crate) fn page(shared: &Shared, listeners: &[std::sync::Arc<Listener>]) -> String {
+    let totals = Totals::of(&shared.threads);
+    let mut page = Page(String::with_capacity(8 * 1024));
+    totals_part(&mut page, shared, &totals);
+    histogram(&mut page, &totals);
+    page.head(
+        "munjigi_gate_connections",
+        "gauge",
+        "Connections of clients that are open.",
+    );
+    for listener in listeners {
+        let count = listener.connections.load(Ordering::Relaxed);
+        let name = label(&listener.name);
+        page.put(format_args!(
+            "munjigi_gate_connections{{listener=\"{name}\"}} {count}\n"
+        ));
+    }
+    routes_part(&mut page, shared);
+    page.0
+}
+
+fn totals_part(page: &mut Page, shared: &Shared, totals: &Totals) {
+    page.single(
+        "munjigi_gate_uptime_seconds",
+        "gauge",
+        "Seconds since the gate started.",
+        shared.started.elapsed().as_secs(),
+    );
+    page.head(
+        "munjigi_gate_requests_total",
+        "counter",
+        "Requests that ended, by class of the status sent; none where no response was sent.",
+    );
+    for (class, count) in totals.classes.iter().enumerate() {
+        let class = match class {
+            0 => "none".to_owned(),
+            class => format!("{class}xx"),
+        };
+        page.put(format_args!(
+            "munjigi_gate_requests_total{{class=\"{class}\"}} {count}\n"
+        ));
+    }
+    page.head(
+        "munjigi_gate_ends_total",
+        "counter",
+        "How requests and connections ended, by the code of the problem document.",
+    );
+    for (reason, count) in &totals.reasons {
+        let code = reason.code();
+        page.put(format_args!(
+            "munjigi_gate_ends_total{{reason=\"{code}\"}} {count}\n"
+        ));
+    }
+    counters_part(page, shared, totals);
+}
+
+fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
+    let counters = [
+        (
+            "received_bytes",
+            "Bytes of request bodies and tunnels from clients.",
+            totals.bytes_received,
+        ),
+        (
+            "sent_bytes",
+            "Bytes of responses and tunnels to clients.",
+            totals.bytes_sent,
+        ),
+        (
+            "accepted",
+            "Connections of clients that were accepted.",
+            totals.accepted,
+        ),
+        (
+            "backend_connections",
+            "Connections to backends that were opened.",
+            totals.backend_connections,
+        ),
+        (
+            "retries",
+            "Second and further tries of requests.",
+            totals.retries,
+        ),
+        (
+            "access_log_dropped",
+            "Lines of the access log that did not fit in its queue.",
+            shared.log.dropped(),
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.single(
+            &format!("munjigi_gate_{name}_total"),
+            "counter",
+            help,
+            value,
+        );
+    }
+    page.single(
+        "munjigi_gate_active",
+        "gauge",
+        "Requests and tunnels under way.",
+        totals.active,
+    );
+    page.single(
+        "munjigi_gate_tunnels",
+        "gauge",
+        "Tunnels that are open.",
+        totals.tunnels,
+    );
+}
+
+fn histogram(page: &mut Page, totals: &Totals) {
+    let name = "munjigi_gate_request_duration_seconds";
+    page.head(
+        name,
+        "histogram",
+        "From the first byte of a request to the last of its response.",
+    );
+    let mut below = 0;
+    for (place, count) in totals.durations.iter().enumerate() {
+        below += count;
+        let bound = BOUNDS.get(place).map_or_else(
+            || "+Inf".to_owned(),
+            |micros| {
+                std::time::Duration::from_micros(*micros)
+                    .as_secs_f64()
+                    .to_string()
+            },
+        );
+        page.put(format_args!("{name}_bucket{{le=\"{bound}\"}} {below}\n"));
+    }
+    let sum = std::time::Duration::from_micros(totals.duration_micros).as_secs_f64();
+    page.put(format_args!("{name}_sum {sum}\n{name}_count {below}\n"));
+}
+
+fn routes_part(page: &mut Page, shared: &Shared) {
+    let snapshot = shared.snapshot.load();
+    page.head(
+        "munjigi_gate_route_requests_total",
+        "counter",
+        "Requests of each route.",
+    );
+    for route in &snapshot.routes {
+        if let Some(settings) = snapshot.route_settings(route) {
+            let (name, count) = (label(&settings.name), route.requests());
+            page.put(format_args!(
+                "munjigi_gate_route_requests_total{{route=\"{name}\"}} {count}\n"
+            ));
+        }
+    }
+    let mut services: Vec<_> = snapshot.services.values().collect();
+    services.sort_by(|left, right| left.name.cmp(&right.name));
+    page.head(
+        "munjigi_gate_backends",
+        "gauge",
+        "Known backends of each service, by state.",
+    );
+    for service in &services {
+        let set = service.set.load();
+        let count = |wanted: fn(&State) -> bool| {
+            set.members()
+                .iter()
+                .filter(|member| wanted(&member.state))
+                .count()
+        };
+        let name = label(&service.name);
+        let states = [
+            ("up", count(|state| *state == State::Up)),
+            ("not_up", count(|state| *state == State::NotUp)),
+            ("refused", count(|state| matches!(state, State::Refused(_)))),
+        ];
+        for (state, count) in states {
+            page.put(format_args!(
+                "munjigi_gate_backends{{service=\"{name}\",state=\"{state}\"}} {count}\n"
+            ));
+        }
+    }
+    let figures = [
+        ("in_flight", "gauge", "Requests in flight at each backend."),
+        (
+            "requests_total",
+            "counter",
+            "Requests sent to each backend.",
+        ),
+        (
+            "failures_total",
+            "counter",
+            "Requests that failed on the backend's side.",
+        ),
+    ];
+    for (figure, kind, help) in figures {
+        page.head(&format!("munjigi_gate_backend_{figure}"), kind, help);
+        for service in &services {
+            for backend in service.set.load().usable() {
+                let value = match figure {
+                    "in_flight" => u64::from(backend.in_flight.load(Ordering::Relaxed)),
+                    "requests_total" => backend.requests.load(Ordering::Relaxed),
+                    _ => backend.failures.load(Ordering::Relaxed),
+                };
+                let (name, address) = (label(&service.name), &backend.name);
+                page.put(format_args!(
+                    "munjigi_gate_backend_{figure}{{service=\"{name}\",backend=\"{address}\"}} {value}\n"
+                ));
+            }
+        }
+    }
+}

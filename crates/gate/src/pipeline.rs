@@ -1,0 +1,400 @@
+//! A request, from its first byte to its last. The stages in order, as in
+//! docs/life-of-a-request.md:
+//!
+//! accept (`connection`) → read head → route → limits → choose backend → forward, streaming both
+//! ways → finish.
+//!
+//! Each stage passes or returns a [`Stop`] through `?`; `answer` turns a rejection into a
+//! response, `Record::finish` counts and logs.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::backends::{Backend, InFlight, Set};
+use crate::connection::{After, Connection};
+use crate::decide::{self, Routed, Wanted};
+use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::TcpStream;
+use crate::forward;
+use crate::http1::Framing;
+use crate::http1::head::{self, HeadLimits, RequestHead};
+use crate::reason::{Reason, Rejection};
+use crate::record::Record;
+use crate::relay::{self, Patience};
+use crate::settings::LimitsSettings;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+
+/// Why an exchange ends before its time.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The client gets an answer of ours, if none was begun.
+    Reject(Rejection),
+    /// The connection is closed.
+    End(Reason),
+    /// The client left between two requests: nothing happened.
+    Quiet,
+    /// There is no request yet: the readiness was stale.
+    NotYet,
+    /// A kept connection turned out to be closed by its backend, before a byte of a response.
+    Stale,
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Self::Reject(rejection)
+    }
+}
+
+/// Counts an exchange as active for as long as it lives.
+struct Active<'a>(&'a Shard);
+
+impl<'a> Active<'a> {
+    fn new(shard: &'a Shard) -> Self {
+        shard.stats.active.fetch_add(1, Ordering::Relaxed);
+        Self(shard)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.stats.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs one exchange.
+pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> After {
+    let snapshot = shard.snapshot();
+    let mut record = Record::new(shard.core.now(), connection.peer);
+    let active = Active::new(shard);
+    let mut head = None;
+    let ended = run(shard, &snapshot, connection, &mut record, &mut head).await;
+    drop(active);
+    let (reason, after) = match ended {
+        Ok(ended) => ended,
+        Err(Stop::Quiet) => return After::Gone,
+        Err(Stop::NotYet) => return After::Next,
+        Err(Stop::End(reason)) => (reason, After::Gone),
+        Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
+        Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
+        Err(Stop::Reject(rejection)) => {
+            let after = answer(shard, connection, head.as_ref(), &rejection, &record).await;
+            (rejection.reason, after)
+        }
+    };
+    record.finish(shard, &connection.listener().name, head.as_ref(), reason);
+    after
+}
+
+async fn run(
+    shard: &Rc<Shard>,
+    snapshot: &Arc<Snapshot>,
+    connection: &mut Connection,
+    record: &mut Record,
+    kept: &mut Option<RequestHead>,
+) -> Result<(Reason, After), Stop> {
+    let head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    let head = &*kept.insert(head);
+    record.head_read = Some(shard.core.now());
+    record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
+
+    let routed = decide::route(snapshot, &connection.listener().name, head)?;
+    routed.route.count(shard.index);
+    if shard.shared.log.is_on() {
+        record.route = Some(routed.settings.name.clone());
+        record.service = Some(routed.settings.service.clone());
+    }
+    decide::limits(routed.settings, head)?;
+
+    let set = routed.route.service.set.load_full();
+    let wanted = decide::wanted(&routed, &set, head, shard.core.now())?;
+    let mut search = Search {
+        shard,
+        snapshot,
+        routed: &routed,
+        set: &set,
+        wanted: &wanted,
+        fresh: false,
+        repeatable: head.is_idempotent() && head.framing == Framing::None,
+    };
+    let mut upstream = search.reach(connection, record).await?;
+    loop {
+        let plan = forward::Plan {
+            shard,
+            snapshot,
+            head,
+            routed: &routed,
+            upstream: &upstream,
+        };
+        match forward::run(plan, connection, record).await {
+            // Nothing reached the application: once more, on a connection that is surely new.
+            Err(Stop::Stale) if upstream.reused && search.repeatable => {
+                shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+                search.fresh = true;
+                upstream = search.reach(connection, record).await?;
+            }
+            Err(Stop::Stale) => {
+                return Err(Rejection::new(
+                    Reason::BackendClosed,
+                    "the backend closed the connection without an answer",
+                )
+                .into());
+            }
+            Err(stop) => return Err(stop),
+            Ok(ended) => {
+                if ended.reusable {
+                    let most = snapshot.settings.limits.backend_idle_max;
+                    shard.pool.give(upstream.flight.0.id, upstream.stream, most);
+                }
+                return Ok((ended.reason, ended.after));
+            }
+        }
+    }
+}
+
+/// Read head: within `limits.head` of its first byte, within `limits.head_bytes`.
+async fn read_head(
+    shard: &Shard,
+    connection: &mut Connection,
+    limits: &LimitsSettings,
+) -> Result<RequestHead, Stop> {
+    let most = head_limits(limits);
+    let deadline = shard.core.now() + limits.head;
+    let mut buffer = connection
+        .leftover
+        .take()
+        .unwrap_or_else(|| Buffer::new(&shard.core, SMALL));
+    let mut scanned = 0;
+    loop {
+        if scanned == 0 {
+            buffer.consume(head::empty_lines(buffer.filled()));
+        }
+        let end = head::find_end(buffer.filled(), scanned, most).map_err(Rejection::from)?;
+        if let Some(end) = end {
+            let bytes = buffer.filled().get(..end).unwrap_or_default();
+            let parsed = RequestHead::parse(bytes, most).map_err(Rejection::from)?;
+            buffer.consume(end);
+            connection.leftover = Some(buffer).filter(|rest| !rest.is_empty());
+            return Ok(parsed);
+        }
+        scanned = buffer.filled().len();
+        if !buffer.make_room() {
+            return Err(Rejection::from(crate::http1::BadMessage::HeadTooLarge).into());
+        }
+        let mut armed = false;
+        let read = poll_fn(|context| {
+            if let Poll::Ready(result) = connection.stream.poll_read(context, buffer.spare()) {
+                return Poll::Ready(Some(result));
+            }
+            if scanned == 0 {
+                return Poll::Ready(None);
+            }
+            if !armed {
+                armed = true;
+                connection.timer.set_at(deadline);
+            }
+            connection.timer.poll_expired(context).map(|()| None)
+        })
+        .await;
+        match read {
+            Some(Ok(count)) if count > 0 => buffer.fill(count),
+            None if scanned == 0 => return Err(Stop::NotYet),
+            _ if buffer.is_empty() => return Err(Stop::Quiet),
+            Some(Ok(_)) => {
+                let detail = "the connection ended in the middle of the head";
+                return Err(Rejection::new(Reason::RequestCut, detail).into());
+            }
+            Some(Err(_)) => return Err(Stop::End(Reason::ClientGone)),
+            None => {
+                let detail = "the head did not arrive in time";
+                return Err(Rejection::new(Reason::HeadTimeout, detail).into());
+            }
+        }
+    }
+}
+
+pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
+    HeadLimits {
+        bytes: limits.head_bytes,
+        fields: limits.headers,
+    }
+}
+
+/// A connection to the chosen backend.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) stream: TcpStream,
+    pub(crate) flight: InFlight,
+    /// It served a request before.
+    pub(crate) reused: bool,
+}
+
+/// The search for a backend that takes the request.
+struct Search<'a> {
+    shard: &'a Shard,
+    snapshot: &'a Snapshot,
+    routed: &'a Routed<'a>,
+    set: &'a Set,
+    wanted: &'a Wanted,
+    /// Kept connections are out of question.
+    fresh: bool,
+    /// The request may be sent again.
+    repeatable: bool,
+}
+
+impl Search<'_> {
+    /// Choose backend: a kept connection, or a new one; another backend when that fails.
+    async fn reach(&self, connection: &Connection, record: &mut Record) -> Result<Upstream, Stop> {
+        let mut tried = Vec::new();
+        loop {
+            let service = &self.routed.route.service;
+            let backend = decide::backend(service, self.set, self.wanted, &tried)?;
+            record.attempts += 1;
+            record.backend = Some(Arc::clone(&backend));
+            let flight = InFlight::new(&backend);
+            if let Some(stream) = self.kept(&backend) {
+                return Ok(Upstream {
+                    stream,
+                    flight,
+                    reused: true,
+                });
+            }
+            match self.connect(connection, &backend).await {
+                Ok(stream) => {
+                    record.connected = Some(self.shard.core.now());
+                    return Ok(Upstream {
+                        stream,
+                        flight,
+                        reused: false,
+                    });
+                }
+                Err(rejection) => {
+                    tried.push(backend.id);
+                    if tried.len() >= self.routed.settings.attempts as usize {
+                        return Err(rejection.into());
+                    }
+                    backend.failures.fetch_add(1, Ordering::Relaxed);
+                    self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn kept(&self, backend: &Backend) -> Option<TcpStream> {
+        if self.fresh {
+            return None;
+        }
+        // A request that can't be sent twice takes only a connection that was just in use: its
+        // backend has hardly closed it meanwhile.
+        let limit = self.snapshot.settings.limits.backend_idle;
+        let age = if self.repeatable {
+            limit
+        } else {
+            limit.min(Duration::from_secs(1))
+        };
+        self.shard.pool.take(backend.id, age)
+    }
+
+    async fn connect(
+        &self,
+        connection: &Connection,
+        backend: &Backend,
+    ) -> Result<TcpStream, Rejection> {
+        let timer = &connection.timer;
+        timer.set(self.routed.settings.timeout.connect);
+        let mut connecting = pin!(TcpStream::connect(&self.shard.core, backend.address));
+        let outcome = poll_fn(|context: &mut Context<'_>| {
+            if let Poll::Ready(result) = connecting.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            timer.poll_expired(context).map(|()| None)
+        })
+        .await;
+        let service = &self.routed.settings.service;
+        match outcome {
+            Some(Ok(stream)) => {
+                let connections = &self.shard.stats.backend_connections;
+                connections.fetch_add(1, Ordering::Relaxed);
+                Ok(stream)
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, backend = backend.name, service, "connect failed");
+                Err(Rejection::new(
+                    Reason::ConnectFailed,
+                    format!("a backend of service {service} can't be reached"),
+                ))
+            }
+            None => Err(Rejection::new(
+                Reason::ConnectTimeout,
+                format!("a backend of service {service} did not answer in time"),
+            )),
+        }
+    }
+}
+
+/// The one place that turns a rejection into a response.
+async fn answer(
+    shard: &Shard,
+    connection: &Connection,
+    head: Option<&RequestHead>,
+    rejection: &Rejection,
+    record: &Record,
+) -> After {
+    if rejection.reason.status() == 0 {
+        return After::Gone;
+    }
+    // With a body still under way, or with a head that was not understood, nobody knows where
+    // the next request begins.
+    let close = shard.draining()
+        || rejection.reason == Reason::RequestCut
+        || head.is_none_or(|head| {
+            head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()
+        });
+    let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
+    if head.is_some_and(|head| head.method() == b"HEAD") {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+        bytes.truncate(end.map_or(bytes.len(), |end| end + 4));
+    }
+    record.status.set(rejection.reason.status());
+    record.sent.set(bytes.len() as u64);
+    let mut patience = Patience::Idle(Duration::from_secs(10));
+    let parts = [bytes.as_slice(), &[], &[]];
+    let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
+    match written.await {
+        Err(_) => After::Gone,
+        Ok(()) if close => After::Linger,
+        Ok(()) => After::Next,
+    }
+}
+
+/// A rejection as the bytes of a response.
+pub(crate) fn rejection_bytes(rejection: &Rejection, date: &[u8], close: bool) -> Vec<u8> {
+    let document = rejection.document();
+    let mut text = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
+        rejection.reason.status(),
+        rejection.reason.title(),
+        document.len(),
+    );
+    if !date.is_empty() {
+        text.push_str(&format!("Date: {}\r\n", decide::text(date)));
+    }
+    if let Some(seconds) = rejection.retry_after {
+        text.push_str(&format!("Retry-After: {seconds}\r\n"));
+    }
+    if let Some(allow) = &rejection.allow {
+        text.push_str(&format!("Allow: {allow}\r\n"));
+    }
+    if close {
+        text.push_str("Connection: close\r\n");
+    }
+    text.push_str("\r\n");
+    let mut bytes = text.into_bytes();
+    bytes.extend_from_slice(&document);
+    bytes
+}

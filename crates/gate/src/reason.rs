@@ -1,0 +1,242 @@
+//! Why a request was not forwarded or a connection ended: one list for the client's problem
+//! document, the access log and the metrics.
+
+use crate::http1::BadMessage;
+
+macro_rules! reasons {
+    ($($(#[$about:meta])* $name:ident = $code:literal, $status:literal, $title:literal;)*) => {
+        /// One cause, with its stable code.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$about])* $name,)*
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Stable, snake case.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// The status that a client gets when nothing was sent yet; 0 where there is no answer.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// The status in words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The exchange went through.
+    Done = "done", 0, "";
+    /// The client went away, or its connection broke.
+    ClientGone = "client_gone", 0, "";
+    /// The client ended its side in the middle of a request.
+    RequestCut = "request_cut", 400, "Bad Request";
+    /// A head that has no one meaning.
+    BadRequest = "bad_request", 400, "Bad Request";
+    /// `Content-Length` and `Transfer-Encoding`, or one of them twice.
+    AmbiguousLength = "ambiguous_length", 400, "Bad Request";
+    /// A malformed chunk.
+    BadChunk = "bad_chunk", 400, "Bad Request";
+    /// `Host` missing, repeated, malformed.
+    BadHost = "bad_host", 400, "Bad Request";
+    /// A transfer coding other than chunked.
+    UnknownCoding = "unknown_coding", 501, "Not Implemented";
+    /// CONNECT at a gate.
+    ConnectRefused = "connect_not_served", 501, "Not Implemented";
+    /// Not HTTP/1.0 or 1.1.
+    BadVersion = "http_version", 505, "HTTP Version Not Supported";
+    /// The head is larger than `limits.head_bytes`.
+    HeadTooLarge = "head_too_large", 431, "Request Header Fields Too Large";
+    /// More header fields than `limits.headers`.
+    TooManyHeaders = "too_many_headers", 431, "Request Header Fields Too Large";
+    /// The head did not end within `limits.head`.
+    HeadTimeout = "head_timeout", 408, "Request Timeout";
+    /// The client sent its body slower than `rate_min`.
+    RequestTooSlow = "request_too_slow", 408, "Request Timeout";
+    /// The client left the response unread, slower than `rate_min`.
+    ReaderTooSlow = "reader_too_slow", 0, "";
+    /// The body is larger than `request_body_max`.
+    BodyTooLarge = "body_too_large", 413, "Content Too Large";
+    /// No route.
+    NoRoute = "no_route", 404, "Not Found";
+    /// `/internal/` from outside.
+    InternalPath = "internal_path", 404, "Not Found";
+    /// A path known with other methods.
+    MethodNotAllowed = "method_not_allowed", 405, "Method Not Allowed";
+    /// The key of a `where` is not in the request.
+    WhereMissing = "where_missing", 400, "Bad Request";
+    /// The key of a `where` is there twice with different values.
+    WhereAmbiguous = "where_ambiguous", 400, "Bad Request";
+    /// No backend ever had the value.
+    NoSuchInstance = "no_such_instance", 404, "Not Found";
+    /// The backend with the value was there within the last hour.
+    InstanceAway = "instance_away", 503, "Service Unavailable";
+    /// Two live backends with one value.
+    DuplicateServerId = "duplicate_server_id", 503, "Service Unavailable";
+    /// The service has no backend that may be used.
+    NoBackend = "no_backend", 503, "Service Unavailable";
+    /// An origin that may not open a WebSocket.
+    OriginRefused = "origin_refused", 403, "Forbidden";
+    /// Too many connections on the listener.
+    TooManyConnections = "too_many_connections", 503, "Service Unavailable";
+    /// The backend refused the connection.
+    ConnectFailed = "connect_failed", 502, "Bad Gateway";
+    /// The backend did not accept the connection in time.
+    ConnectTimeout = "connect_timeout", 504, "Gateway Timeout";
+    /// The backend closed before a response.
+    BackendClosed = "backend_closed", 502, "Bad Gateway";
+    /// The backend's answer breaks the rules of HTTP.
+    BadResponse = "bad_response", 502, "Bad Gateway";
+    /// The backend's 101 does not fit the request.
+    BadUpgrade = "bad_upgrade", 502, "Bad Gateway";
+    /// The backend's answer was cut in the middle of its body.
+    ResponseCut = "response_cut", 502, "Bad Gateway";
+    /// No response in time.
+    ResponseTimeout = "response_timeout", 504, "Gateway Timeout";
+    /// The backend fell silent in the middle of its response.
+    BackendIdle = "backend_idle", 504, "Gateway Timeout";
+    /// The backend stopped taking the request body.
+    BackendStalled = "backend_stalled", 504, "Gateway Timeout";
+    /// The client's connection waited long enough for a next request.
+    KeepAliveTimeout = "keep_alive_timeout", 0, "";
+    /// A tunnel was silent for `websocket.idle`.
+    TunnelIdle = "tunnel_idle", 0, "";
+    /// A tunnel was ended by its client.
+    TunnelClosedByClient = "tunnel_closed_by_client", 0, "";
+    /// A tunnel was ended by its backend.
+    TunnelClosedByBackend = "tunnel_closed_by_backend", 0, "";
+    /// The gate shuts down.
+    Draining = "draining", 503, "Service Unavailable";
+}
+
+impl Reason {
+    /// Its place in [`Reason::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<BadMessage> for Reason {
+    fn from(error: BadMessage) -> Self {
+        match error {
+            BadMessage::LineEnd
+            | BadMessage::RequestLine
+            | BadMessage::StatusLine
+            | BadMessage::Field
+            | BadMessage::Target
+            | BadMessage::TraceWithBody
+            | BadMessage::Status => Self::BadRequest,
+            BadMessage::HostMissing
+            | BadMessage::HostRepeated
+            | BadMessage::HostInvalid
+            | BadMessage::HostDiffers => Self::BadHost,
+            BadMessage::Version => Self::BadVersion,
+            BadMessage::ContentLength
+            | BadMessage::BothLengths
+            | BadMessage::CodingInOldVersion
+            | BadMessage::TransferEncoding => Self::AmbiguousLength,
+            BadMessage::UnknownCoding => Self::UnknownCoding,
+            BadMessage::HeadTooLarge => Self::HeadTooLarge,
+            BadMessage::TooManyFields => Self::TooManyHeaders,
+            BadMessage::Chunk | BadMessage::ChunkExtensions | BadMessage::Trailers => {
+                Self::BadChunk
+            }
+        }
+    }
+}
+
+/// A request that is not forwarded, or not to its end. Passed up through `?`; one place answers.
+#[derive(Debug)]
+pub(crate) struct Rejection {
+    /// The cause.
+    pub reason: Reason,
+    /// What the client is told.
+    pub detail: String,
+    /// What it may do about it.
+    pub hint: Option<&'static str>,
+    /// Whole seconds for `Retry-After`.
+    pub retry_after: Option<u64>,
+    /// For 405.
+    pub allow: Option<String>,
+}
+
+impl Rejection {
+    /// A rejection for `reason`.
+    #[must_use]
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+            hint: None,
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    /// With a hint.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: &'static str) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
+    /// With `Retry-After`.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds.max(1));
+        self
+    }
+
+    /// The RFC 9457 problem document.
+    #[must_use]
+    pub(crate) fn document(&self) -> Vec<u8> {
+        let mut document = serde_json::json!({
+            "status": self.reason.status(),
+            "code": self.reason.code(),
+            "title": self.reason.title(),
+            "detail": self.detail,
+        });
+        if let (Some(hint), Some(object)) = (self.hint, document.as_object_mut()) {
+            object.insert("hint".to_owned(), hint.into());
+        }
+        let mut bytes = document.to_string().into_bytes();
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+impl From<BadMessage> for Rejection {
+    fn from(error: BadMessage) -> Self {
+        Self::new(error.into(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_one_code() {
+        let mut codes: Vec<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        let count = codes.len();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), count);
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), place);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What is known of one exchange: filled on the way, counted and logged at its end.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use munjigi_foundation::telemetry::redact_target;
+
+use crate::backends::Backend;
+use crate::decide::text;
+use crate::http1::head::{Name, RequestHead};
+use crate::reason::Reason;
+use crate::shard::Shard;
+
+/// The story of one exchange.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) started: Instant,
+    pub(crate) peer: SocketAddr,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) route: Option<String>,
+    pub(crate) service: Option<String>,
+    pub(crate) backend: Option<Arc<Backend>>,
+    pub(crate) attempts: u32,
+    pub(crate) head_read: Option<Instant>,
+    pub(crate) connected: Option<Instant>,
+    pub(crate) responded: Cell<Option<Instant>>,
+    /// 0 until a response head was sent.
+    pub(crate) status: Cell<u16>,
+    pub(crate) received: Cell<u64>,
+    pub(crate) sent: Cell<u64>,
+    pub(crate) tunnel: bool,
+}
+
+impl Record {
+    pub(crate) fn new(started: Instant, peer: SocketAddr) -> Self {
+        Self {
+            started,
+            peer,
+            client: None,
+            route: None,
+            service: None,
+            backend: None,
+            attempts: 0,
+            head_read: None,
+            connected: None,
+            responded: Cell::new(None),
+            status: Cell::new(0),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            tunnel: false,
+        }
+    }
+
+    /// Finish: the one place that counts and logs.
+    pub(crate) fn finish(
+        &self,
+        shard: &Shard,
+        listener: &str,
+        head: Option<&RequestHead>,
+        reason: Reason,
+    ) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let now = shard.core.now();
+        let total = now.saturating_duration_since(self.started);
+        shard.stats.exchange(self.status.get(), total);
+        shard.stats.reason(reason);
+        shard
+            .stats
+            .bytes_received
+            .fetch_add(self.received.get(), Relaxed);
+        shard.stats.bytes_sent.fetch_add(self.sent.get(), Relaxed);
+        if let Some(backend) = &self.backend
+            && is_backend_failure(reason)
+        {
+            backend.failures.fetch_add(1, Relaxed);
+        }
+        if shard.shared.log.is_on() {
+            let mut line = self.line(shard, listener, head, reason, total);
+            line.push(b'\n');
+            shard.shared.log.send(line);
+        }
+    }
+
+    fn line(
+        &self,
+        shard: &Shard,
+        listener: &str,
+        head: Option<&RequestHead>,
+        reason: Reason,
+        total: Duration,
+    ) -> Vec<u8> {
+        let since = |at: Option<Instant>| {
+            at.map(|at| milliseconds(at.saturating_duration_since(self.started)))
+        };
+        let client = self.client.unwrap_or(self.peer.ip().to_canonical());
+        // Authorization and Cookie are never among the fields; tokens in the target are redacted.
+        let line = serde_json::json!({
+            "time": shard.shared.clock.now().to_string(),
+            "listener": listener,
+            "client": client.to_string(),
+            "peer": self.peer.to_string(),
+            "method": head.map(|head| text(head.method())),
+            "host": head.and_then(RequestHead::host).map(text),
+            "target": head.map(|head| redact_target(&text(head.target())).into_owned()),
+            "status": self.status.get(),
+            "reason": reason.code(),
+            "route": self.route,
+            "service": self.service,
+            "backend": self.backend.as_ref().map(|backend| &backend.name),
+            "attempts": self.attempts,
+            "tunnel": self.tunnel,
+            "bytesReceived": self.received.get(),
+            "bytesSent": self.sent.get(),
+            "ms": {
+                "head": since(self.head_read),
+                "connected": since(self.connected),
+                "response": since(self.responded.get()),
+                "total": milliseconds(total),
+            },
+            "userAgent": head.and_then(|head| head.fields.first(Name::UserAgent)).map(text),
+        });
+        line.to_string().into_bytes()
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
+
+/// Failures that the backend is to blame for.
+pub(crate) fn is_backend_failure(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::BackendClosed
+            | Reason::BadResponse
+            | Reason::BadUpgrade
+            | Reason::ResponseCut
+            | Reason::ResponseTimeout
+            | Reason::BackendIdle
+            | Reason::BackendStalled
+    )
+}

@@ -1,0 +1,335 @@
+//! Moving bytes between two sockets: a body is read, re-framed and written on, one buffer at a
+//! time. Nothing is read while the other side has no room: that is the back-pressure.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::driver::buffer::{Buffer, LARGE, MEDIUM, SMALL};
+use crate::driver::tcp::TcpStream;
+use crate::driver::timer::Timer;
+use crate::http1::BadMessage;
+use crate::http1::body::Body;
+use crate::http1::write::chunk_line;
+use crate::meter::Meter;
+
+/// Data up to this size is copied behind the head and sent with it in one piece.
+const COPY_MAX: usize = 4 * 1024;
+
+/// How long to wait for the other side, and by what it is judged.
+#[derive(Debug)]
+pub(crate) enum Patience {
+    /// No byte for so long.
+    Idle(Duration),
+    /// Slower than a rate.
+    Rate(Meter),
+    /// As long as it takes.
+    Endless,
+}
+
+impl Patience {
+    fn check_after(&self) -> Option<Duration> {
+        match self {
+            Self::Idle(limit) => Some(*limit),
+            Self::Rate(meter) => Some(meter.next_check()),
+            Self::Endless => None,
+        }
+    }
+
+    /// False when it is exhausted.
+    fn waited(&mut self, time: Duration, moved: u64) -> bool {
+        match self {
+            Self::Idle(limit) => moved > 0 || time < *limit,
+            Self::Rate(meter) => {
+                meter.received(moved);
+                meter.waited(time)
+            }
+            Self::Endless => true,
+        }
+    }
+}
+
+/// Why a relay ended early.
+#[derive(Debug)]
+pub(crate) enum RelayEnd {
+    /// The source closed before the end of the body, or broke.
+    SourceGone,
+    /// The target broke.
+    TargetGone,
+    /// The source kept us waiting for too long.
+    SourceSlow,
+    /// The target left bytes unread for too long.
+    TargetSlow,
+    /// The source's chunks are malformed.
+    Malformed(BadMessage),
+    /// More bytes than the limit allows.
+    TooLarge,
+    /// Whoever watches the exchange ended it.
+    Abandoned,
+}
+
+/// One direction of an exchange.
+pub(crate) struct Relay<'a> {
+    pub(crate) from: &'a TcpStream,
+    pub(crate) to: &'a TcpStream,
+    pub(crate) timer: &'a Timer,
+    /// How long we wait for the source.
+    pub(crate) reading: Patience,
+    /// How long we wait for the target.
+    pub(crate) writing: Patience,
+    /// Write chunks.
+    pub(crate) chunked: bool,
+    /// Most bytes of data.
+    pub(crate) limit: u64,
+    /// Bytes of data that were moved.
+    pub(crate) moved: u64,
+    /// A third party whose reset ends the wait for the source.
+    pub(crate) watched: Option<&'a TcpStream>,
+}
+
+impl std::fmt::Debug for Relay<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Relay")
+            .field("moved", &self.moved)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Relay<'_> {
+    /// Sends `lead`, then the body: what is in `buffer` already, and what comes. Hands back what
+    /// was read beyond the end.
+    pub(crate) async fn run(
+        &mut self,
+        body: &mut Body,
+        mut lead: Vec<u8>,
+        buffer: Option<Buffer>,
+    ) -> Result<Option<Buffer>, RelayEnd> {
+        let mut buffer = buffer;
+        let mut size = SMALL;
+        loop {
+            let done = self.forward(body, &mut lead, buffer.as_mut()).await?;
+            // Unless the body is done, all that was read belongs to it and is used by now.
+            let rest = buffer.take().filter(|rest| !rest.is_empty());
+            if done {
+                return Ok(rest);
+            }
+            drop(rest);
+            let (read, filled) = self.read(size).await?;
+            let Some(read) = read else {
+                if body.ends_with_stream() {
+                    self.finish(body).await?;
+                    return Ok(None);
+                }
+                return Err(RelayEnd::SourceGone);
+            };
+            if filled {
+                size = if size == SMALL { MEDIUM } else { LARGE };
+            }
+            buffer = Some(read);
+        }
+    }
+
+    /// Sends what the buffer holds of the body; true at its end.
+    async fn forward(
+        &mut self,
+        body: &mut Body,
+        lead: &mut Vec<u8>,
+        buffer: Option<&mut Buffer>,
+    ) -> Result<bool, RelayEnd> {
+        let Some(buffer) = buffer else {
+            let piece = body.take(&mut []).map_err(RelayEnd::Malformed)?;
+            self.send(lead, &[], piece.done.then_some(&*body)).await?;
+            return Ok(piece.done);
+        };
+        let piece = body
+            .take(buffer.filled_mut())
+            .map_err(RelayEnd::Malformed)?;
+        self.moved += piece.data as u64;
+        if self.moved > self.limit {
+            return Err(RelayEnd::TooLarge);
+        }
+        let data = buffer.filled().get(..piece.data).unwrap_or_default();
+        self.send(lead, data, piece.done.then_some(&*body)).await?;
+        buffer.consume(piece.consumed);
+        Ok(piece.done)
+    }
+
+    async fn send(
+        &mut self,
+        lead: &mut Vec<u8>,
+        data: &[u8],
+        ended: Option<&Body>,
+    ) -> Result<(), RelayEnd> {
+        let mut tail = Vec::new();
+        if self.chunked {
+            if !data.is_empty() {
+                let mut line = Vec::with_capacity(20);
+                chunk_line(&mut line, data.len());
+                lead.extend_from_slice(&line);
+                tail.extend_from_slice(b"\r\n");
+            }
+            if let Some(body) = ended {
+                tail.extend_from_slice(b"0\r\n");
+                tail.extend_from_slice(body.trailers());
+                tail.extend_from_slice(b"\r\n");
+            }
+        }
+        if !lead.is_empty() && data.len() <= COPY_MAX {
+            lead.extend_from_slice(data);
+            lead.extend_from_slice(&tail);
+            self.write_all([lead.as_slice(), &[], &[]]).await?;
+        } else if !data.is_empty() || !tail.is_empty() {
+            self.write_all([lead.as_slice(), data, tail.as_slice()])
+                .await?;
+        }
+        lead.clear();
+        Ok(())
+    }
+
+    /// Ends a body that ended with its stream.
+    async fn finish(&mut self, body: &Body) -> Result<(), RelayEnd> {
+        self.send(&mut Vec::new(), &[], Some(body)).await
+    }
+
+    /// Reads once; `None` at the end of the stream. A buffer is taken only when there is
+    /// something to read. Also says whether the buffer was filled to its end.
+    async fn read(&mut self, size: usize) -> Result<(Option<Buffer>, bool), RelayEnd> {
+        loop {
+            let (from, watched) = (self.from, self.watched);
+            let ready = |context: &mut Context<'_>| match watched {
+                Some(watched) if watched.poll_broken(context).is_ready() => Poll::Ready(false),
+                _ => from.poll_readable(context).map(|()| true),
+            };
+            let waited = wait(&mut self.reading, self.timer, from, None, ready).await;
+            if !waited.map_err(|Exhausted| RelayEnd::SourceSlow)? {
+                return Err(RelayEnd::Abandoned);
+            }
+            let mut buffer = Buffer::new(from.core(), size);
+            // Readiness may be stale: then the buffer goes back before we wait again.
+            let outcome = poll_fn(|context| {
+                Poll::Ready(match from.poll_read(context, buffer.spare()) {
+                    Poll::Ready(result) => Some(result),
+                    Poll::Pending => None,
+                })
+            })
+            .await;
+            match outcome {
+                None => {}
+                Some(Ok(0)) => return Ok((None, false)),
+                Some(Ok(count)) => {
+                    let filled = count == buffer.capacity();
+                    buffer.fill(count);
+                    self.note(count);
+                    return Ok((Some(buffer), filled));
+                }
+                Some(Err(_)) => return Err(RelayEnd::SourceGone),
+            }
+        }
+    }
+
+    fn note(&mut self, count: usize) {
+        if let Patience::Rate(meter) = &mut self.reading {
+            meter.received(count as u64);
+        }
+    }
+
+    async fn write_all(&mut self, parts: [&[u8]; 3]) -> Result<(), RelayEnd> {
+        write_all(self.to, parts, &mut self.writing, self.timer)
+            .await
+            .map_err(|end| match end {
+                WriteEnd::Gone => RelayEnd::TargetGone,
+                WriteEnd::Slow => RelayEnd::TargetSlow,
+            })
+    }
+}
+
+/// Patience came to its end.
+#[derive(Debug)]
+pub(crate) struct Exhausted;
+
+/// Why a write ended early.
+#[derive(Debug)]
+pub(crate) enum WriteEnd {
+    Gone,
+    Slow,
+}
+
+/// Writes all of `parts`.
+pub(crate) async fn write_all(
+    to: &TcpStream,
+    parts: [&[u8]; 3],
+    patience: &mut Patience,
+    timer: &Timer,
+) -> Result<(), WriteEnd> {
+    let mut parts = parts;
+    while parts.iter().any(|part| !part.is_empty()) {
+        let write = |context: &mut Context<'_>| {
+            // Each slice points to what is left; empty ones cost nothing.
+            let [first, second, third] = parts;
+            if second.is_empty() && third.is_empty() {
+                to.poll_write(context, &[IoSlice::new(first)])
+            } else {
+                let slices = [first, second, third].map(IoSlice::new);
+                to.poll_write(context, &slices)
+            }
+        };
+        match wait(patience, timer, to, Some(to), write).await {
+            Err(Exhausted) => return Err(WriteEnd::Slow),
+            Ok(Err(_) | Ok(0)) => return Err(WriteEnd::Gone),
+            Ok(Ok(mut count)) => {
+                for part in &mut parts {
+                    let taken = count.min(part.len());
+                    *part = part.get(taken..).unwrap_or_default();
+                    count -= taken;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for `poll`, as long as `patience` lasts. The timer is touched only when there is
+/// something to wait for. With `draining`, what that socket's peer took meanwhile counts as
+/// progress: a write that fits no byte says nothing about a slow but steady reader.
+pub(crate) async fn wait<T>(
+    patience: &mut Patience,
+    timer: &Timer,
+    socket: &TcpStream,
+    draining: Option<&TcpStream>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Result<T, Exhausted> {
+    let core = socket.core();
+    let unsent = || draining.map_or(0, TcpStream::unsent);
+    let mut since = None;
+    let outcome = loop {
+        let step = poll_fn(|context| {
+            if let Poll::Ready(value) = poll(context) {
+                return Poll::Ready(Some(value));
+            }
+            if since.is_none() {
+                since = Some((core.now(), unsent()));
+                match patience.check_after() {
+                    Some(limit) => timer.set(limit),
+                    None => timer.clear(),
+                }
+            }
+            timer.poll_expired(context).map(|()| None)
+        })
+        .await;
+        let Some((start, before)) = since.take() else {
+            break step;
+        };
+        let waited = core.now().saturating_duration_since(start);
+        let moved = before.saturating_sub(unsent());
+        let rated = matches!(patience, Patience::Rate(_));
+        if !patience.waited(waited, moved) && (rated || step.is_none()) {
+            break None;
+        }
+        if step.is_some() {
+            break step;
+        }
+    };
+    outcome.ok_or(Exhausted)
+}

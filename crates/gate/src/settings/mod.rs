@@ -1,0 +1,312 @@
+//! The gate's settings as meant: every default filled in, every name resolved.
+
+mod read;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use munjigi_foundation::settings::{HostPort, Secret};
+
+pub use crate::network::Network;
+pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use schema::{ALL as SCHEMAS, GATE as SCHEMA};
+
+/// Everything that `[gate]` says.
+#[derive(Debug, Clone)]
+pub struct GateSettings {
+    /// Event loops, each on its own thread.
+    pub threads: usize,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+    /// Folder for what must outlive a restart.
+    pub data: PathBuf,
+    /// Where clients connect.
+    pub listeners: Vec<ListenerSettings>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` are kept and believed.
+    pub trusted: Vec<Network>,
+    /// In the order of the file.
+    pub routes: Vec<RouteSettings>,
+    /// By name. A service without a table is looked up in the registry by its name.
+    pub services: BTreeMap<String, ServiceSettings>,
+    /// Where services without static backends are looked up.
+    pub registry: RegistrySettings,
+    /// The operators' face.
+    pub admin: AdminSettings,
+    /// Limits of connections and heads.
+    pub limits: LimitsSettings,
+}
+
+impl Default for GateSettings {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            access_log: AccessLog::Off,
+            data: PathBuf::from("gate-data"),
+            listeners: Vec::new(),
+            trusted: Vec::new(),
+            routes: Vec::new(),
+            services: BTreeMap::new(),
+            registry: RegistrySettings::default(),
+            admin: AdminSettings::default(),
+            limits: LimitsSettings::default(),
+        }
+    }
+}
+
+impl GateSettings {
+    /// The settings of one service: its table, or the defaults of one that the registry knows.
+    #[must_use]
+    pub fn service(&self, name: &str) -> ServiceSettings {
+        self.services.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To the end of this file.
+    File(PathBuf),
+}
+
+/// `[[gate.listener]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// What routes call it.
+    pub name: String,
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Connections at once.
+    pub connections_max: usize,
+}
+
+impl ListenerSettings {
+    /// A listener with defaults.
+    #[must_use]
+    pub fn new(name: &str, address: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// `[[gate.route]]`
+#[derive(Debug, Clone)]
+pub struct RouteSettings {
+    /// What logs and metrics call it.
+    pub name: String,
+    /// Only requests of these listeners; all when absent.
+    pub listeners: Option<Vec<String>>,
+    /// Only these hosts; all when absent.
+    pub hosts: Option<Vec<HostPattern>>,
+    /// Only these paths.
+    pub path: PathPattern,
+    /// Only these methods; all when absent. `GET` includes `HEAD`.
+    pub methods: Option<Vec<String>>,
+    /// Where the requests go.
+    pub service: String,
+    /// Only the backend whose metadata matches.
+    pub lookup: Option<Lookup>,
+    /// Rules for tunnels.
+    pub websocket: WebSocketSettings,
+    /// Limits of each phase.
+    pub timeout: TimeoutSettings,
+    /// Largest request body, in bytes.
+    pub request_body_max: Option<u64>,
+    /// Tries in all until a connection to a backend stands.
+    pub attempts: u32,
+}
+
+impl RouteSettings {
+    /// A route with defaults: all listeners, hosts and methods.
+    #[must_use]
+    pub fn new(name: &str, path: PathPattern, service: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            listeners: None,
+            hosts: None,
+            path,
+            methods: None,
+            service: service.to_owned(),
+            lookup: None,
+            websocket: WebSocketSettings::default(),
+            timeout: TimeoutSettings::default(),
+            request_body_max: None,
+            attempts: 2,
+        }
+    }
+}
+
+/// `websocket = { … }`
+#[derive(Debug, Clone)]
+pub struct WebSocketSettings {
+    /// How long a tunnel may be silent in both directions.
+    pub idle: Duration,
+    /// Pages that may open it; not checked when absent.
+    pub origins: Option<Vec<String>>,
+}
+
+impl Default for WebSocketSettings {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(3_600),
+            origins: None,
+        }
+    }
+}
+
+/// `timeout = { … }`: limits of progress, never of a whole body.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeoutSettings {
+    /// Until a connection to the backend stands.
+    pub connect: Duration,
+    /// From the end of the request to the head of the response.
+    pub response: Duration,
+    /// Without a byte from the backend, or without room at it.
+    pub idle: Duration,
+    /// Slowest client, in bytes per second over any 15 s.
+    pub rate_min: Option<u64>,
+}
+
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            response: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            rate_min: Some(240),
+        }
+    }
+}
+
+/// `[gate.service.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceSettings {
+    /// Where its backends come from.
+    pub discovery: DiscoverySettings,
+    /// Discovered addresses outside are refused; all are good when absent.
+    pub networks: Option<Vec<Network>>,
+    /// How one is chosen.
+    pub balance: Balance,
+}
+
+/// Where the backends of a service come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DiscoverySettings {
+    /// From the registry, by the service's name.
+    #[default]
+    Registry,
+    /// From the settings.
+    Static(Vec<BackendSettings>),
+}
+
+/// One of `backends`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendSettings {
+    /// Where it listens.
+    pub address: HostPort,
+    /// Its share.
+    pub weight: u32,
+}
+
+/// How a backend is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// One after the other, by weight.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest requests in flight for its weight.
+    LeastRequests,
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastRequests => "least_requests",
+        })
+    }
+}
+
+/// `[gate.registry]`
+#[derive(Debug, Clone)]
+pub struct RegistrySettings {
+    /// Where it is; `None` when no service needs it.
+    pub source: Option<RegistrySource>,
+    /// How often it is asked.
+    pub refresh: Duration,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self {
+            source: None,
+            refresh: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Where the registry is.
+#[derive(Debug, Clone)]
+pub enum RegistrySource {
+    /// In the same process; the binary hands it in.
+    Embedded,
+    /// Eureka-compatible servers. The URLs may hold a password.
+    Urls(Vec<Secret>),
+}
+
+/// `[gate.admin]`
+#[derive(Debug, Clone, Default)]
+pub struct AdminSettings {
+    /// A Unix socket, mode 0600.
+    pub socket: Option<PathBuf>,
+    /// Also on TCP.
+    pub address: Option<SocketAddr>,
+    /// What TCP requests must carry.
+    pub token: Option<Secret>,
+}
+
+/// `[gate.limits]`
+#[derive(Debug, Clone, Copy)]
+pub struct LimitsSettings {
+    /// Largest head, in bytes.
+    pub head_bytes: usize,
+    /// Most header fields.
+    pub headers: usize,
+    /// From the first byte of a head to its end.
+    pub head: Duration,
+    /// How long a client's connection may wait for its next request.
+    pub keep_alive: Duration,
+    /// How long a backend's connection is kept for the next request.
+    pub backend_idle: Duration,
+    /// Connections kept for one backend by one thread.
+    pub backend_idle_max: usize,
+    /// Backends of one service.
+    pub backends_max: usize,
+    /// Access-log lines that may wait to be written.
+    pub access_log_lines: usize,
+}
+
+impl Default for LimitsSettings {
+    fn default() -> Self {
+        Self {
+            head_bytes: 32 * 1024,
+            headers: 100,
+            head: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+            backend_idle: Duration::from_secs(4),
+            backend_idle_max: 256,
+            backends_max: 10_000,
+            access_log_lines: 8_192,
+        }
+    }
+}

@@ -1,0 +1,560 @@
+//! As written → as meant. Every problem is recorded; reading goes on to find the next one.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
+use regex::Regex;
+
+use super::schema;
+use super::{
+    AccessLog, AdminSettings, BackendSettings, Balance, DiscoverySettings, GateSettings,
+    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
+    RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, WebSocketSettings,
+};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+impl GateSettings {
+    /// Reads `[gate]`, which was opened with [`super::SCHEMA`]. `None` when something needed is
+    /// missing or wrong; the problems say what.
+    #[must_use]
+    pub fn read(table: &Table<'_>) -> Option<Self> {
+        let defaults = Self::default();
+        let (listeners, names) = read_listeners(table);
+        let services = table
+            .named_tables("service", &schema::SERVICE)
+            .into_iter()
+            .filter_map(|(name, table)| Some((name.value, read_service(&table)?)))
+            .collect();
+        Some(Self {
+            threads: table.within("threads", defaults.threads, 1..=256),
+            access_log: read_access_log(table),
+            data: table
+                .path("data")
+                .unwrap_or_else(|| table.base().join("gate-data")),
+            trusted: table
+                .table_or_empty("client_ip", &schema::CLIENT_IP)
+                .list::<Network>("trusted")
+                .map(values)
+                .unwrap_or_default(),
+            routes: table
+                .tables("route", &schema::ROUTE)
+                .iter()
+                .filter_map(|route| read_route(route, &names))
+                .collect(),
+            services,
+            registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
+            admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
+            limits: read_limits(&table.table_or_empty("limits", &schema::LIMITS)),
+            listeners,
+        })
+    }
+}
+
+fn values<T>(items: Vec<Item<T>>) -> Vec<T> {
+    items.into_iter().map(|item| item.value).collect()
+}
+
+fn later(table: &Table<'_>, span: Range<usize>, what: &str, now: &str) {
+    table.problems().error_with_hint(
+        span,
+        format!("{what} is not in this version"),
+        format!("this version knows {now}"),
+    );
+}
+
+fn read_access_log(table: &Table<'_>) -> AccessLog {
+    match table.get::<String>("access_log").as_deref() {
+        None | Some("off") => AccessLog::Off,
+        Some("stdout") => AccessLog::Stdout,
+        Some(file) => AccessLog::File(table.base().join(file)),
+    }
+}
+
+/// The listeners, and all names: a route that names one whose table has a problem is right.
+fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>) {
+    let mut listeners: Vec<ListenerSettings> = Vec::new();
+    let mut names = BTreeSet::new();
+    for listener in table.tables("listener", &schema::LISTENER) {
+        let name = listener.required::<String>("name");
+        names.extend(name.clone());
+        let Some(settings) = read_listener(&listener, name) else {
+            continue;
+        };
+        if listeners.iter().any(|other| other.name == settings.name) {
+            listener.problems().error(
+                listener.span_of("name"),
+                format!("there are two listeners `{}`", settings.name),
+            );
+        }
+        let same_address = |other: &&ListenerSettings| {
+            other.address == settings.address && settings.address.port() != 0
+        };
+        if let Some(other) = listeners.iter().find(same_address) {
+            listener.problems().error(
+                listener.span_of("address"),
+                format!("listener `{}` has this address already", other.name),
+            );
+        }
+        listeners.push(settings);
+    }
+    if listeners.is_empty() && !table.has("listener") {
+        table.missing("listener");
+    }
+    (listeners, names)
+}
+
+fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSettings> {
+    for protocol in table.list::<String>("protocols").unwrap_or_default() {
+        match protocol.value.as_str() {
+            "http/1.1" => {}
+            "h2" | "h3" | "tcp" | "udp" => later(
+                table,
+                protocol.span,
+                &format!("protocol \"{}\"", protocol.value),
+                "\"http/1.1\"",
+            ),
+            other => table.problems().error_with_hint(
+                protocol.span,
+                format!("\"{other}\" is no protocol"),
+                "write \"http/1.1\"",
+            ),
+        }
+    }
+    if let Some(mode) = table.item::<String>("proxy_protocol") {
+        match mode.value.as_str() {
+            "off" => {}
+            "v1" | "v2" | "any" => later(table, mode.span, "the PROXY header", "\"off\""),
+            other => table.problems().error_with_hint(
+                mode.span,
+                format!("`proxy_protocol` can't be \"{other}\""),
+                "write \"off\"",
+            ),
+        }
+    }
+    let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
+    let address = required_address(table, "address");
+    Some(ListenerSettings {
+        name: name?,
+        address: address?,
+        connections_max,
+    })
+}
+
+/// An address to listen on: a literal one, or `localhost`.
+fn required_address(table: &Table<'_>, key: &'static str) -> Option<std::net::SocketAddr> {
+    if !table.has(key) {
+        table.missing(key);
+    }
+    let item = table.item::<HostPort>(key)?;
+    let literal = if item.value.host == "localhost" {
+        Some(([127, 0, 0, 1], item.value.port).into())
+    } else {
+        item.value.socket_addr()
+    };
+    if literal.is_none() {
+        table.problems().error_with_hint(
+            item.span,
+            format!("`{key}`: {} is a name", item.value.host),
+            "to listen, write an address of this machine, such as \"0.0.0.0:8080\"",
+        );
+    }
+    literal
+}
+
+fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSettings> {
+    let service = table.required::<String>("service");
+    let path = read_path(table);
+    let names = table.list::<String>("listener");
+    for name in names.iter().flatten() {
+        if !listeners.contains(&name.value) {
+            table.problems().error_with_hint(
+                name.span.clone(),
+                format!("there is no listener `{}`", name.value),
+                format!(
+                    "known listeners: {}",
+                    listeners.iter().cloned().collect::<Vec<_>>().join(", ")
+                ),
+            );
+        }
+    }
+    let hosts = table.list::<String>("host").map(|hosts| {
+        let parse = |item: Item<String>| match item.value.parse() {
+            Ok(host) => Some(host),
+            Err(why) => {
+                table.problems().error_with_hint(
+                    item.span,
+                    format!("`host`: {why}"),
+                    "write a name such as \"example.com\" or \"*.example.com\"",
+                );
+                None
+            }
+        };
+        hosts.into_iter().filter_map(parse).collect()
+    });
+    let methods = read_methods(table);
+    let lookup = read_lookup(table, path.as_ref());
+    let service = service?;
+    let settings = RouteSettings {
+        name: table.or("name", service.clone()),
+        listeners: names.map(values),
+        hosts,
+        path: path?,
+        methods,
+        lookup,
+        websocket: read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET)),
+        timeout: read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT)),
+        request_body_max: table.get::<Size>("request_body_max").map(Size::bytes),
+        attempts: read_retry(&table.table_or_empty("retry", &schema::RETRY)),
+        service,
+    };
+    Some(settings)
+}
+
+fn read_methods(table: &Table<'_>) -> Option<Vec<String>> {
+    let items = table.list::<String>("method")?;
+    for item in &items {
+        let good = !item.value.is_empty() && item.value.bytes().all(|b| b.is_ascii_uppercase());
+        if !good {
+            table.problems().error_with_hint(
+                item.span.clone(),
+                format!("\"{}\" is no method", item.value),
+                "methods are written in capitals, such as \"GET\"",
+            );
+        }
+    }
+    Some(values(items))
+}
+
+fn read_path(table: &Table<'_>) -> Option<PathPattern> {
+    let prefix = table.item::<String>("path");
+    let exact = table.item::<String>("path_exact");
+    let regex = table.item::<String>("path_regex");
+    let written = [&prefix, &exact, &regex];
+    if written.iter().filter(|item| item.is_some()).count() > 1 {
+        table.problems().error_with_hint(
+            table.span(),
+            "a route has one of `path`, `path_exact` and `path_regex`",
+            "write two routes",
+        );
+        return None;
+    }
+    let refuse = |item: &Item<String>, key: &str, why: String| {
+        table.problems().error_with_hint(
+            item.span.clone(),
+            format!("`{key}`: {why}"),
+            "write a path such as \"/api\"",
+        );
+    };
+    if let Some(item) = prefix {
+        return PathPattern::prefix(&item.value)
+            .map_err(|why| refuse(&item, "path", why))
+            .ok();
+    }
+    if let Some(item) = exact {
+        if !item.value.starts_with('/') {
+            refuse(
+                &item,
+                "path_exact",
+                format!("\"{}\" does not begin with \"/\"", item.value),
+            );
+            return None;
+        }
+        return Some(PathPattern::Exact(item.value));
+    }
+    if let Some(item) = regex {
+        return match Regex::new(&format!("^(?:{})$", item.value)) {
+            Ok(regex) => Some(PathPattern::Regex(regex)),
+            Err(error) => {
+                let why = error.to_string();
+                let last = why.lines().last().unwrap_or_default();
+                let last = last.trim_start_matches("error: ");
+                table
+                    .problems()
+                    .error(item.span, format!("`path_regex`: {last}"));
+                None
+            }
+        };
+    }
+    table.missing("path");
+    None
+}
+
+fn read_lookup(table: &Table<'_>, path: Option<&PathPattern>) -> Option<Lookup> {
+    let balance = table.choice(
+        "where_missing",
+        false,
+        &[("reject", false), ("balance", true)],
+    );
+    let Some(item) = table.item::<String>("where") else {
+        if table.has("where_missing") && !table.has("where") {
+            table.problems().error_with_hint(
+                table.span_of("where_missing"),
+                "`where_missing` without `where` does nothing",
+                "remove it, or add `where`",
+            );
+        }
+        return None;
+    };
+    let lookup = match Lookup::parse(&item.value, balance) {
+        Ok(lookup) => lookup,
+        Err(why) => {
+            table.problems().error_with_hint(
+                item.span,
+                format!("`where`: {why}"),
+                "write \"metadata.serverId = query.serverId\"",
+            );
+            return None;
+        }
+    };
+    if let (LookupSource::Path(name), Some(path)) = (&lookup.source, path)
+        && !path.captures().contains(&name.as_str())
+    {
+        table.problems().error_with_hint(
+            item.span,
+            format!("`where`: the path has no segment {{{name}}}"),
+            format!("write it into `path`, such as \"/things/{{{name}}}\""),
+        );
+    }
+    Some(lookup)
+}
+
+fn read_websocket(table: &Table<'_>) -> WebSocketSettings {
+    let defaults = WebSocketSettings::default();
+    WebSocketSettings {
+        idle: table.duration("idle", defaults.idle, Duration::from_secs(1)..=MONTH),
+        origins: table.list::<String>("origins").map(values),
+    }
+}
+
+fn read_timeout(table: &Table<'_>) -> TimeoutSettings {
+    let defaults = TimeoutSettings::default();
+    let connect_max = Duration::from_secs(600);
+    TimeoutSettings {
+        connect: table.duration("connect", defaults.connect, MILLISECOND..=connect_max),
+        response: table.duration("response", defaults.response, MILLISECOND..=MONTH),
+        idle: table.duration("idle", defaults.idle, MILLISECOND..=MONTH),
+        rate_min: table.or("rate_min", Rate(defaults.rate_min)).0,
+    }
+}
+
+fn read_retry(table: &Table<'_>) -> u32 {
+    for item in table.list::<String>("on").unwrap_or_default() {
+        match item.value.as_str() {
+            "connect" => {}
+            "502" | "503" | "504" => {
+                later(
+                    table,
+                    item.span,
+                    &format!("a retry on {}", item.value),
+                    "\"connect\"",
+                );
+            }
+            other => table.problems().error_with_hint(
+                item.span,
+                format!("`on`: \"{other}\" is no failure"),
+                "write \"connect\"",
+            ),
+        }
+    }
+    table.within("attempts", 2, 1..=10)
+}
+
+fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
+    let backends = read_backends(table);
+    let discovery = table.item::<String>("discovery");
+    let discovery = match (discovery.as_ref().map(|d| d.value.as_str()), backends) {
+        (None | Some("static"), Some(backends)) => DiscoverySettings::Static(backends),
+        (Some("static"), None) => {
+            table.missing("backends");
+            return None;
+        }
+        (None | Some("registry"), None) => DiscoverySettings::Registry,
+        (Some("registry"), Some(_)) => {
+            table.problems().error_with_hint(
+                table.span_of("backends"),
+                "a service from the registry has no `backends` of its own",
+                "remove them, or write discovery = \"static\"",
+            );
+            return None;
+        }
+        (Some(other), _) => {
+            let span = table.span_of("discovery").unwrap_or(0..0);
+            match other {
+                "dns" | "file" => later(
+                    table,
+                    span,
+                    &format!("discovery by {other}"),
+                    "\"static\" and \"registry\"",
+                ),
+                _ => table.problems().error_with_hint(
+                    span,
+                    format!("`discovery` can't be \"{other}\""),
+                    "write \"static\" or \"registry\"",
+                ),
+            }
+            return None;
+        }
+    };
+    read_protocol(table);
+    Some(ServiceSettings {
+        discovery,
+        networks: table.list::<Network>("networks").map(values),
+        balance: read_balance(table),
+    })
+}
+
+fn read_protocol(table: &Table<'_>) {
+    if let Some(item) = table.item::<String>("protocol") {
+        match item.value.as_str() {
+            "http/1.1" => {}
+            "h2" => later(table, item.span, "HTTP/2 to backends", "\"http/1.1\""),
+            other => table.problems().error_with_hint(
+                item.span,
+                format!("`protocol` can't be \"{other}\""),
+                "write \"http/1.1\"",
+            ),
+        }
+    }
+}
+
+fn read_balance(table: &Table<'_>) -> Balance {
+    let Some(item) = table.item::<String>("balance") else {
+        return Balance::default();
+    };
+    let known = "\"round_robin\" and \"least_requests\"";
+    match item.value.as_str() {
+        "round_robin" => return Balance::RoundRobin,
+        "least_requests" => return Balance::LeastRequests,
+        "random" | "two_random" | "least_time" | "peak_ewma" | "consistent_hash" => {
+            later(
+                table,
+                item.span,
+                &format!("balance \"{}\"", item.value),
+                known,
+            );
+        }
+        other => table.problems().error_with_hint(
+            item.span,
+            format!("`balance` can't be \"{other}\""),
+            format!("this version knows {known}"),
+        ),
+    }
+    Balance::default()
+}
+
+fn read_backends(table: &Table<'_>) -> Option<Vec<BackendSettings>> {
+    if !table.has("backends") {
+        return None;
+    }
+    let backends: Vec<BackendSettings> = table
+        .tables("backends", &schema::BACKEND)
+        .iter()
+        .filter_map(|backend| {
+            let weight = backend.within("weight", 1, 1..=1_000);
+            Some(BackendSettings {
+                address: backend.required::<HostPort>("address")?,
+                weight,
+            })
+        })
+        .collect();
+    Some(backends)
+}
+
+fn read_registry(table: &Table<'_>) -> RegistrySettings {
+    let defaults = RegistrySettings::default();
+    let embedded = table.or("embedded", false);
+    let urls = table.list::<String>("urls");
+    for url in urls.iter().flatten() {
+        let good = ["http://", "https://"]
+            .iter()
+            .any(|scheme| url.value.starts_with(scheme));
+        if !good {
+            table.problems().error_with_hint(
+                url.span.clone(),
+                "`urls`: this is no URL",
+                "write \"http://10.0.0.2:8761/eureka\"",
+            );
+        } else if url.value.starts_with("https://") {
+            later(table, url.span.clone(), "TLS to the registry", "http://");
+        }
+    }
+    let source = match (embedded, urls) {
+        (true, Some(_)) => {
+            table.problems().error_with_hint(
+                table.span_of("urls"),
+                "`urls` and `embedded` exclude each other",
+                "remove one of them",
+            );
+            None
+        }
+        (true, None) => Some(RegistrySource::Embedded),
+        (false, Some(urls)) => Some(RegistrySource::Urls(
+            urls.iter().map(|url| Secret::new(&url.value)).collect(),
+        )),
+        (false, None) => None,
+    };
+    let range = Duration::from_millis(100)..=Duration::from_secs(300);
+    RegistrySettings {
+        source,
+        refresh: table.duration("refresh", defaults.refresh, range),
+    }
+}
+
+fn read_admin(table: &Table<'_>) -> AdminSettings {
+    let token = table.secret_in_file("token_file");
+    let address = if table.has("address") {
+        if !table.has("token_file") {
+            table.problems().error_with_hint(
+                table.span_of("address"),
+                "the admin face on TCP needs `token_file`",
+                "without a token leave `address` out: the socket is there anyway",
+            );
+        }
+        required_address(table, "address")
+    } else {
+        None
+    };
+    let socket = table
+        .path("socket")
+        .unwrap_or_else(|| table.base().join(PathBuf::from("admin.sock")));
+    AdminSettings {
+        socket: Some(socket),
+        address,
+        token,
+    }
+}
+
+fn read_limits(table: &Table<'_>) -> LimitsSettings {
+    let defaults = LimitsSettings::default();
+    let hour = Duration::from_secs(3_600);
+    let ten_minutes = Duration::from_secs(600);
+    let short = Duration::from_millis(100);
+    let head_bytes = table.within(
+        "head_bytes",
+        Size(defaults.head_bytes as u64),
+        Size(1 << 10)..=Size(192 << 10),
+    );
+    LimitsSettings {
+        head_bytes: usize::try_from(head_bytes.bytes()).unwrap_or(defaults.head_bytes),
+        headers: table.within(
+            "headers",
+            defaults.headers,
+            1..=crate::http1::head::FIELDS_MAX,
+        ),
+        head: table.duration("head", defaults.head, short..=ten_minutes),
+        keep_alive: table.duration("keep_alive", defaults.keep_alive, short..=hour),
+        backend_idle: table.duration("backend_idle", defaults.backend_idle, short..=ten_minutes),
+        backend_idle_max: table.within("backend_idle_max", defaults.backend_idle_max, 0..=10_000),
+        backends_max: table.within("backends_max", defaults.backends_max, 1..=100_000),
+        access_log_lines: table.within(
+            "access_log_lines",
+            defaults.access_log_lines,
+            16..=1_000_000,
+        ),
+    }
+}

@@ -1,0 +1,468 @@
+//! Every key of `[gate]`, with default, limit and meaning; also those that a later version builds.
+
+use munjigi_foundation::settings::{Key, Schema};
+
+/// `[gate]`
+pub static GATE: Schema = Schema {
+    place: "[gate]",
+    meaning: "the edge: takes connections, finds the service of a request, forwards it",
+    keys: &[
+        Key::new(
+            "threads",
+            "whole number",
+            "",
+            "1 to 256",
+            "event loops; one per core when absent",
+        ),
+        Key::new(
+            "access_log",
+            "text",
+            "\"off\"",
+            "",
+            "one JSON line for each request: \"off\", \"stdout\", or a file",
+        ),
+        Key::new(
+            "data",
+            "file name",
+            "\"gate-data\"",
+            "",
+            "folder for what must outlive a restart",
+        ),
+        Key::new("listener", "tables", "", "1 to 64", "where clients connect"),
+        Key::new(
+            "client_ip",
+            "table",
+            "",
+            "",
+            "whose word on the client's address counts",
+        ),
+        Key::new(
+            "route",
+            "tables",
+            "",
+            "0 to 100000",
+            "which requests go to which service",
+        ),
+        Key::new(
+            "service",
+            "tables by name",
+            "",
+            "",
+            "where the backends of a service are",
+        ),
+        Key::new("registry", "table", "", "", "where services are looked up"),
+        Key::new(
+            "admin",
+            "table",
+            "",
+            "",
+            "the gate's own face for operators",
+        ),
+        Key::new("limits", "table", "", "", "limits of connections and heads"),
+        Key::later("ip_filter", "who may connect"),
+        Key::later("shield", "bans scanners"),
+        Key::later("forward", "the forward proxy"),
+        Key::later("ha", "an address shared by two gates"),
+        Key::later("acme", "certificates from an authority"),
+    ],
+};
+
+/// `[[gate.listener]]`
+pub(super) static LISTENER: Schema = Schema {
+    place: "[[gate.listener]]",
+    meaning: "an address where clients connect",
+    keys: &[
+        Key::new("name", "text", "", "", "what routes call it"),
+        Key::new(
+            "address",
+            "address",
+            "",
+            "",
+            "where it listens; port 0 takes a free one",
+        ),
+        Key::new(
+            "protocols",
+            "list of text",
+            "[\"http/1.1\"]",
+            "",
+            "what it speaks",
+        ),
+        Key::new(
+            "connections_max",
+            "whole number",
+            "10000",
+            "1 to 1000000",
+            "connections at once; one more gets 503 and is closed",
+        ),
+        Key::new(
+            "proxy_protocol",
+            "text",
+            "\"off\"",
+            "",
+            "the header that names the client before the first byte",
+        ),
+        Key::later("tls", "certificates of the listener"),
+        Key::later("service", "the one service of a layer 4 listener"),
+    ],
+};
+
+/// `[gate.client_ip]`
+pub(super) static CLIENT_IP: Schema = Schema {
+    place: "[gate.client_ip]",
+    meaning: "whose word on the client's address counts",
+    keys: &[Key::new(
+        "trusted",
+        "list of networks",
+        "[]",
+        "",
+        "peers whose X-Forwarded-* and Forwarded are kept and believed",
+    )],
+};
+
+/// `[[gate.route]]`
+pub(super) static ROUTE: Schema = Schema {
+    place: "[[gate.route]]",
+    meaning: "which requests go to which service; the most specific wins",
+    keys: &[
+        Key::new(
+            "name",
+            "text",
+            "",
+            "",
+            "what logs and metrics call it; the service's name when absent",
+        ),
+        Key::new(
+            "listener",
+            "list of text",
+            "",
+            "",
+            "only requests of these listeners; all when absent",
+        ),
+        Key::new(
+            "host",
+            "list of text",
+            "",
+            "",
+            "only these hosts, exact or \"*.example.com\"; all when absent",
+        ),
+        Key::new(
+            "path",
+            "text",
+            "",
+            "",
+            "prefix on a segment border; {name} stands for one segment",
+        ),
+        Key::new("path_exact", "text", "", "", "this path alone"),
+        Key::new(
+            "path_regex",
+            "text",
+            "",
+            "",
+            "a regular expression that the whole path must match",
+        ),
+        Key::new(
+            "method",
+            "list of text",
+            "",
+            "",
+            "only these methods (GET includes HEAD); all when absent",
+        ),
+        Key::new("service", "text", "", "", "where the requests go"),
+        Key::new(
+            "where",
+            "text",
+            "",
+            "",
+            "only the backend whose metadata matches: metadata.KEY = query.NAME, header.NAME, cookie.NAME or {name}",
+        ),
+        Key::new(
+            "where_missing",
+            "text",
+            "\"reject\"",
+            "",
+            "when the request names none: \"reject\" (400) or \"balance\" (any backend)",
+        ),
+        Key::new("websocket", "table", "", "", "rules for tunnels"),
+        Key::new("timeout", "table", "", "", "limits of each phase"),
+        Key::new(
+            "request_body_max",
+            "size",
+            "",
+            "",
+            "largest request body; no limit when absent",
+        ),
+        Key::new("retry", "table", "", "", "when another backend is tried"),
+        Key::later("cache", "keeps responses"),
+        Key::later("rate_limit", "requests per time"),
+    ],
+};
+
+/// `websocket = { … }`
+pub(super) static WEBSOCKET: Schema = Schema {
+    place: "websocket = { … }",
+    meaning: "rules for tunnels",
+    keys: &[
+        Key::new(
+            "idle",
+            "duration",
+            "\"1h\"",
+            "1s to 30d",
+            "how long a tunnel may be silent in both directions",
+        ),
+        Key::new(
+            "origins",
+            "list of text",
+            "",
+            "",
+            "pages that may open it; not checked when absent",
+        ),
+        Key::later("ping", "pings both sides"),
+        Key::later("required", "serves WebSockets only"),
+    ],
+};
+
+/// `timeout = { … }`
+pub(super) static TIMEOUT: Schema = Schema {
+    place: "timeout = { … }",
+    meaning: "limits of each phase: of progress, never of a whole body",
+    keys: &[
+        Key::new(
+            "connect",
+            "duration",
+            "\"5s\"",
+            "1ms to 10m",
+            "until a connection to the backend stands: 504",
+        ),
+        Key::new(
+            "response",
+            "duration",
+            "\"60s\"",
+            "1ms to 30d",
+            "from the end of the request to the head of the response: 504",
+        ),
+        Key::new(
+            "idle",
+            "duration",
+            "\"60s\"",
+            "1ms to 30d",
+            "without a byte from the backend, or without room at it: 504 or close",
+        ),
+        Key::new(
+            "rate_min",
+            "rate",
+            "\"240B/s\"",
+            "",
+            "slowest client, over any 15 s while it owes bytes or leaves them unread: 408 or close; \"off\" for none",
+        ),
+    ],
+};
+
+/// `retry = { … }`
+pub(super) static RETRY: Schema = Schema {
+    place: "retry = { … }",
+    meaning: "when another backend is tried",
+    keys: &[
+        Key::new(
+            "attempts",
+            "whole number",
+            "2",
+            "1 to 10",
+            "tries in all, the first one counted",
+        ),
+        Key::new(
+            "on",
+            "list of text",
+            "[\"connect\"]",
+            "",
+            "after which failures",
+        ),
+    ],
+};
+
+/// `[gate.service.NAME]`
+pub(super) static SERVICE: Schema = Schema {
+    place: "[gate.service.NAME]",
+    meaning: "where the backends of a service are, and how one is chosen",
+    keys: &[
+        Key::new(
+            "discovery",
+            "text",
+            "",
+            "",
+            "\"static\" or \"registry\"; static when there are `backends`",
+        ),
+        Key::new(
+            "networks",
+            "list of networks",
+            "",
+            "",
+            "discovered addresses outside are refused; all are good when absent",
+        ),
+        Key::new(
+            "protocol",
+            "text",
+            "\"http/1.1\"",
+            "",
+            "what the backends speak",
+        ),
+        Key::new(
+            "balance",
+            "text",
+            "\"round_robin\"",
+            "",
+            "\"round_robin\" or \"least_requests\", both weighted",
+        ),
+        Key::new(
+            "backends",
+            "list of tables",
+            "",
+            "1 to 10000",
+            "the backends of a static service",
+        ),
+        Key::later("tls", "verified TLS to the backends"),
+        Key::later("hash", "what consistent_hash looks at"),
+        Key::later("sticky", "keeps a client on its backend"),
+        Key::later("health", "probes"),
+        Key::later("ejection", "leaves out backends that fail"),
+        Key::later("slow_start", "spares backends that came back"),
+    ],
+};
+
+/// One of `backends`.
+pub(super) static BACKEND: Schema = Schema {
+    place: "backends = [{ … }]",
+    meaning: "one backend",
+    keys: &[
+        Key::new("address", "address", "", "", "where it listens"),
+        Key::new("weight", "whole number", "1", "1 to 1000", "its share"),
+        Key::later("backup", "only when no other is there"),
+    ],
+};
+
+/// `[gate.registry]`
+pub(super) static REGISTRY: Schema = Schema {
+    place: "[gate.registry]",
+    meaning: "where services without static backends are looked up",
+    keys: &[
+        Key::new(
+            "urls",
+            "list of text",
+            "",
+            "1 to 16",
+            "Eureka-compatible registries, asked in this order",
+        ),
+        Key::new(
+            "embedded",
+            "true or false",
+            "false",
+            "",
+            "the registry of this process",
+        ),
+        Key::new(
+            "refresh",
+            "duration",
+            "\"1s\"",
+            "100ms to 5m",
+            "how often the registry is asked",
+        ),
+    ],
+};
+
+/// `[gate.admin]`
+pub(super) static ADMIN: Schema = Schema {
+    place: "[gate.admin]",
+    meaning: "the gate's own face for operators",
+    keys: &[
+        Key::new(
+            "socket",
+            "file name",
+            "\"admin.sock\"",
+            "",
+            "a Unix socket, mode 0600",
+        ),
+        Key::new(
+            "address",
+            "address",
+            "",
+            "",
+            "also on TCP; needs `token_file`",
+        ),
+        Key::new(
+            "token_file",
+            "file name",
+            "",
+            "",
+            "holds the token that TCP requests must carry",
+        ),
+    ],
+};
+
+/// `[gate.limits]`
+pub(super) static LIMITS: Schema = Schema {
+    place: "[gate.limits]",
+    meaning: "limits of connections and heads",
+    keys: &[
+        Key::new(
+            "head_bytes",
+            "size",
+            "\"32KiB\"",
+            "1KiB to 192KiB",
+            "largest head, of a request (431) or a response (502)",
+        ),
+        Key::new(
+            "headers",
+            "whole number",
+            "100",
+            "1 to 256",
+            "most header fields, of a request (431) or a response (502)",
+        ),
+        Key::new(
+            "head",
+            "duration",
+            "\"30s\"",
+            "100ms to 10m",
+            "from the first byte of a head to its end: 408",
+        ),
+        Key::new(
+            "keep_alive",
+            "duration",
+            "\"75s\"",
+            "100ms to 1h",
+            "how long a client's connection may wait for its next request",
+        ),
+        Key::new(
+            "backend_idle",
+            "duration",
+            "\"4s\"",
+            "100ms to 10m",
+            "how long a backend's connection is kept for the next request; below what backends allow",
+        ),
+        Key::new(
+            "backend_idle_max",
+            "whole number",
+            "256",
+            "0 to 10000",
+            "connections kept for one backend by one thread",
+        ),
+        Key::new(
+            "backends_max",
+            "whole number",
+            "10000",
+            "1 to 100000",
+            "backends of one service; more are left out",
+        ),
+        Key::new(
+            "access_log_lines",
+            "whole number",
+            "8192",
+            "16 to 1000000",
+            "lines that may wait to be written; more are dropped and counted",
+        ),
+    ],
+};
+
+/// All tables of the gate, for `munjigi settings gate`.
+pub static ALL: &[&Schema] = &[
+    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &SERVICE, &BACKEND,
+    &REGISTRY, &ADMIN, &LIMITS,
+];

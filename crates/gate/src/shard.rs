@@ -1,0 +1,178 @@
+//! What the connections of one thread share: the driver, the snapshot, the pool of backend
+//! connections, the counters. Nothing of it is seen by another thread but the counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use munjigi_foundation::clock::Clock;
+
+use crate::access_log::LogHandle;
+use crate::driver::Core;
+use crate::driver::tcp::TcpStream;
+use crate::snapshot::Snapshot;
+use crate::stats::ThreadStats;
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) log: LogHandle,
+    pub(crate) clock: Clock,
+    pub(crate) started: Instant,
+    pub(crate) threads: Vec<Arc<ThreadStats>>,
+}
+
+/// A listener as the threads see it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: String,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) connections_max: AtomicUsize,
+    /// Accepts no more.
+    pub(crate) closed: AtomicBool,
+}
+
+/// Counts a connection for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Listener>);
+
+impl Seat {
+    /// A seat on `listener`, unless all are taken.
+    pub(crate) fn take(listener: &Arc<Listener>) -> Option<Self> {
+        let taken = listener.connections.fetch_add(1, Ordering::Relaxed);
+        let seat = Self(Arc::clone(listener));
+        (taken < listener.connections_max.load(Ordering::Relaxed)).then_some(seat)
+    }
+
+    pub(crate) fn listener(&self) -> &Arc<Listener> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One thread.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) core: Rc<Core>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) index: usize,
+    pub(crate) stats: Arc<ThreadStats>,
+    pub(crate) pool: Pool,
+    snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    date: RefCell<(i64, String)>,
+    date_checked: Cell<Option<Instant>>,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        core: &Rc<Core>,
+        shared: &Arc<Shared>,
+        index: usize,
+        stats: &Arc<ThreadStats>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            core: Rc::clone(core),
+            shared: Arc::clone(shared),
+            index,
+            stats: Arc::clone(stats),
+            pool: Pool::default(),
+            snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
+            date: RefCell::default(),
+            date_checked: Cell::new(None),
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// The `Date` of responses, made anew each second.
+    pub(crate) fn with_date<T>(&self, act: impl FnOnce(&[u8]) -> T) -> T {
+        let now = self.core.now();
+        let stale = self
+            .date_checked
+            .get()
+            .is_none_or(|at| now.saturating_duration_since(at) > Duration::from_millis(100));
+        if stale {
+            self.date_checked.set(Some(now));
+            let time = self.shared.clock.now();
+            let second = time.millis().div_euclid(1_000);
+            let mut date = self.date.borrow_mut();
+            if date.0 != second || date.1.is_empty() {
+                *date = (second, time.http_date());
+            }
+        }
+        act(self.date.borrow().1.as_bytes())
+    }
+}
+
+/// Idle connections to backends, the one used last first.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(RefCell<HashMap<u64, Vec<(TcpStream, Instant)>>>);
+
+impl Pool {
+    /// A connection to backend `id` that was idle for at most `age`.
+    pub(crate) fn take(&self, id: u64, age: Duration) -> Option<TcpStream> {
+        let mut pools = self.0.borrow_mut();
+        let list = pools.get_mut(&id)?;
+        while let Some((stream, since)) = list.pop() {
+            let now = stream.core().now();
+            if stream.is_spoilt() {
+                continue;
+            }
+            if now.saturating_duration_since(since) <= age {
+                return Some(stream);
+            }
+            // All below were idle for longer; they stay for requests that may take them.
+            list.push((stream, since));
+            return None;
+        }
+        None
+    }
+
+    pub(crate) fn give(&self, id: u64, stream: TcpStream, most: usize) {
+        // A read that happened to fill its buffer leaves readiness behind: look once.
+        if stream.is_spoilt() && !stream.has_nothing_to_read() {
+            return;
+        }
+        stream.park();
+        let mut pools = self.0.borrow_mut();
+        let list = pools.entry(id).or_default();
+        if list.len() < most {
+            let now = stream.core().now();
+            list.push((stream, now));
+        }
+    }
+
+    /// Drops what was idle for longer than `age` or was closed by its backend.
+    pub(crate) fn sweep(&self, age: Duration, now: Instant) {
+        let mut pools = self.0.borrow_mut();
+        for list in pools.values_mut() {
+            list.retain(|(stream, since)| {
+                !stream.is_spoilt() && now.saturating_duration_since(*since) <= age
+            });
+        }
+        pools.retain(|_, list| !list.is_empty());
+    }
+
+    pub(crate) fn clear(&self) {
+        let pools = std::mem::take(&mut *self.0.borrow_mut());
+        drop(pools);
+    }
+}

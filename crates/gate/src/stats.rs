@@ -1,0 +1,130 @@
+//! Figures: each thread counts for itself, readers add up.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::reason::Reason;
+
+/// Upper bounds of the duration histogram, in microseconds.
+pub(crate) const BOUNDS: [u64; 12] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
+    30_000_000,
+];
+
+const REASONS: usize = Reason::ALL.len();
+
+/// The figures of one thread.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct ThreadStats {
+    /// Exchanges that ended, by status class (0 for those without a response).
+    classes: [AtomicU64; 6],
+    reasons: [AtomicU64; REASONS],
+    durations: [AtomicU64; BOUNDS.len() + 1],
+    duration_micros: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) accepted: AtomicU64,
+    pub(crate) backend_connections: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) active: AtomicI64,
+    pub(crate) tunnels: AtomicI64,
+}
+
+impl ThreadStats {
+    pub(crate) fn new() -> Self {
+        Self {
+            classes: [const { AtomicU64::new(0) }; 6],
+            reasons: [const { AtomicU64::new(0) }; REASONS],
+            durations: [const { AtomicU64::new(0) }; BOUNDS.len() + 1],
+            duration_micros: AtomicU64::new(0),
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            backend_connections: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            active: AtomicI64::new(0),
+            tunnels: AtomicI64::new(0),
+        }
+    }
+
+    pub(crate) fn reason(&self, reason: Reason) {
+        if let Some(counter) = self.reasons.get(reason.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn exchange(&self, status: u16, duration: Duration) {
+        if let Some(counter) = self.classes.get(usize::from(status / 100)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let place = BOUNDS.partition_point(|bound| *bound < micros);
+        if let Some(counter) = self.durations.get(place) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        self.duration_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// The figures of all threads together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Totals {
+    pub(crate) classes: [u64; 6],
+    pub(crate) reasons: Vec<(Reason, u64)>,
+    pub(crate) durations: Vec<u64>,
+    pub(crate) duration_micros: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) accepted: u64,
+    pub(crate) backend_connections: u64,
+    pub(crate) retries: u64,
+    pub(crate) active: i64,
+    pub(crate) tunnels: i64,
+}
+
+impl Totals {
+    pub(crate) fn of(threads: &[std::sync::Arc<ThreadStats>]) -> Self {
+        let sum = |pick: &dyn Fn(&ThreadStats) -> &AtomicU64| {
+            threads
+                .iter()
+                .map(|thread| pick(thread).load(Ordering::Relaxed))
+                .sum::<u64>()
+        };
+        let gauge = |pick: &dyn Fn(&ThreadStats) -> &AtomicI64| {
+            threads
+                .iter()
+                .map(|thread| pick(thread).load(Ordering::Relaxed))
+                .sum::<i64>()
+        };
+        let column = |pick: &dyn Fn(&ThreadStats) -> &[AtomicU64], place: usize| {
+            threads
+                .iter()
+                .filter_map(|thread| pick(thread).get(place))
+                .map(|counter| counter.load(Ordering::Relaxed))
+                .sum::<u64>()
+        };
+        Self {
+            classes: std::array::from_fn(|place| column(&|thread| &thread.classes, place)),
+            reasons: Reason::ALL
+                .iter()
+                .map(|reason| (*reason, column(&|thread| &thread.reasons, reason.index())))
+                .collect(),
+            durations: (0..=BOUNDS.len())
+                .map(|place| column(&|thread| &thread.durations, place))
+                .collect(),
+            duration_micros: sum(&|thread| &thread.duration_micros),
+            bytes_received: sum(&|thread| &thread.bytes_received),
+            bytes_sent: sum(&|thread| &thread.bytes_sent),
+            accepted: sum(&|thread| &thread.accepted),
+            backend_connections: sum(&|thread| &thread.backend_connections),
+            retries: sum(&|thread| &thread.retries),
+            active: gauge(&|thread| &thread.active),
+            tunnels: gauge(&|thread| &thread.tunnels),
+        }
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.classes.iter().sum()
+    }
+}

@@ -1,0 +1,266 @@
+//! A gate, origins and clients for the stories: real sockets on port 0, nothing mocked.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use munjigi_gate::settings::{
+    BackendSettings, DiscoverySettings, ListenerSettings, PathPattern, RouteSettings,
+    ServiceSettings,
+};
+use munjigi_gate::{Gate, GateSettings, Wiring};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Longest that anything may take before a story fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server of the test: each connection is handed to `serve`, with its number.
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+pub(crate) async fn origin<F, T>(serve: F) -> Origin
+where
+    F: Fn(Peer, usize) -> T + Send + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        let mut number = 0;
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            connections.spawn(serve(Peer::new(stream), number));
+            number += 1;
+        }
+    });
+    Origin {
+        address,
+        _tasks: tasks,
+    }
+}
+
+/// An origin that answers every request with what it received: head and body as text.
+pub(crate) async fn echo() -> Origin {
+    origin(|mut peer, _| async move {
+        while let Some(head) = peer.head().await {
+            let body = peer.body_of(&head).await;
+            let text = format!("{head}{}", String::from_utf8_lossy(&body));
+            peer.send(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}",
+                text.len()
+            ))
+            .await;
+        }
+    })
+    .await
+}
+
+/// One end of a connection, with what was read and not used yet.
+pub(crate) struct Peer {
+    pub(crate) stream: TcpStream,
+    pub(crate) buffer: Vec<u8>,
+}
+
+impl Peer {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::new(stream)
+    }
+
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.send_bytes(text.as_bytes()).await;
+    }
+
+    /// Writes; a peer that is gone is no failure of the test.
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        drop(self.stream.write_all(bytes).await);
+    }
+
+    /// Reads more; false at the end of the stream.
+    pub(crate) async fn fill(&mut self) -> bool {
+        let mut chunk = vec![0; 64 * 1024];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut chunk))
+            .await
+            .expect("the other side said nothing in time");
+        match read {
+            Ok(count) if count > 0 => {
+                self.buffer.extend_from_slice(&chunk[..count]);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The next head with its empty line; `None` when the stream ends before.
+    pub(crate) async fn head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head: Vec<u8> = self.buffer.drain(..at + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
+            }
+            if !self.fill().await {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) async fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(
+                self.fill().await,
+                "the stream ended early: {:?}",
+                self.text()
+            );
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// The body that `head` announces, decoded.
+    pub(crate) async fn body_of(&mut self, head: &str) -> Vec<u8> {
+        if let Some(length) = header(head, "content-length") {
+            return self.exactly(length.parse().unwrap()).await;
+        }
+        if header(head, "transfer-encoding").is_none() {
+            return Vec::new();
+        }
+        let mut body = Vec::new();
+        loop {
+            let line = self.line().await;
+            let size = usize::from_str_radix(&line, 16).unwrap();
+            if size == 0 {
+                while !self.line().await.is_empty() {}
+                return body;
+            }
+            body.extend(self.exactly(size).await);
+            assert_eq!(self.exactly(2).await, b"\r\n");
+        }
+    }
+
+    pub(crate) async fn line(&mut self) -> String {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                return String::from_utf8_lossy(&line[..at]).into_owned();
+            }
+            assert!(self.fill().await, "the stream ended in a line");
+        }
+    }
+
+    pub(crate) async fn response(&mut self) -> (String, Vec<u8>) {
+        let head = self.head().await.expect("no response");
+        let body = self.body_of(&head).await;
+        (head, body)
+    }
+
+    /// Reads until the stream ends.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        while self.fill().await {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.buffer).into_owned()
+    }
+}
+
+/// The value of a field, by its name in lower case.
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().skip(1).find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+pub(crate) fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The stable code of a problem document.
+pub(crate) fn code(body: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(body).unwrap();
+    value["code"].as_str().unwrap().to_owned()
+}
+
+pub(crate) fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
+    let backends = addresses
+        .iter()
+        .map(|address| BackendSettings {
+            address: (*address).into(),
+            weight: 1,
+        })
+        .collect();
+    ServiceSettings {
+        discovery: DiscoverySettings::Static(backends),
+        ..ServiceSettings::default()
+    }
+}
+
+/// Settings of a gate that sends everything on `web` to these backends.
+pub(crate) fn settings(addresses: &[SocketAddr]) -> GateSettings {
+    let mut settings = GateSettings {
+        threads: 1,
+        ..GateSettings::default()
+    };
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    settings.listeners = vec![
+        ListenerSettings::new("web", local),
+        ListenerSettings::new("inner", local),
+    ];
+    settings.routes = vec![RouteSettings::new(
+        "app",
+        PathPattern::prefix("/").unwrap(),
+        "APP",
+    )];
+    settings
+        .services
+        .insert("APP".to_owned(), static_service(addresses));
+    settings
+}
+
+pub(crate) async fn start(settings: GateSettings) -> Gate {
+    Gate::start(settings, Wiring::default()).await.unwrap()
+}
+
+/// A page of the admin face, over its socket.
+pub(crate) async fn admin(socket: &std::path::Path, path: &str) -> String {
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// Asks again until `check` holds.
+pub(crate) async fn eventually<T: Future<Output = bool>>(what: &str, check: impl Fn() -> T) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(tokio::time::Instant::now() < end, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) async fn client(gate: &Gate) -> Peer {
+    Peer::connect(gate.address("web").unwrap()).await
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn ask(gate: &Gate, request: &str) -> (String, Vec<u8>) {
+    let mut client = client(gate).await;
+    client.send(request).await;
+    client.response().await
+}

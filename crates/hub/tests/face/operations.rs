@@ -1,0 +1,179 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::site::{As, Site, problem};
+
+#[tokio::test]
+async fn metrics_are_for_this_machine_or_an_administrators_token() {
+    let site = Site::new().await;
+    let direct = site.get(&As::Nobody, "/metrics").await;
+    assert_eq!(direct.status(), 200);
+    let text = direct.text().await.unwrap();
+    assert!(
+        text.contains("# TYPE munjigi_hub_uploads gauge\nmunjigi_hub_uploads 0\n"),
+        "{text}"
+    );
+    let (_, ann) = site.user("ann").await;
+    let (_, token) = site.token(&ann).await;
+    for header in ["x-forwarded-for", "forwarded"] {
+        for (who, status) in [
+            (&As::Nobody, 401),
+            (&token, 401),
+            (&site.admin().await, 200),
+        ] {
+            let request = site
+                .request(who, Method::GET, "/metrics")
+                .header(header, "for=192.0.2.1");
+            assert_eq!(
+                request.send().await.unwrap().status(),
+                status,
+                "{header} {who:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_registry_it_is_healthy_and_not_ready() {
+    let site = Site::new().await;
+    assert_eq!(site.get(&As::Nobody, "/api/health").await.status(), 200);
+    let ready = site.get(&As::Nobody, "/ready").await;
+    assert_eq!(ready.status(), 503);
+    let ready: Value = ready.json().await.unwrap();
+    assert_eq!(
+        (&ready["database"], &ready["registry"]),
+        (&Value::Bool(true), &Value::Bool(false))
+    );
+    let alarms: Value = site
+        .get(&site.admin().await, "/api/admin/alarms")
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(alarms["alarms"][0]["code"], "registry_down");
+    let registries: Value = site
+        .get(&site.admin().await, "/api/admin/registry")
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(registries["registries"][0]["ok"], false);
+}
+
+/// Each path of the document takes exactly the methods that the document names. That each path of the router is in the
+/// document, `hub.rs` tests.
+#[tokio::test]
+async fn the_description_is_the_router() {
+    let site = Site::new().await;
+    let admin = site.admin().await;
+    let document: Value = site
+        .get(&As::Nobody, "/api/openapi.json")
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let mut described: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let methods = item
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|method| method.to_uppercase());
+        described.insert(path.clone(), methods.collect());
+    }
+    for (path, methods) in &described {
+        let real = path.replace(['{', '}'], "");
+        let response = site
+            .request(&admin, Method::from_bytes(b"PROPFIND").unwrap(), &real)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 405, "{path} is described and not there");
+        let allow = response.headers()["allow"].to_str().unwrap();
+        let mut taken: BTreeSet<String> = allow
+            .split(',')
+            .map(|method| method.trim().to_owned())
+            .collect();
+        // GET brings HEAD; where HEAD means more it is described.
+        if taken.contains("GET") && !methods.contains("HEAD") {
+            taken.remove("HEAD");
+        }
+        assert_eq!(&taken, methods, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn pages_come_with_their_policy_and_are_cached_by_content() {
+    let site = Site::new().await;
+    for page in [
+        "/",
+        "/jobs",
+        "/jobs/x",
+        "/jobs/x/findings",
+        "/status",
+        "/settings",
+        "/uploads",
+        "/sign-in",
+    ] {
+        let response = site.get(&As::Nobody, page).await;
+        assert_eq!(response.status(), 200, "{page}");
+        let policy = response.headers()["content-security-policy"]
+            .to_str()
+            .unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'")
+                && policy.contains("frame-ancestors 'none'")
+        );
+        assert!(!policy.contains("unsafe"));
+        let etag = response.headers()["etag"].clone();
+        let again = site
+            .request(&As::Nobody, Method::GET, page)
+            .header("if-none-match", etag)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(again.status(), 304, "{page}");
+    }
+    let shell = site.get(&As::Nobody, "/").await.text().await.unwrap();
+    let assets: Vec<&str> = shell
+        .split('"')
+        .filter(|part| part.starts_with("/assets/"))
+        .collect();
+    assert!(!assets.is_empty());
+    for asset in assets {
+        let response = site.get(&As::Nobody, asset).await;
+        assert_eq!(response.status(), 200, "{asset}");
+        assert!(
+            response.headers()["cache-control"]
+                .to_str()
+                .unwrap()
+                .contains("immutable"),
+            "{asset}"
+        );
+        let plain = asset
+            .replacen(asset.split('/').nth(2).unwrap(), "", 1)
+            .replace("//", "/");
+        let response = site.get(&As::Nobody, &plain).await;
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                response.headers()["cache-control"].to_str().unwrap()
+            ),
+            (200, "no-cache"),
+            "{plain}"
+        );
+    }
+    assert_eq!(
+        problem(site.get(&As::Nobody, "/assets/../Cargo.toml").await)
+            .await
+            .0,
+        404
+    );
+    assert_eq!(
+        problem(site.get(&As::Nobody, "/nothing").await).await.1,
+        "no_route"
+    );
+}
