@@ -36,7 +36,15 @@ pub(super) fn read(archive: &Path, parts: &Path, limits: &Limits) -> Result<Inde
     let decoder = zstd::stream::read::Decoder::new(BufReader::new(file)).map_err(unreadable)?;
     let mut reading = Archive::new(decoder.take(most.saturating_add(1)));
     let mut reader = Reader {
-        out: Counted::new(BufWriter::new(File::create(parts)?)),
+        // Read again at the end, for its report.
+        out: Counted::new(BufWriter::new(
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(parts)?,
+        )),
         index: Index::default(),
         rules: BTreeMap::new(),
         limits: *limits,
