@@ -264,7 +264,7 @@ impl Jobs {
             uploads: wiring.uploads,
             clock: wiring.clock,
             tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
+            shutdown,
         }));
         let (conducting, sweeping) = (jobs.clone(), jobs.clone());
         tasks.spawn(async move { conducting.conduct().await });
