@@ -312,14 +312,17 @@ impl Jobs {
         let began = Instant::now();
         let answer = match self.0.face.fetch(&target).await {
             Fetched::Result(answer) => answer,
-            Fetched::Nothing(_) if row.error.is_some() => {
+            // It failed, and its worker made no result of that.
+            Fetched::Nothing(_) | Fetched::NotReady(_) if row.error.is_some() => {
                 return self.nothing_to_collect(row).await;
             }
             Fetched::Nothing(why) => {
                 let why = format!("the worker lost the result: {why}");
                 return self.take_over(row, true, &why, None).await;
             }
-            Fetched::Unreachable(why) => return self.fetch_again(row, &why, RESULT_LOST).await,
+            Fetched::NotReady(why) | Fetched::Unreachable(why) => {
+                return self.fetch_again(row, &why, RESULT_LOST).await;
+            }
         };
         match self.0.results.take(&name, answer).await {
             Ok((held, index)) => {

@@ -12,6 +12,8 @@ mod ingest;
 mod placement;
 mod state;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::HashMap;
