@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin, Gate, Sources};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
+use crate::jobs::{self, JobLimits, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
 use crate::registry::Registries;
 use crate::settings::HubSettings;
@@ -77,6 +78,8 @@ pub enum StartError {
     Registry,
     #[error("the http client can't be made: {0}")]
     Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
 }
 
 /// A running hub. It ends with the `shutdown` given at its start, whether this is dropped or not; the tracker given
@@ -213,6 +216,8 @@ impl Built {
         let address = local(&listener, settings.address)?;
         let client = client()?;
         let registries = Registries::start(wiring, address, &client, tasks, shutdown)?;
+        let wired = jobs_wiring(settings, wiring, &store, &uploads, &registries);
+        let jobs = Jobs::start(wired, tasks.clone(), shutdown.clone())?;
         let guard = guard(settings, wiring, address, &auth);
         let pages = Pages::new();
         let operations = Operations {
@@ -220,6 +225,7 @@ impl Built {
             uploads: uploads.clone(),
             answers: Arc::clone(&guard.answers),
             registered: registries.registered.clone(),
+            jobs: jobs.clone(),
         };
         let registered = registries.registered.clone();
         let admin = Admin::new(Sources {
@@ -235,6 +241,7 @@ impl Built {
                 pages::router(pages.clone()),
                 auth::router(auth.clone(), pages),
                 uploads::router(uploads),
+                jobs::router(jobs),
                 admin::router(admin),
                 face::operations(operations),
             ],
@@ -247,6 +254,28 @@ impl Built {
             auth: auth.downgrade(),
             registered,
         })
+    }
+}
+
+fn jobs_wiring(
+    settings: &HubSettings,
+    wiring: &Wiring,
+    store: &Store,
+    uploads: &Uploads,
+    registries: &Registries,
+) -> JobsWiring {
+    JobsWiring {
+        store: store.clone(),
+        uploads: uploads.clone(),
+        clock: wiring.clock.clone(),
+        registry: registries.known.clone(),
+        worker_service: settings.worker_service.clone(),
+        gate_inner_url: wiring.gate_inner_url.clone(),
+        cluster_secret: wiring.cluster_secret.clone(),
+        folder: settings.data.join("results"),
+        event_ttl: settings.event_ttl,
+        keep_results: settings.keep_results,
+        limits: JobLimits::default(),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::Arrival;
 use super::guard::Answers;
 use crate::auth::Auth;
+use crate::jobs::Jobs;
 use crate::uploads::Uploads;
 
 /// The face, described by hand; a test compares it with the router.
@@ -31,6 +32,7 @@ pub(crate) struct Operations {
     pub(crate) answers: Arc<Answers>,
     /// A registry knows this hub.
     pub(crate) registered: watch::Receiver<bool>,
+    pub(crate) jobs: Jobs,
 }
 
 /// The paths of operations.
@@ -88,7 +90,8 @@ async fn metrics(
             }
         }
     }
-    let text = operations.text().await;
+    let mut text = operations.text().await;
+    text.push_str(&operations.jobs.metrics().await);
     ([(header::CONTENT_TYPE, METRICS)], text).into_response()
 }
 

@@ -176,7 +176,11 @@ async fn run(
     sqlx::query(statement).execute(connection).await.map(drop)
 }
 
+pub(crate) mod jobs;
+pub(crate) mod ledger;
+pub(crate) mod results;
 mod schema;
+pub(crate) mod undo;
 pub(crate) mod uploads;
 pub(crate) mod users;
 
