@@ -342,12 +342,14 @@ async fn alarms(State(admin): State<Admin>) -> Response {
     let sources = &admin.0.sources;
     let known = sources.registries.known.borrow().clone();
     let mut alarms = worker_alarms(&known, &sources.worker_service);
-    let least = sources.uploads.limits().disk_free.bytes();
-    match sources.uploads.disk_free().await {
-        Ok(free) if free >= least => {}
-        Ok(free) => alarms.push(alarm(
+    match sources.uploads.disk().await {
+        Ok(disk) if disk.free >= disk.watermark => {}
+        Ok(disk) => alarms.push(alarm(
             "disk_low",
-            format!("the disk of the uploads has {free} bytes free, {least} must stay free"),
+            format!(
+                "the disk of the uploads has {} bytes free, {} must stay free",
+                disk.free, disk.watermark
+            ),
         )),
         Err(error) => alarms.push(alarm(
             "disk_failed",

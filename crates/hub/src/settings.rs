@@ -208,9 +208,9 @@ static LIMITS: &Schema = &Schema {
         Key::new(
             "disk_free",
             "size",
-            "\"512MiB\"",
+            "",
             "0B to 1024TiB",
-            "an upload that would leave less free on the disk gets 507",
+            "an upload that would leave less free on the disk gets 507; absent: 512MiB, or 5 % of a smaller disk",
         ),
         Key::new(
             "idle",
@@ -249,8 +249,8 @@ pub struct Limits {
     pub receiving: u32,
     /// Uploads received at once from one user.
     pub receiving_user: u32,
-    /// What stays free on the disk.
-    pub disk_free: Size,
+    /// What stays free on the disk; `None`: 512 MiB, or 5 % of a smaller disk.
+    pub disk_free: Option<Size>,
     /// How long an upload request may send nothing.
     pub idle: Duration,
     /// Connections served at once.
@@ -267,7 +267,7 @@ impl Default for Limits {
             user_uploads: 1_000,
             receiving: 64,
             receiving_user: 8,
-            disk_free: Size::mib(512),
+            disk_free: None,
             idle: Duration::from_secs(60),
             connections: 4_096,
             users: 10_000,
@@ -385,7 +385,9 @@ fn limits(table: &Table<'_>) -> Limits {
         user_uploads: table.within("user_uploads", default.user_uploads, 1..=100_000),
         receiving: table.within("receiving", default.receiving, 1..=4_096),
         receiving_user: table.within("receiving_user", default.receiving_user, 1..=4_096),
-        disk_free: table.within("disk_free", default.disk_free, Size(0)..=Size(tib << 10)),
+        disk_free: table
+            .has("disk_free")
+            .then(|| table.within("disk_free", Size(0), Size(0)..=Size(tib << 10))),
         idle: table.duration(
             "idle",
             default.idle,
