@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hub::GateAdmin;
 use crate::registry::{Registries, Registry, without_secret};
+use crate::store::{Store, jobs as rows};
 use crate::uploads::Uploads;
 
 /// A gate's status is read up to this size.
@@ -51,6 +52,7 @@ pub(crate) struct Sources {
     pub(crate) worker_service: String,
     pub(crate) gates: Vec<Gate>,
     pub(crate) uploads: Uploads,
+    pub(crate) store: Store,
     pub(crate) clock: Clock,
 }
 
@@ -277,14 +279,22 @@ async fn workers(State(admin): State<Admin>) -> Response {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
+    // What the hub has given out counts, whether the worker has said so yet or not.
+    let running = match rows::running(&admin.0.sources.store).await {
+        Ok(running) => running,
+        Err(error) => return crate::jobs::failed(error).into_response(),
+    };
     let workers: Vec<_> = known
         .iter()
         .map(|(server_id, worker)| {
+            let running = running.get(server_id).copied().unwrap_or(0);
             json!({
                 "serverId": server_id,
                 "status": worker.status.as_str(),
                 "models": worker.models,
                 "free": worker.free,
+                "running": running,
+                "capacity": worker.free.saturating_add(running),
                 "address": worker.address,
                 "lastSeen": worker.seen,
                 "reachable": reachable && worker.here && worker.status == InstanceStatus::Up,

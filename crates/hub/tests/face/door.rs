@@ -382,6 +382,12 @@ async fn a_removed_user_is_out() {
     let admin = site.admin_session().await;
     let (id, ann) = site.user("ann").await;
     let (_, token) = site.token(&ann).await;
+    let sent = [("tus-resumable", "1.0.0"), ("upload-length", "5")];
+    let made = sent.iter().fold(
+        site.request(&token, Method::POST, "/api/uploads"),
+        |request, (name, value)| request.header(*name, *value),
+    );
+    assert_eq!(made.send().await.unwrap().status(), 201);
     let again = json!({ "name": "ann" });
     assert_eq!(
         problem(site.send(&admin, Method::POST, "/api/users", &again).await)
@@ -409,6 +415,17 @@ async fn a_removed_user_is_out() {
             .status(),
         201,
         "the name is free again"
+    );
+    for _ in 0..500 {
+        if std::fs::read_dir(site.uploads()).unwrap().count() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        std::fs::read_dir(site.uploads()).unwrap().count(),
+        0,
+        "what was theirs is gone"
     );
     let me: Value = site.get(&admin, "/api/me").await.json().await.unwrap();
     let own = format!("/api/users/{}", me["userId"].as_str().unwrap());
