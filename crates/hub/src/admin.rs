@@ -101,10 +101,16 @@ impl Gate {
         })
     }
 
-    /// The gate's own status with `url` and `ok`.
+    /// The gate's own status with `url` and `ok`, its connections as one figure.
     async fn shown(&self) -> Map<String, Value> {
         let (mut shown, ok) = match self.status().await {
-            Ok(status) => (status, true),
+            Ok(mut status) => {
+                let active = status.get("connections").and_then(|all| all.get("active"));
+                if let Some(active) = active.cloned() {
+                    status.insert("connections".to_owned(), active);
+                }
+                (status, true)
+            }
             Err(error) => {
                 let why = Value::String(error.to_string());
                 (Map::from_iter([("error".to_owned(), why)]), false)
