@@ -322,6 +322,7 @@ fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Au
         hosts: Arc::new(Hosts::new(names)),
         trusted: trusted.into(),
         answers: Arc::default(),
+        request: settings.limits.request,
     }
 }
 

@@ -220,6 +220,13 @@ static LIMITS: &Schema = &Schema {
             "an upload request without a byte for so long is ended; what came is kept",
         ),
         Key::new(
+            "request",
+            "duration",
+            "\"60s\"",
+            "1s to 10m",
+            "a request other than an upload that is not answered after this gets 408",
+        ),
+        Key::new(
             "connections",
             "number",
             "4096",
@@ -253,6 +260,8 @@ pub struct Limits {
     pub disk_free: Option<Size>,
     /// How long an upload request may send nothing.
     pub idle: Duration,
+    /// How long a request other than an upload may take until its answer begins, its body included.
+    pub request: Duration,
     /// Connections served at once.
     pub connections: u32,
     /// Users that may exist.
@@ -269,6 +278,7 @@ impl Default for Limits {
             receiving_user: 8,
             disk_free: None,
             idle: Duration::from_secs(60),
+            request: Duration::from_secs(60),
             connections: 4_096,
             users: 10_000,
         }
@@ -392,6 +402,11 @@ fn limits(table: &Table<'_>) -> Limits {
             "idle",
             default.idle,
             Duration::from_secs(1)..=Duration::from_secs(3_600),
+        ),
+        request: table.duration(
+            "request",
+            default.request,
+            Duration::from_secs(1)..=Duration::from_secs(600),
         ),
         connections: table.within("connections", default.connections, 16..=1_000_000),
         users: table.within("users", default.users, 1..=1_000_000),
