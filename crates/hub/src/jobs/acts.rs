@@ -66,56 +66,28 @@ impl Jobs {
         Ok(saved.is_some())
     }
 
-    /// Places an analysis on `server` and sends it the file. Its undo is written first.
+    /// Places an analysis on `server` and sends it the file.
     pub(super) async fn dispatch(
         &self,
         row: &Analysis,
         job: &Job,
         server: ServerId,
     ) -> Result<(), StoreError> {
-        let (now, seq, to) = (self.0.clock.now(), row.seq, server.clone());
-        let placed = self
-            .change(row, move |tx, ledger, row| {
-                Box::pin(async move {
-                    if row.status != Status::Queued || row.seq != seq {
-                        return Ok(false);
-                    }
-                    let step = undo::New {
-                        event_id: &row.event_id,
-                        analyze_id: &row.analyze_id,
-                        attempt: row.attempt,
-                        kind: Kind::Worker,
-                        target: to.as_str(),
-                        armed: false,
-                    };
-                    undo::insert(tx, step, now).await?;
-                    let said = Said {
-                        server_id: Some(to.clone()),
-                        ..Said::default()
-                    };
-                    ledger.say(&row.analyze_id, Status::Placed, said, now)?;
-                    Ok(true)
-                })
-            })
-            .await?;
-        if !placed {
+        if !self.note_placed(row, &server).await? {
             return Ok(());
         }
         tracing::info!(analysis = %row.analyze_id, attempt = row.attempt, %server, "placed");
-        self.hear(&row.analyze_id, now);
+        self.hear(&row.analyze_id, self.0.clock.now());
         let began = Instant::now();
-        let outcome = self.send_file(row, job, server).await?;
         let figures = &self.0.figures;
-        match outcome {
+        match self.send_file(row, job, server).await? {
             Dispatched::Accepted => {
                 let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
                 figures.dispatched.fetch_add(1, Ordering::Relaxed);
                 figures.dispatch_ms.fetch_add(took, Ordering::Relaxed);
-                self.hear(&row.analyze_id, self.0.clock.now());
-                self.memory()
-                    .placed
-                    .insert(row.analyze_id.clone(), self.0.clock.now());
-                let id = row.analyze_id.clone();
+                let (id, now) = (row.analyze_id.clone(), self.0.clock.now());
+                self.hear(&id, now);
+                self.memory().placed.insert(id.clone(), now);
                 self.change(row, move |_, ledger, _| {
                     ledger.change(&id, |row| row.accepted = true);
                     Box::pin(async { Ok(true) })
@@ -132,14 +104,8 @@ impl Jobs {
             }
             Dispatched::Failed(why) => {
                 figures.dispatch_failed.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(analysis = %row.analyze_id, why, "a dispatch failed");
-                self.take_over(
-                    row,
-                    true,
-                    &format!("the file did not reach the worker: {why}"),
-                    None,
-                )
-                .await
+                let why = format!("the file did not reach the worker: {why}");
+                self.take_over(row, true, &why, None).await
             }
             Dispatched::Never(why) => {
                 figures.dispatch_failed.fetch_add(1, Ordering::Relaxed);
@@ -147,6 +113,34 @@ impl Jobs {
                     .await
             }
         }
+    }
+
+    /// Writes the undo of a placement, then that it is placed. False when the row has moved on.
+    async fn note_placed(&self, row: &Analysis, server: &ServerId) -> Result<bool, StoreError> {
+        let (now, seq, server) = (self.0.clock.now(), row.seq, server.clone());
+        self.change(row, move |tx, ledger, row| {
+            Box::pin(async move {
+                if row.status != Status::Queued || row.seq != seq {
+                    return Ok(false);
+                }
+                let step = undo::New {
+                    event_id: &row.event_id,
+                    analyze_id: &row.analyze_id,
+                    attempt: row.attempt,
+                    kind: Kind::Worker,
+                    target: server.as_str(),
+                    armed: false,
+                };
+                undo::insert(tx, step, now).await?;
+                let said = Said {
+                    server_id: Some(server.clone()),
+                    ..Said::default()
+                };
+                ledger.say(&row.analyze_id, Status::Placed, said, now)?;
+                Ok(true)
+            })
+        })
+        .await
     }
 
     async fn send_file(
@@ -318,14 +312,17 @@ impl Jobs {
         let began = Instant::now();
         let answer = match self.0.face.fetch(&target).await {
             Fetched::Result(answer) => answer,
-            Fetched::Nothing(_) if row.error.is_some() => {
+            // It failed, and its worker made no result of that.
+            Fetched::Nothing(_) | Fetched::NotReady(_) if row.error.is_some() => {
                 return self.nothing_to_collect(row).await;
             }
             Fetched::Nothing(why) => {
                 let why = format!("the worker lost the result: {why}");
                 return self.take_over(row, true, &why, None).await;
             }
-            Fetched::Unreachable(why) => return self.fetch_again(row, &why, RESULT_LOST).await,
+            Fetched::NotReady(why) | Fetched::Unreachable(why) => {
+                return self.fetch_again(row, &why, RESULT_LOST).await;
+            }
         };
         match self.0.results.take(&name, answer).await {
             Ok((held, index)) => {

@@ -20,7 +20,7 @@ use sqlx::SqliteConnection;
 use super::{Ended, Jobs, failed, ingest};
 use crate::push;
 use crate::results;
-use crate::store::jobs::{self as rows, Analysis, Job, Listing};
+use crate::store::jobs::{self as rows, Analysis, Held, Job, Listing};
 use crate::store::ledger::{Ledger, Said};
 use crate::store::{StoreError, undo};
 use crate::uploads::{self, Upload};
@@ -134,7 +134,7 @@ async fn create(
         Made::Again(answer) => {
             let id = serde_json::from_str::<Value>(&answer)
                 .ok()
-                .and_then(|job| job["eventId"].as_str().map(EventId::from))
+                .and_then(|job| job.get("eventId")?.as_str().map(EventId::from))
                 .unwrap_or_else(|| EventId::from(""));
             Ok(created(answer, &id))
         }
@@ -308,32 +308,35 @@ fn shown(job: &Job, analyses: &[Analysis]) -> Value {
 }
 
 fn shown_analysis(analysis: &Analysis) -> Value {
-    let mut value = json!({
+    let value = json!({
         "analyzeId": analysis.analyze_id,
         "model": analysis.model,
         "serverId": analysis.server_id,
         "status": analysis.status,
         "attempt": analysis.attempt,
         "findings": analysis.findings,
+        "progress": analysis.progress,
+        "error": analysis.error,
+        "message": analysis.said,
+        "result": analysis.result.map(shown_result),
     });
-    if let Some(progress) = &analysis.progress {
-        value["progress"] = json!(progress);
+    // What there is not is left out.
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(name, value)| name == "serverId" || !value.is_null())
+            .collect(),
+        other => other,
     }
-    if let Some(error) = &analysis.error {
-        value["error"] = json!(error);
-    }
-    if let Some(said) = &analysis.said {
-        value["message"] = json!(said);
-    }
-    if let Some(held) = &analysis.result {
-        let sha256: String = held
-            .sha256
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        value["result"] = json!({ "size": held.size, "sha256": sha256 });
-    }
-    value
+}
+
+fn shown_result(held: Held) -> Value {
+    let sha256: String = held
+        .sha256
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    json!({ "size": held.size, "sha256": sha256 })
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,6 +12,8 @@ mod ingest;
 mod placement;
 mod state;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::HashMap;
@@ -264,7 +266,7 @@ impl Jobs {
             uploads: wiring.uploads,
             clock: wiring.clock,
             tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
+            shutdown,
         }));
         let (conducting, sweeping) = (jobs.clone(), jobs.clone());
         tasks.spawn(async move { conducting.conduct().await });

@@ -175,146 +175,73 @@ mod tests {
         }
     }
 
+    /// What comes next for an analysis whose worker was heard so many seconds ago.
+    fn after(row: (Status, bool, bool), undo: &[Undo], heard: u64) -> Next {
+        let now = Timestamp::from_millis(1_000_000);
+        let heard = now.minus(Duration::from_secs(heard));
+        let row = analysis(row.0, row.1, row.2);
+        next(&row, undo, heard, now, Patience::default())
+    }
+
+    fn worker(tries: u32) -> Vec<Undo> {
+        vec![step(Kind::Worker, "a", tries)]
+    }
+
     #[test]
-    fn each_row_says_what_comes_next() {
-        use Status::{Cancelling, Collecting, Done, Placed, Queued, Receiving, Running};
-        let lost = |failed, why| Next::TakeOver { failed, why };
-        let restarted = lost(false, "the hub was restarted while it sent the file");
-        let worker = |tries| vec![step(Kind::Worker, "a", tries)];
-        let silent = 20;
-        for (name, analysis, undo, heard, expected) in [
-            (
-                "ended",
-                analysis(Done, true, true),
-                vec![],
-                silent,
-                Next::Wait,
-            ),
-            (
-                "new",
-                analysis(Queued, false, false),
-                vec![],
-                0,
-                Next::Place,
-            ),
-            (
-                "not fenced yet",
-                analysis(Queued, false, false),
-                worker(0),
-                0,
-                Next::Wait,
-            ),
-            (
-                "out of reach",
-                analysis(Queued, false, false),
-                worker(3),
-                0,
-                Next::Place,
-            ),
-            (
-                "another's step",
-                analysis(Queued, false, false),
-                vec![step(Kind::Worker, "b", 0)],
-                0,
-                Next::Place,
-            ),
-            (
-                "sender gone",
-                analysis(Placed, false, false),
-                vec![],
-                0,
-                restarted,
-            ),
-            (
-                "sender gone later",
-                analysis(Receiving, false, false),
-                vec![],
-                0,
-                restarted,
-            ),
-            (
-                "runs",
-                analysis(Running, true, false),
-                vec![],
-                1,
-                Next::Wait,
-            ),
-            (
-                "quiet",
-                analysis(Running, true, false),
-                vec![],
-                5,
-                Next::Probe,
-            ),
-            (
-                "silent",
-                analysis(Running, true, false),
-                vec![],
-                silent,
-                lost(true, "the worker is silent"),
-            ),
-            (
-                "ready",
-                analysis(Collecting, true, false),
-                vec![],
-                silent,
-                Next::Collect,
-            ),
-            (
-                "worker not clean",
-                analysis(Collecting, true, true),
-                worker(0),
-                0,
-                Next::Wait,
-            ),
-            (
-                "worker gone",
-                analysis(Collecting, true, true),
-                worker(3),
-                0,
-                Next::Finish,
-            ),
-            (
-                "worker clean",
-                analysis(Collecting, true, true),
-                vec![],
-                0,
-                Next::Finish,
-            ),
-            (
-                "cancelled",
-                analysis(Cancelling, true, false),
-                worker(0),
-                0,
-                Next::Wait,
-            ),
-            (
-                "cancelled, hub not clean",
-                analysis(Cancelling, true, false),
-                vec![step(Kind::Result, "b", 9)],
-                0,
-                Next::Wait,
-            ),
-            (
-                "cancelled, worker gone",
-                analysis(Cancelling, true, false),
-                worker(3),
-                0,
-                Next::EndCancel,
-            ),
-            (
-                "cancelled and clean",
-                analysis(Cancelling, true, false),
-                vec![],
-                0,
-                Next::EndCancel,
-            ),
-        ] {
-            let now = Timestamp::from_millis(1_000_000);
-            let heard = now.minus(Duration::from_secs(heard));
-            let decided = next(&analysis, &undo, heard, now, Patience::default());
-            assert_eq!(decided, expected, "{name}");
+    fn what_waits_is_placed_once_its_last_attempt_is_fenced() {
+        let queued = (Status::Queued, false, false);
+        assert_eq!(after(queued, &[], 0), Next::Place);
+        assert_eq!(after(queued, &worker(0), 0), Next::Wait);
+        assert_eq!(after(queued, &worker(3), 0), Next::Place, "out of reach");
+        let anothers = [step(Kind::Worker, "b", 0)];
+        assert_eq!(after(queued, &anothers, 0), Next::Place);
+    }
+
+    #[test]
+    fn what_is_placed_is_watched() {
+        for status in [Status::Placed, Status::Receiving] {
+            let sender_gone = after((status, false, false), &[], 0);
+            assert!(matches!(sender_gone, Next::TakeOver { failed: false, .. }));
         }
+        for status in [Status::Placed, Status::Receiving, Status::Running] {
+            assert_eq!(after((status, true, false), &[], 1), Next::Wait);
+            assert_eq!(after((status, true, false), &[], 5), Next::Probe);
+            let silent = after((status, true, false), &[], 20);
+            assert!(matches!(silent, Next::TakeOver { failed: true, .. }));
+        }
+    }
+
+    #[test]
+    fn what_is_ready_is_collected_and_ends_once_the_worker_is_clean() {
+        assert_eq!(
+            after((Status::Collecting, true, false), &[], 99),
+            Next::Collect
+        );
+        let collected = (Status::Collecting, true, true);
+        assert_eq!(after(collected, &worker(0), 0), Next::Wait);
+        assert_eq!(
+            after(collected, &worker(3), 0),
+            Next::Finish,
+            "out of reach"
+        );
+        assert_eq!(after(collected, &[], 0), Next::Finish);
+        assert_eq!(after((Status::Done, true, true), &[], 99), Next::Wait);
+    }
+
+    #[test]
+    fn what_is_cancelled_ends_once_the_hub_is_clean() {
+        let cancelled = (Status::Cancelling, true, false);
+        assert_eq!(after(cancelled, &worker(0), 99), Next::Wait);
+        assert_eq!(
+            after(cancelled, &worker(3), 0),
+            Next::EndCancel,
+            "out of reach"
+        );
+        for kind in [Kind::Result, Kind::Upload] {
+            let left_here = [step(kind, "b", 9)];
+            assert_eq!(after(cancelled, &left_here, 0), Next::Wait, "{kind:?}");
+        }
+        assert_eq!(after(cancelled, &[], 0), Next::EndCancel);
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub(crate) enum Fetched {
     Result(Response),
     /// The worker has no result and will have none.
     Nothing(String),
+    /// The worker says that the result is not ready.
+    NotReady(String),
     /// Later.
     Unreachable(String),
 }
@@ -203,6 +205,7 @@ impl WorkerFace {
                 let said = format!("{status}: {}", words.detail);
                 match status {
                     StatusCode::GONE => Fetched::Nothing(said),
+                    StatusCode::CONFLICT => Fetched::NotReady(said),
                     StatusCode::NOT_FOUND if is_workers(&words) => Fetched::Nothing(said),
                     _ => Fetched::Unreachable(said),
                 }

@@ -15,7 +15,7 @@ use futures_util::stream::{self, StreamExt};
 use munjigi_events::{AnalysisId, EventId};
 use munjigi_foundation::api::Problem;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{ResultError, name, sarif};
 use crate::jobs::{Jobs, failed};
@@ -161,25 +161,25 @@ async fn findings(
             .await
             .map_err(|error| unreadable(&error))?;
         bytes += finding.length;
-        let Ok(mut value) = serde_json::from_slice::<Value>(&json) else {
+        // Whatever it was when it was read, it came from outside.
+        let Ok(mut value) = serde_json::from_slice::<Map<String, Value>>(&json) else {
             continue;
         };
-        value["analyzeId"] = json!(finding.analyze_id);
+        value.insert("analyzeId".to_owned(), json!(finding.analyze_id));
         if let Some(name) = finding.rule_name {
-            value["ruleName"] = json!(name);
+            value.insert("ruleName".to_owned(), json!(name));
         }
         if let Some(card) = finding.card
-            && let Ok(card) = serde_json::from_str::<Value>(&card)
+            && let Ok(card) = serde_json::from_str(&card)
         {
-            value["ruleHelp"] = card;
+            value.insert("ruleHelp".to_owned(), card);
         }
         told.push(value);
     }
-    let mut answer = json!({ "findings": told });
-    if let Some(next) = next {
-        answer["next"] = json!(next.to_string());
-    }
-    Ok(Json(answer))
+    Ok(Json(match next {
+        Some(next) => json!({ "findings": told, "next": next.to_string() }),
+        None => json!({ "findings": told }),
+    }))
 }
 
 /// One log with the runs of all analyses.

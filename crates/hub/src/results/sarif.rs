@@ -184,7 +184,7 @@ mod tests {
                 let found = runs.found().map(|range| {
                     let range =
                         usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
-                    &report[range]
+                    report.get(range).unwrap()
                 });
                 assert_eq!(found, expected, "{report}");
             }
