@@ -14,8 +14,10 @@ use crate::store::StoreError;
 use crate::store::jobs::{self as rows, Analysis, Job};
 use crate::store::undo::{self, Kind, Undo};
 
-/// The rows are looked at this often when nothing wakes the conductor.
+/// The rows are looked at this often while something is under way …
 const EVERY: Duration = Duration::from_millis(250);
+/// … and this often while nothing is: whatever changes them wakes the conductor.
+const IDLE: Duration = Duration::from_secs(5);
 /// Undo steps under way at once.
 const UNDOING: usize = 32;
 /// Undo steps looked at.
@@ -34,23 +36,30 @@ impl Jobs {
         let mut up: HashSet<ServerId> = HashSet::new();
         let mut workers = self.0.workers.clone();
         loop {
-            if let Err(error) = self.round(&mut up).await {
-                tracing::error!(%error, "jobs can't go on");
-            }
+            let wait = match self.round(&mut up).await {
+                Ok(true) => EVERY,
+                Ok(false) => IDLE,
+                Err(error) => {
+                    tracing::error!(%error, "jobs can't go on");
+                    EVERY
+                }
+            };
             tokio::select! {
                 () = self.0.shutdown.cancelled() => return,
                 () = self.0.wake.notified() => {}
                 Ok(()) = workers.changed() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    async fn round(&self, up: &mut HashSet<ServerId>) -> Result<(), StoreError> {
+    /// Starts what comes next; false when there is nothing to be done at all.
+    async fn round(&self, up: &mut HashSet<ServerId>) -> Result<bool, StoreError> {
         let now = self.0.clock.now();
         self.greet(up, now).await?;
         let (jobs, analyses) = rows::live(&self.0.store).await?;
         let steps = undo::armed(&self.0.store, UNDO_SEEN).await?;
+        let busy = !analyses.is_empty() || !steps.is_empty();
         self.forget(&analyses, now);
         self.undo(&steps, now);
         let jobs: BTreeMap<EventId, Job> = jobs
@@ -79,7 +88,7 @@ impl Jobs {
             }
         }
         self.place(&analyses, &jobs, waiting, now);
-        Ok(())
+        Ok(busy)
     }
 
     /// A worker that is back is asked at once for what waits for it.
