@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hub::GateAdmin;
 use crate::registry::{Registries, Registry, without_secret};
+use crate::store::{Store, jobs as rows};
 use crate::uploads::Uploads;
 
 /// A gate's status is read up to this size.
@@ -51,6 +52,7 @@ pub(crate) struct Sources {
     pub(crate) worker_service: String,
     pub(crate) gates: Vec<Gate>,
     pub(crate) uploads: Uploads,
+    pub(crate) store: Store,
     pub(crate) clock: Clock,
 }
 
@@ -99,10 +101,16 @@ impl Gate {
         })
     }
 
-    /// The gate's own status with `url` and `ok`.
+    /// The gate's own status with `url` and `ok`, its connections as one figure.
     async fn shown(&self) -> Map<String, Value> {
         let (mut shown, ok) = match self.status().await {
-            Ok(status) => (status, true),
+            Ok(mut status) => {
+                let active = status.get("connections").and_then(|all| all.get("active"));
+                if let Some(active) = active.cloned() {
+                    status.insert("connections".to_owned(), active);
+                }
+                (status, true)
+            }
             Err(error) => {
                 let why = Value::String(error.to_string());
                 (Map::from_iter([("error".to_owned(), why)]), false)
@@ -277,14 +285,22 @@ async fn workers(State(admin): State<Admin>) -> Response {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
+    // What the hub has given out counts, whether the worker has said so yet or not.
+    let running = match rows::running(&admin.0.sources.store).await {
+        Ok(running) => running,
+        Err(error) => return crate::jobs::failed(error).into_response(),
+    };
     let workers: Vec<_> = known
         .iter()
         .map(|(server_id, worker)| {
+            let running = running.get(server_id).copied().unwrap_or(0);
             json!({
                 "serverId": server_id,
                 "status": worker.status.as_str(),
                 "models": worker.models,
                 "free": worker.free,
+                "running": running,
+                "capacity": worker.free.saturating_add(running),
                 "address": worker.address,
                 "lastSeen": worker.seen,
                 "reachable": reachable && worker.here && worker.status == InstanceStatus::Up,
@@ -342,12 +358,14 @@ async fn alarms(State(admin): State<Admin>) -> Response {
     let sources = &admin.0.sources;
     let known = sources.registries.known.borrow().clone();
     let mut alarms = worker_alarms(&known, &sources.worker_service);
-    let least = sources.uploads.limits().disk_free.bytes();
-    match sources.uploads.disk_free().await {
-        Ok(free) if free >= least => {}
-        Ok(free) => alarms.push(alarm(
+    match sources.uploads.disk().await {
+        Ok(disk) if disk.free >= disk.watermark => {}
+        Ok(disk) => alarms.push(alarm(
             "disk_low",
-            format!("the disk of the uploads has {free} bytes free, {least} must stay free"),
+            format!(
+                "the disk of the uploads has {} bytes free, {} must stay free",
+                disk.free, disk.watermark
+            ),
         )),
         Err(error) => alarms.push(alarm(
             "disk_failed",

@@ -30,6 +30,8 @@ use crate::uploads::{self, Uploads, UploadsWiring};
 
 /// How long the link is valid that a start prints for the first user.
 const FIRST_LINK: Duration = Duration::from_secs(600);
+/// How often what removed users still own is looked at.
+const REMOVED_EVERY: Duration = Duration::from_secs(30);
 /// The name of the token that client commands on this machine use.
 const CLI_TOKEN: &str = "command line";
 
@@ -233,6 +235,7 @@ impl Built {
             worker_service: settings.worker_service.clone(),
             gates: gates(wiring, &client)?,
             uploads: uploads.clone(),
+            store: store.clone(),
             clock: wiring.clock.clone(),
         });
         tasks.spawn(admin.clone().watch_workers(shutdown.clone()));
@@ -319,6 +322,7 @@ fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Au
         hosts: Arc::new(Hosts::new(names)),
         trusted: trusted.into(),
         answers: Arc::default(),
+        request: settings.limits.request,
     }
 }
 
@@ -381,26 +385,31 @@ fn local(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAddr, Start
     })
 }
 
-/// What removed users owned goes: after each removal, and after a crash in between.
+/// What removed users owned goes: after each removal, and after a crash in between. Their jobs end by themselves
+/// (`jobs::sweep`) and release their uploads; once nothing is left, the user is forgotten.
 async fn remove_users(auth: Auth, uploads: Uploads, shutdown: CancellationToken) {
     loop {
-        match auth.removed_users().await {
-            Ok(users) => {
-                for user in users {
-                    if let Err(error) = uploads.remove_all_of(&user).await {
-                        tracing::warn!(%error, "what a removed user owned could not be removed");
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "removed users could not be read"),
+        if let Err(error) = remove_uploads_of_removed(&auth, &uploads).await {
+            tracing::warn!(%error, "what a removed user owned could not be removed");
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = auth.user_removed() => {}
             // Again later: a job that was still being cancelled has released its upload by then.
-            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+            () = tokio::time::sleep(REMOVED_EVERY) => {}
         }
     }
+}
+
+async fn remove_uploads_of_removed(auth: &Auth, uploads: &Uploads) -> Result<(), StoreError> {
+    let removed = auth.removed_users().await?;
+    if removed.is_empty() {
+        return Ok(());
+    }
+    for user in &removed {
+        uploads.remove_all_of(user).await?;
+    }
+    auth.forget_removed().await
 }
 
 #[cfg(test)]

@@ -208,9 +208,9 @@ static LIMITS: &Schema = &Schema {
         Key::new(
             "disk_free",
             "size",
-            "\"512MiB\"",
+            "",
             "0B to 1024TiB",
-            "an upload that would leave less free on the disk gets 507",
+            "an upload that would leave less free on the disk gets 507; absent: 512MiB, or 5 % of a smaller disk",
         ),
         Key::new(
             "idle",
@@ -218,6 +218,13 @@ static LIMITS: &Schema = &Schema {
             "\"60s\"",
             "1s to 1h",
             "an upload request without a byte for so long is ended; what came is kept",
+        ),
+        Key::new(
+            "request",
+            "duration",
+            "\"60s\"",
+            "1s to 10m",
+            "a request other than an upload that is not answered after this gets 408",
         ),
         Key::new(
             "connections",
@@ -249,10 +256,12 @@ pub struct Limits {
     pub receiving: u32,
     /// Uploads received at once from one user.
     pub receiving_user: u32,
-    /// What stays free on the disk.
-    pub disk_free: Size,
+    /// What stays free on the disk; `None`: 512 MiB, or 5 % of a smaller disk.
+    pub disk_free: Option<Size>,
     /// How long an upload request may send nothing.
     pub idle: Duration,
+    /// How long a request other than an upload may take until its answer begins, its body included.
+    pub request: Duration,
     /// Connections served at once.
     pub connections: u32,
     /// Users that may exist.
@@ -267,8 +276,9 @@ impl Default for Limits {
             user_uploads: 1_000,
             receiving: 64,
             receiving_user: 8,
-            disk_free: Size::mib(512),
+            disk_free: None,
             idle: Duration::from_secs(60),
+            request: Duration::from_secs(60),
             connections: 4_096,
             users: 10_000,
         }
@@ -385,11 +395,18 @@ fn limits(table: &Table<'_>) -> Limits {
         user_uploads: table.within("user_uploads", default.user_uploads, 1..=100_000),
         receiving: table.within("receiving", default.receiving, 1..=4_096),
         receiving_user: table.within("receiving_user", default.receiving_user, 1..=4_096),
-        disk_free: table.within("disk_free", default.disk_free, Size(0)..=Size(tib << 10)),
+        disk_free: table
+            .has("disk_free")
+            .then(|| table.within("disk_free", Size(0), Size(0)..=Size(tib << 10))),
         idle: table.duration(
             "idle",
             default.idle,
             Duration::from_secs(1)..=Duration::from_secs(3_600),
+        ),
+        request: table.duration(
+            "request",
+            default.request,
+            Duration::from_secs(1)..=Duration::from_secs(600),
         ),
         connections: table.within("connections", default.connections, 16..=1_000_000),
         users: table.within("users", default.users, 1..=1_000_000),

@@ -537,6 +537,19 @@ impl Auth {
         rows::deleted(&self.0.store).await
     }
 
+    /// Forgets removed users who own nothing any more.
+    pub(crate) async fn forget_removed(&self) -> Result<(), StoreError> {
+        let forgotten = self
+            .0
+            .store
+            .write(|tx| Box::pin(async move { rows::purge(tx).await }))
+            .await?;
+        if forgotten > 0 {
+            tracing::info!(users = forgotten, "removed users own nothing any more");
+        }
+        Ok(())
+    }
+
     pub(crate) async fn session_count(&self) -> Result<u64, StoreError> {
         rows::session_count(&self.0.store).await
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -75,6 +76,8 @@ pub(crate) struct Guard {
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) trusted: Arc<[Network]>,
     pub(crate) answers: Arc<Answers>,
+    /// How long a request other than an upload may take until its answer begins.
+    pub(crate) request: Duration,
 }
 
 /// 403 for a page of somebody else.
@@ -95,7 +98,7 @@ pub(super) async fn guard(
 ) -> Response {
     let arrival = origin::arrival(request.headers(), peer, &guard.trusted);
     let mut response = match guard.admit(&mut request, arrival).await {
-        Ok(()) => next.run(request).await,
+        Ok(()) => guard.answer(request, next).await,
         Err(problem) => refuse(problem),
     };
     guard.answers.count(response.status());
@@ -104,6 +107,23 @@ pub(super) async fn guard(
 }
 
 impl Guard {
+    /// Runs the handler. A client that owes the rest of a body does not hold a connection for good; uploads judge that
+    /// themselves, by progress.
+    async fn answer(&self, request: Request, next: Next) -> Response {
+        if request.uri().path().starts_with("/api/uploads") {
+            return next.run(request).await;
+        }
+        match tokio::time::timeout(self.request, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                format!("the request took longer than {} s", self.request.as_secs()),
+            )
+            .into_response(),
+        }
+    }
+
     async fn admit(&self, request: &mut Request, arrival: Arrival) -> Result<(), Problem> {
         let path = request.uri().path();
         // Workers come by a gate's own address, with the cluster's secret: no browser, no name to be fooled by.

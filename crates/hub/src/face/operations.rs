@@ -100,7 +100,7 @@ impl Operations {
     async fn text(&self) -> String {
         let figures = self.uploads.figures();
         let usage = self.uploads.usage().await.unwrap_or_default();
-        let free = self.uploads.disk_free().await.unwrap_or(0);
+        let free = self.uploads.disk().await.map_or(0, |disk| disk.free);
         let sessions = self.auth.session_count().await.unwrap_or(0);
         let mut text = String::new();
         for (name, help, value) in [

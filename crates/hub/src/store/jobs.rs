@@ -1,5 +1,7 @@
 //! The rows of jobs and analyses.
 
+use std::collections::BTreeMap;
+
 use munjigi_events::{AnalysisId, EventId, Progress, ServerId, Status, UserId};
 use munjigi_foundation::clock::Timestamp;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -336,6 +338,18 @@ pub(crate) async fn ended_before(
     .fetch_all(store.read())
     .await?;
     Ok(ids.into_iter().map(EventId).collect())
+}
+
+/// Analyses under way, by worker.
+pub(crate) async fn running(store: &Store) -> Result<BTreeMap<String, u64>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT server_id, COUNT(*) FROM analyses WHERE server_id IS NOT NULL \
+         AND status IN ('PLACED', 'RECEIVING', 'RUNNING', 'COLLECTING') GROUP BY server_id",
+    )
+    .fetch_all(store.read())
+    .await?;
+    let counted = |(server, count): (String, i64)| (server, u64::try_from(count).unwrap_or(0));
+    Ok(rows.into_iter().map(counted).collect())
 }
 
 /// Jobs of users that are gone, at most `limit`.

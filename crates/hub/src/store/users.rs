@@ -248,6 +248,21 @@ pub(crate) async fn deleted(store: &Store) -> Result<Vec<UserId>, StoreError> {
     Ok(ids.into_iter().map(UserId).collect())
 }
 
+/// Forgets removed users who own nothing any more.
+pub(crate) async fn purge(tx: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "DELETE FROM users WHERE deleted_at IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM uploads WHERE user_id = users.id) \
+         AND NOT EXISTS (SELECT 1 FROM jobs WHERE user_id = users.id)",
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("DELETE FROM idempotency WHERE user_id NOT IN (SELECT id FROM users)")
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
 pub(crate) async fn session(
     store: &Store,
     hash: &Hash,

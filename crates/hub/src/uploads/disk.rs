@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use munjigi_foundation::settings::Size;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -28,10 +29,27 @@ pub(super) fn path(folder: &Path, id: &str) -> PathBuf {
     folder.join(id)
 }
 
-/// Bytes free for us on the disk of `folder`.
-pub(crate) fn free(folder: &Path) -> io::Result<u64> {
+/// What stays free when nothing is said: this much, or this part of a smaller disk.
+const STAYS_FREE: u64 = 512 << 20;
+const STAYS_FREE_PART: u64 = 20;
+
+/// A disk, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Disk {
+    /// Free for us.
+    pub(crate) free: u64,
+    /// What must stay free.
+    pub(crate) watermark: u64,
+}
+
+/// The disk of `folder`, of which `stays_free` must stay free.
+pub(super) fn disk(folder: &Path, stays_free: Option<Size>) -> io::Result<Disk> {
     let stat = rustix::fs::statvfs(folder)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+    Ok(Disk {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        watermark: stays_free.map_or(STAYS_FREE.min(total / STAYS_FREE_PART), Size::bytes),
+    })
 }
 
 /// Makes the file and reserves `length` bytes for it; nothing is left when that fails.

@@ -339,8 +339,8 @@ impl Receiving<'_> {
         if self.upload.length.is_some() {
             return Ok(());
         }
-        let free = self.uploads.disk_free().await?;
-        if free < self.uploads.limits().disk_free.bytes() {
+        let disk = self.uploads.disk().await?;
+        if disk.free < disk.watermark {
             return Err(UploadError::NoSpace);
         }
         Ok(())

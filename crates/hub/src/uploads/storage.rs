@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::disk::{self, Promise};
+use super::disk::{self, Disk, Promise};
 use super::error::UploadError;
 use super::receive::{self, Append};
 use super::slots::Slots;
@@ -257,17 +257,18 @@ impl Uploads {
         Ok(upload)
     }
 
-    /// Reserves the disk: at least `limits.disk_free` must stay.
+    /// Reserves the disk: the watermark must stay free.
     async fn reserve(&self, upload: &Upload) -> Result<(), UploadError> {
         let wiring = &self.0.wiring;
-        let mut needed = wiring.limits.disk_free.bytes();
-        needed = needed.saturating_add(upload.length.unwrap_or(0));
+        let mut needed = upload.length.unwrap_or(0);
         if self.0.counted.load(Ordering::Relaxed) {
             needed = needed.saturating_add(rows::usage(&wiring.store).await?.missing);
         }
         let (folder, id, length) = (wiring.folder.clone(), upload.id.clone(), upload.length);
+        let stays_free = wiring.limits.disk_free;
         let made = blocking(move || {
-            if disk::free(&folder)? < needed {
+            let disk = disk::disk(&folder, stays_free)?;
+            if disk.free < needed.saturating_add(disk.watermark) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             disk::create(&folder, &id, length)
@@ -413,10 +414,11 @@ impl Uploads {
         rows::usage(&self.0.wiring.store).await
     }
 
-    /// Bytes free on the disk of the uploads.
-    pub(crate) async fn disk_free(&self) -> io::Result<u64> {
+    /// The disk of the uploads.
+    pub(crate) async fn disk(&self) -> io::Result<Disk> {
         let folder = self.0.wiring.folder.clone();
-        blocking(move || disk::free(&folder)).await
+        let stays_free = self.0.wiring.limits.disk_free;
+        blocking(move || disk::disk(&folder, stays_free)).await
     }
 
     /// The limits, for those who show them.

@@ -130,7 +130,7 @@ fn at(offset: u64) -> Append {
 
 fn limits() -> Limits {
     Limits {
-        disk_free: Size(0),
+        disk_free: Some(Size(0)),
         ..Limits::default()
     }
 }
@@ -395,7 +395,7 @@ async fn only_ids_of_ours_name_files() {
 #[tokio::test]
 async fn the_watermark_and_the_quota_are_kept() {
     let tight = Limits {
-        disk_free: Size(u64::MAX >> 1),
+        disk_free: Some(Size(u64::MAX >> 1)),
         ..limits()
     };
     let core = Core::new(tight).await;
@@ -467,7 +467,13 @@ async fn a_full_disk_refuses_and_keeps_what_was_acknowledged() {
         return;
     };
     let dir = tempfile::tempdir_in(disk.0.path()).unwrap();
-    let core = Core::on(dir, limits()).await;
+    let unset = Limits {
+        disk_free: None,
+        ..limits()
+    };
+    let core = Core::on(dir, unset).await;
+    let stays_free = core.uploads.disk().await.unwrap().watermark;
+    assert_eq!(stays_free, (8 << 20) / 20, "5 % of a small disk");
     assert!(matches!(
         core.create(Some(16 << 20)).await,
         Err(UploadError::NoSpace)

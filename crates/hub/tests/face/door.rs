@@ -1,7 +1,11 @@
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::site::{As, Site, cookie, problem};
 
@@ -382,6 +386,12 @@ async fn a_removed_user_is_out() {
     let admin = site.admin_session().await;
     let (id, ann) = site.user("ann").await;
     let (_, token) = site.token(&ann).await;
+    let sent = [("tus-resumable", "1.0.0"), ("upload-length", "5")];
+    let made = sent.iter().fold(
+        site.request(&token, Method::POST, "/api/uploads"),
+        |request, (name, value)| request.header(*name, *value),
+    );
+    assert_eq!(made.send().await.unwrap().status(), 201);
     let again = json!({ "name": "ann" });
     assert_eq!(
         problem(site.send(&admin, Method::POST, "/api/users", &again).await)
@@ -410,6 +420,17 @@ async fn a_removed_user_is_out() {
         201,
         "the name is free again"
     );
+    for _ in 0..500 {
+        if std::fs::read_dir(site.uploads()).unwrap().count() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        std::fs::read_dir(site.uploads()).unwrap().count(),
+        0,
+        "what was theirs is gone"
+    );
     let me: Value = site.get(&admin, "/api/me").await.json().await.unwrap();
     let own = format!("/api/users/{}", me["userId"].as_str().unwrap());
     assert_eq!(
@@ -429,4 +450,63 @@ async fn users_survive_a_restart_and_a_second_hub_is_refused() {
     let site = site.again().await;
     let me: Value = site.get(&ann, "/api/me").await.json().await.unwrap();
     assert_eq!(me["name"], "ann");
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>;
+
+/// A WebSocket as a page opens it.
+async fn socket(site: &Site, who: &As) -> Socket {
+    let mut request = format!("ws://{}/api/ws", site.hub.address())
+        .into_client_request()
+        .unwrap();
+    let (name, value) = match who {
+        As::Token(token) => ("authorization", format!("Bearer {token}")),
+        As::Cookie(cookie) => ("cookie", cookie.clone()),
+        As::Nobody => unreachable!(),
+    };
+    let headers = request.headers_mut();
+    headers.insert(name, value.parse().unwrap());
+    headers.insert("origin", site.base().parse().unwrap());
+    tokio_tungstenite::connect_async(request).await.unwrap().0
+}
+
+/// The code with which the hub closes a socket.
+async fn closed(mut socket: Socket) -> u16 {
+    while let Some(message) = socket.next().await {
+        if let Message::Close(Some(frame)) = message.unwrap() {
+            return frame.code.into();
+        }
+    }
+    0
+}
+
+#[tokio::test]
+async fn whoever_is_out_loses_their_sockets() {
+    let site = Site::new().await;
+    let admin = site.admin_session().await;
+    let (id, ann) = site.user("ann").await;
+    let (token_id, token) = site.token(&ann).await;
+    let (_, kept) = site.token(&ann).await;
+    let by_token = socket(&site, &token).await;
+    let path = format!("/api/tokens/{token_id}");
+    site.send(&ann, Method::DELETE, &path, &Value::Null).await;
+    assert_eq!(closed(by_token).await, 4401, "a revoked token");
+
+    let by_session = socket(&site, &ann).await;
+    let password = json!({ "password": "a new password" });
+    site.send(&kept, Method::PUT, "/api/me/password", &password)
+        .await;
+    assert_eq!(closed(by_session).await, 4401, "a password set elsewhere");
+
+    let signed_out = socket(&site, &admin).await;
+    let second = site.admin_session().await;
+    site.send(&admin, Method::POST, "/api/sign-out", &Value::Null)
+        .await;
+    assert_eq!(closed(signed_out).await, 4401, "signed out");
+
+    let removed = socket(&site, &kept).await;
+    let path = format!("/api/users/{id}");
+    site.send(&second, Method::DELETE, &path, &Value::Null)
+        .await;
+    assert_eq!(closed(removed).await, 4401, "a removed user");
 }

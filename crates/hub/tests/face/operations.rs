@@ -1,7 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::site::{As, Site, problem};
 
@@ -103,6 +106,20 @@ async fn the_description_is_the_router() {
         }
         assert_eq!(&taken, methods, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_owes_its_body_is_answered() {
+    let site = Site::with(|settings| settings.limits.request = Duration::from_millis(200)).await;
+    let mut stream = TcpStream::connect(site.hub.address()).await.unwrap();
+    let head = "POST /api/sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

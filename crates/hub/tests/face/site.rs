@@ -30,9 +30,7 @@ pub(crate) enum As {
 }
 
 pub(crate) fn settings(data: &Path) -> HubSettings {
-    let mut settings = HubSettings::embedded(data.to_path_buf());
-    settings.limits.disk_free = munjigi_foundation::settings::Size(0);
-    settings
+    HubSettings::embedded(data.to_path_buf())
 }
 
 async fn start(

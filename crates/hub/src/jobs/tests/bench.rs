@@ -363,7 +363,7 @@ impl Bench {
             folder: self.dir.path().join("uploads"),
             clock: clock.clone(),
             limits: Limits {
-                disk_free: munjigi_foundation::settings::Size(0),
+                disk_free: Some(munjigi_foundation::settings::Size(0)),
                 ..Limits::default()
             },
             keep: Duration::from_secs(3_600),
