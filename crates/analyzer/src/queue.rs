@@ -56,6 +56,9 @@ impl Gate {
     /// Waits until `sequence` is inside the window and there is room for `bytes`; a file alone always has room.
     fn enter(&self, sequence: u64, bytes: usize, cancelled: &AtomicBool) -> Result<(), Halt> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Halt::Cancelled);
+        }
         while sequence >= state.released + WINDOW
             || (state.bytes > 0 && state.bytes.saturating_add(bytes) > BYTES_MAX)
         {

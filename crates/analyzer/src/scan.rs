@@ -112,6 +112,8 @@ pub enum ScanError {
     Scratch { path: PathBuf, source: io::Error },
     #[error("cannot use the cache folder {path}: {source}", path = path.display())]
     Cache { path: PathBuf, source: io::Error },
+    #[error("cannot start a thread: {source}")]
+    Thread { source: io::Error },
     #[error("cancelled")]
     Cancelled,
 }
@@ -326,8 +328,6 @@ fn run(shared: &Shared<'_>, collector: &mut Collector<'_>) -> Result<(), ScanErr
     let (outcomes_in, outcomes_out) = sync_channel::<Outcome>(QUEUE);
     let jobs_out = Mutex::new(jobs_out);
     thread::scope(|scope| {
-        let feeder_outcomes = outcomes_in.clone();
-        let intake = scope.spawn(move || take_in(shared, jobs_in, feeder_outcomes));
         let jobs = &jobs_out;
         let mut workers = Vec::new();
         for index in 0..threads {
@@ -338,17 +338,11 @@ fn run(shared: &Shared<'_>, collector: &mut Collector<'_>) -> Result<(), ScanErr
             match builder.spawn_scoped(scope, move || work(shared, jobs, &outcomes)) {
                 Ok(worker) => workers.push(worker),
                 // Fewer threads are slower, none cannot work.
-                Err(source) if workers.is_empty() => {
-                    shared.cancelled.store(true, Ordering::Relaxed);
-                    return Err(ScanError::Scratch {
-                        path: PathBuf::from("thread"),
-                        source,
-                    });
-                }
+                Err(source) if workers.is_empty() => return Err(ScanError::Thread { source }),
                 Err(_) => break,
             }
         }
-        drop(outcomes_in);
+        let intake = scope.spawn(move || take_in(shared, jobs_in, outcomes_in));
         let collected = collector.collect(shared, &outcomes_out);
         if collected.is_err() {
             shared.cancelled.store(true, Ordering::Relaxed);
@@ -414,8 +408,9 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
+        // A scan that ends early still empties the queue, so that the intake is not left waiting for room in it.
         if shared.cancelled.load(Ordering::Relaxed) {
-            return;
+            continue;
         }
         let bytes = job.bytes.len();
         let started = Instant::now();
@@ -428,7 +423,7 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
         let outcome = remembered(shared, job, base, &deadline);
         shared.gate.leave(bytes);
         if outcomes.send(outcome).is_err() {
-            return;
+            shared.cancelled.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -536,12 +531,10 @@ impl Collector<'_> {
 
     fn progress(&self, shared: &Shared<'_>) -> Progress {
         let rows = u64::try_from(self.coverage.len()).unwrap_or(u64::MAX);
-        let (done, total, unit) = if shared.countable {
-            (
-                rows,
-                shared.meter.files_known.load(Ordering::Relaxed),
-                "files",
-            )
+        let files = shared.meter.files_known.load(Ordering::Relaxed);
+        // Archives inside the input hold more files than were counted: then only bytes tell how far it is.
+        let (done, total, unit) = if shared.countable && rows <= files {
+            (rows, files, "files")
         } else {
             let read = shared.meter.bytes_read.load(Ordering::Relaxed);
             (

@@ -88,6 +88,7 @@ fn entry(
     if local.flags & 8 == 0 {
         let packed = Packed {
             method: local.method,
+            packed: local.packed,
             crc: Some((local.crc, local.size)),
         };
         let mut content = packed.open(intake, source.take(local.packed));

@@ -378,6 +378,7 @@ impl Reader {
             Ok(_) => {
                 let packed = Packed {
                     method: entry.method,
+                    packed: entry.packed,
                     crc: Some((entry.crc, entry.size)),
                 };
                 let mut content = packed.open(intake, source.take(entry.packed));
@@ -439,6 +440,8 @@ impl Reader {
 /// How the content of an entry is stored, and what it should be once expanded.
 pub(super) struct Packed {
     pub(super) method: u64,
+    /// Packed bytes.
+    pub(super) packed: u64,
     pub(super) crc: Option<(u32, u64)>,
 }
 
@@ -451,12 +454,18 @@ impl Packed {
     ) -> Checked<Expanding<Box<dyn Read + 's>>> {
         let counted = Counted::new(source, None);
         let count = counted.count();
-        let buffered = BufReader::with_capacity(64 * 1024, counted);
+        let capacity = usize::try_from(self.packed)
+            .unwrap_or(usize::MAX)
+            .clamp(512, 64 * 1024);
         let plain: Box<dyn Read + 's> = match self.method {
-            8 => Box::new(DeflateDecoder::new(buffered)),
-            12 => Box::new(bzip2::bufread::BzDecoder::new(buffered)),
-            93 => super::zstd_reader(buffered),
-            _ => Box::new(buffered),
+            8 => Box::new(DeflateDecoder::new(BufReader::with_capacity(
+                capacity, counted,
+            ))),
+            12 => Box::new(bzip2::bufread::BzDecoder::new(BufReader::with_capacity(
+                capacity, counted,
+            ))),
+            93 => super::zstd_reader(BufReader::with_capacity(capacity, counted)),
+            _ => Box::new(counted),
         };
         let inner = Expanding::new(plain, &intake.budget, Rc::clone(&count), &intake.limits);
         Checked {

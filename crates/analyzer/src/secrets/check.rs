@@ -80,7 +80,7 @@ fn base64url(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Parts of a value that show it stands for another one.
-const PLACEHOLDER_PARTS: [&str; 33] = [
+const PLACEHOLDER_PARTS: [&str; 31] = [
     "example",
     "changeme",
     "change_me",
@@ -102,8 +102,6 @@ const PLACEHOLDER_PARTS: [&str; 33] = [
     "xxxx",
     "****",
     "....",
-    "<",
-    ">",
     "${",
     "{{",
     "#{",
@@ -172,6 +170,9 @@ pub(super) fn is_placeholder(value: &str) -> bool {
     {
         return true;
     }
+    if value.starts_with('<') && value.ends_with('>') {
+        return true;
+    }
     let first = value.chars().next();
     if value.chars().all(|c| Some(c) == first)
         || matches!(first, Some('$' | '%' | '@' | '&' | '!')) && is_reference(value)
@@ -198,8 +199,18 @@ pub(super) fn is_one_word(value: &str) -> bool {
         && chars.all(|c| c.is_alphabetic() && !c.is_uppercase())
 }
 
-/// Whether there is a line's worth of base64 in one piece, as a key has it and code that builds one has not.
-pub(super) fn has_base64_run(text: &str) -> bool {
+/// Whether a PEM block's body is a key: base64 and nothing else (headers and escapes of a literal apart), or at least a
+/// line's worth of it in one piece, which code that puts a key together has not.
+pub(super) fn is_key_body(text: &str) -> bool {
+    let symbol = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let symbols = text.chars().filter(|c| symbol(*c)).count();
+    let pure = text
+        .chars()
+        .all(|c| symbol(c) || c.is_whitespace() || c == '\\');
+    entropy(text) >= 3.0 && (has_base64_run(text) || (pure && symbols >= 24))
+}
+
+fn has_base64_run(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '/' | '='))
         .any(|run| run.len() >= 40 && entropy(run) >= 3.0)
 }

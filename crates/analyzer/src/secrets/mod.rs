@@ -156,12 +156,8 @@ fn private_keys(text: &str) -> Vec<Hit> {
             continue;
         };
         let body = block.get(start..end).unwrap_or_default();
-        let letters = body
-            .chars()
-            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '='))
-            .count();
         let key = label.len() < 60 && label.contains("PRIVATE KEY");
-        if !key || letters < 48 || !check::has_base64_run(body) {
+        if !key || !check::is_key_body(body) {
             continue;
         }
         let mut features = vec![Feature {
@@ -535,6 +531,8 @@ mod tests {
         let hits = found(&text, false);
         assert_eq!(hits.len(), 1);
         assert_eq!((hits[0].0, hits[0].1.trim()), ("secret-private-key", body));
+        let short = text.replace(body, "MIIEvQIBADANBgkqhkiG9w0BAQEF");
+        assert_eq!(found(&short, false).len(), 1);
         let code = "\"-----BEGIN PRIVATE KEY-----\" + encode(key.getEncoded(), StandardCharsets.US_ASCII) + \"-----END PRIVATE KEY-----\"";
         assert!(found(code, true).is_empty());
         let public = text.replace("RSA PRIVATE", "PUBLIC");
