@@ -196,3 +196,32 @@ fn the_time_guard_stops_and_says_so() {
     let analysis = engine::analyse(&source, &|| true);
     assert_eq!(analysis.truncated, Some("time guard"));
 }
+
+#[test]
+fn properties_of_other_files_choose_algorithms() {
+    let text = "class A { void f() throws Exception {\n\
+                java.util.Properties p = new java.util.Properties();\n\
+                p.load(this.getClass().getResourceAsStream(\"a.properties\"));\n\
+                String name = p.getProperty(\"hash\", \"SHA-512\");\n\
+                java.security.MessageDigest.getInstance(name);\n} }\n";
+    let source = Source {
+        path: "A.java",
+        language: Language::Java,
+        text,
+    };
+    for (files, expected) in [
+        (&["hash=MD5"][..], 1),
+        (&["# hash=MD5"][..], 0),
+        (&["hash : SHA-256"][..], 0),
+        (&["hash=MD5", "hash=SHA-256"][..], 0),
+        (&["hash=MD5", "hash=MD5"][..], 1),
+        (&[][..], 0),
+    ] {
+        let mut context = engine::Context::default();
+        for file in files {
+            context.add_properties(file);
+        }
+        let found = engine::analyse_in(&source, &context, &|| false).findings;
+        assert_eq!(found.len(), expected, "{files:?}");
+    }
+}

@@ -99,6 +99,7 @@ pub(super) struct Machine<'a> {
     pub(super) names: Names,
     pub(super) known: Known,
     pub(super) text: &'a str,
+    pub(super) context: &'a super::Context,
     pub(super) models: &'static Models,
     pub(super) language: crate::finding::Language,
     /// Text returned by a handler of a route is a page (Flask, Bottle), not data (FastAPI).
@@ -146,9 +147,10 @@ impl<'a> Machine<'a> {
         program: &'a Program,
         names: Names,
         source: &crate::finding::Source<'a>,
-        models: &'static Models,
+        context: &'a super::Context,
         stop: &'a dyn Fn() -> bool,
     ) -> Self {
+        let models = crate::rules::model::models(source.language);
         let mut names = names;
         let known = Known {
             wrapper: names.intern("wrapped request"),
@@ -161,6 +163,7 @@ impl<'a> Machine<'a> {
             names,
             known,
             text: source.text,
+            context,
             models,
             language: source.language,
             pages: ["flask", "bottle", "quart", "sanic"]

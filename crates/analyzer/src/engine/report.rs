@@ -257,7 +257,9 @@ fn is_test(path: &str) -> bool {
 fn source_weight(kind: &str) -> (&'static str, f64) {
     match kind {
         "environment" | "command-line argument" | "argument" => ("source-local", -0.8),
-        "input" | "file" => ("source-local", -0.4),
+        "input" => ("source-local", -0.4),
+        // Who wrote what is stored is not known here.
+        "stored" => ("source-stored", -1.0),
         "header" | "cookie" => ("source-remote", 0.4),
         "network" => ("source-remote", 0.2),
         _ => ("source-remote", 0.6),
@@ -275,7 +277,7 @@ fn source_words(kind: &str) -> &'static str {
         "argument" => "the command-line argument",
         "input" => "the input",
         "network" => "data from the network",
-        "file" => "data from a file",
+        "stored" => "the stored value",
         "location" => "the address of the page",
         "message" => "the message from another window",
         _ => "the value",
