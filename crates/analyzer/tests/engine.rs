@@ -225,3 +225,47 @@ fn properties_of_other_files_choose_algorithms() {
         assert_eq!(found.len(), expected, "{files:?}");
     }
 }
+
+/// Where the findings of a text are, by line.
+fn lines(path: &Path, text: &str) -> BTreeSet<(usize, &'static str)> {
+    analyse(path, text)
+        .findings
+        .iter()
+        .map(|finding| (line_of(text, finding.span.start), finding.rule.id))
+        .collect()
+}
+
+#[test]
+fn comments_and_dead_code_change_nothing() {
+    for path in fixtures() {
+        let text = fs::read_to_string(&path).unwrap();
+        let python = path.extension().is_some_and(|end| end == "py");
+        let c = path.extension().is_some_and(|end| end == "c");
+        let tsx = path.extension().is_some_and(|end| end == "tsx");
+        if tsx {
+            continue; // between elements a comment is text of the page
+        }
+        let mut mutant = String::new();
+        for line in text.lines() {
+            mutant.push_str(line);
+            let open =
+                line.ends_with(") {") && line.starts_with("    ") && !line.contains("switch");
+            mutant.push_str(match (python, open) {
+                (true, _) => "  # nothing\n\n",
+                (false, true) if c => "\nint unused = 3; if (unused > 5) { unused = 4; }\n",
+                (false, true)
+                    if path.extension().is_some_and(|end| end == "java")
+                        && !line.contains("class ") =>
+                {
+                    "\nint unused = 3; if (unused > 5) { unused = 4; }\n"
+                }
+                (false, _) => "\n/* nothing */\n",
+            });
+        }
+        let expected: BTreeSet<(usize, &str)> = lines(&path, &text)
+            .into_iter()
+            .map(|(line, rule)| (line * 2 - 1, rule))
+            .collect();
+        assert_eq!(lines(&path, &mutant), expected, "{}", path.display());
+    }
+}

@@ -30,7 +30,10 @@ impl Machine<'_> {
 
     fn function(&self, id: FuncId) -> String {
         self.program.func(id).map_or_else(String::new, |func| {
-            let name = self.names.text(func.name);
+            let name = match self.names.text(func.name) {
+                "" if id != FuncId(0) => "(anonymous)",
+                name => name,
+            };
             match func.class.and_then(|class| self.program.class(class)) {
                 Some(class) if !class.name.is_none() => {
                     format!("{}.{name}", self.names.text(class.name))
