@@ -17,6 +17,7 @@ mod fold;
 mod guard;
 mod machine;
 mod report;
+mod resolve;
 mod state;
 mod value;
 mod xml;
