@@ -432,7 +432,7 @@ impl Machine<'_> {
             && func.weight > SMALL
             && !args
                 .iter()
-                .any(|arg| self.deep(&arg.value).is_tainted() || !arg.value.objs.is_empty())
+                .any(|arg| self.deep(&arg.value).is_tainted() || self.calls_back(&arg.value))
             && !self.deep(&this).is_tainted();
         if idle {
             return Value::default();
@@ -459,6 +459,16 @@ impl Machine<'_> {
         self.around = around;
         self.depth -= 1;
         value
+    }
+
+    /// The value is a function, or an object around one.
+    fn calls_back(&self, value: &Value) -> bool {
+        value.objs.iter().any(|id| {
+            self.state
+                .obj(*id)
+                .is_some_and(|obj| !matches!(obj.shape, Shape::Buffer | Shape::Cell(_)))
+        }) && self.language != Language::C
+            || !self.closures(value, &Value::default()).is_empty()
     }
 
     /// The frame of the function around, found from where the closure was made.

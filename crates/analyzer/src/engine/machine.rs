@@ -202,7 +202,7 @@ impl<'a> Machine<'a> {
         machine
     }
 
-    /// Which functions mention, themselves or through functions of this file, a name that the models know.
+    /// Which functions mention, themselves or through functions of this file, a name that may begin something.
     fn touching(&self) -> Vec<bool> {
         let program = self.program;
         let mut by_name: HashMap<Name, Vec<usize>> = HashMap::new();
@@ -215,7 +215,7 @@ impl<'a> Machine<'a> {
             .map(|func| {
                 func.mentions
                     .iter()
-                    .any(|name| self.models.knows(self.names.text(*name)))
+                    .any(|name| self.models.begins(self.names.text(*name)))
             })
             .collect();
         // Callers of each function, then one walk from those that touch something.
