@@ -192,7 +192,8 @@ impl Machine<'_> {
                 "HttpServletRequest" | "ServletRequest" | "request" | "Request"
             )
         };
-        !value.is_tainted() && (ends(value.path) || ends(value.ty))
+        !value.is_tainted()
+            && (ends(value.path) || ends(value.ty) || value.path == self.known.wrapper)
     }
 
     pub(super) fn call_path(&mut self, site: &Site) -> Name {
@@ -428,11 +429,16 @@ impl Machine<'_> {
                     .is_some_and(|frame| frame.func == id)
             })
             .count();
-        let idle = !self.touches.get(id.0 as usize).copied().unwrap_or(true)
+        // What is run for itself, and what is given a request, may begin something under any name.
+        let gives = |arg: &Given| {
+            self.deep(&arg.value).is_tainted()
+                || self.calls_back(&arg.value)
+                || self.is_request(&arg.value)
+        };
+        let idle = self.stack.len() > 1
+            && !self.touches.get(id.0 as usize).copied().unwrap_or(true)
             && func.weight > SMALL
-            && !args
-                .iter()
-                .any(|arg| self.deep(&arg.value).is_tainted() || self.calls_back(&arg.value))
+            && !args.iter().any(gives)
             && !self.deep(&this).is_tainted();
         if idle {
             return Value::default();
