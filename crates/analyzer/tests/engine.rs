@@ -196,3 +196,76 @@ fn the_time_guard_stops_and_says_so() {
     let analysis = engine::analyse(&source, &|| true);
     assert_eq!(analysis.truncated, Some("time guard"));
 }
+
+#[test]
+fn properties_of_other_files_choose_algorithms() {
+    let text = "class A { void f() throws Exception {\n\
+                java.util.Properties p = new java.util.Properties();\n\
+                p.load(this.getClass().getResourceAsStream(\"a.properties\"));\n\
+                String name = p.getProperty(\"hash\", \"SHA-512\");\n\
+                java.security.MessageDigest.getInstance(name);\n} }\n";
+    let source = Source {
+        path: "A.java",
+        language: Language::Java,
+        text,
+    };
+    for (files, expected) in [
+        (&["hash=MD5"][..], 1),
+        (&["# hash=MD5"][..], 0),
+        (&["hash : SHA-256"][..], 0),
+        (&["hash=MD5", "hash=SHA-256"][..], 0),
+        (&["hash=MD5", "hash=MD5"][..], 1),
+        (&[][..], 0),
+    ] {
+        let mut context = engine::Context::default();
+        for file in files {
+            context.add_properties(file);
+        }
+        let found = engine::analyse_in(&source, &context, &|| false).findings;
+        assert_eq!(found.len(), expected, "{files:?}");
+    }
+}
+
+/// Where the findings of a text are, by line.
+fn lines(path: &Path, text: &str) -> BTreeSet<(usize, &'static str)> {
+    analyse(path, text)
+        .findings
+        .iter()
+        .map(|finding| (line_of(text, finding.span.start), finding.rule.id))
+        .collect()
+}
+
+#[test]
+fn comments_and_dead_code_change_nothing() {
+    for path in fixtures() {
+        let text = fs::read_to_string(&path).unwrap();
+        let python = path.extension().is_some_and(|end| end == "py");
+        let c = path.extension().is_some_and(|end| end == "c");
+        let tsx = path.extension().is_some_and(|end| end == "tsx");
+        if tsx {
+            continue; // between elements a comment is text of the page
+        }
+        let mut mutant = String::new();
+        for line in text.lines() {
+            mutant.push_str(line);
+            let open =
+                line.ends_with(") {") && line.starts_with("    ") && !line.contains("switch");
+            mutant.push_str(match (python, open) {
+                (true, _) => "  # nothing\n\n",
+                (false, true) if c => "\nint unused = 3; if (unused > 5) { unused = 4; }\n",
+                (false, true)
+                    if path.extension().is_some_and(|end| end == "java")
+                        && !line.contains("class ") =>
+                {
+                    "\nint unused = 3; if (unused > 5) { unused = 4; }\n"
+                }
+                (false, _) => "\n/* nothing */\n",
+            });
+        }
+        let expected: BTreeSet<(usize, &str)> = lines(&path, &text)
+            .into_iter()
+            .map(|(line, rule)| (line * 2 - 1, rule))
+            .collect();
+        assert_eq!(lines(&path, &mutant), expected, "{}", path.display());
+    }
+}

@@ -335,6 +335,19 @@ impl Machine<'_> {
         self.loaded(value, site)
     }
 
+    /// A property that a file of the same input defines, and this one does not set.
+    fn configured(&self, site: &Site) -> Option<Value> {
+        let key = site.args.first()?.value.konst.text()?;
+        let set = self.names.get(key).is_some_and(|key| {
+            site.recv.objs.iter().any(|id| {
+                let obj = self.state.obj(*id);
+                obj.is_some_and(|obj| obj.fields.contains_key(&key))
+            })
+        });
+        let value = self.context.property(key).filter(|_| !set)?;
+        Some(Value::text(value))
+    }
+
     /// All constant keys before the value: `conf.set('section', 'key', v)` has two.
     fn key(&mut self, site: &Site, count: usize) -> Option<Name> {
         let mut key = String::new();
@@ -380,6 +393,11 @@ impl Machine<'_> {
                     .flatten()
                     .map(|arg| arg.value.clone());
                 let key = self.key(site, keys);
+                if name == "getProperty"
+                    && let Some(value) = self.configured(site)
+                {
+                    return Some(value);
+                }
                 let obj = self.state.obj(id)?;
                 let found = key.and_then(|key| obj.fields.get(&key).cloned());
                 let mut value = match (found, key.is_some()) {

@@ -1,7 +1,7 @@
 //! Statements.
 
 use crate::finding::StepKind;
-use crate::ir::{Case, ExprId, Part, Sp, Stmt, StmtKind, Target};
+use crate::ir::{Case, ExprId, ExprKind, Part, Sp, Stmt, StmtKind, Target};
 
 use super::machine::{Around, Machine, Say};
 use super::state::Delta;
@@ -418,7 +418,11 @@ impl Machine<'_> {
         match target {
             Target::Var(var, sp) => self.assign_var(*var, *sp, value),
             Target::Field(object, name, sp) => {
-                let object = self.eval(*object);
+                let place = *object;
+                let mut object = self.eval(place);
+                if object.objs.is_empty() && value.is_tainted() {
+                    object = self.made_real(place, object, *sp, 4);
+                }
                 self.store_sinks(&object, *name, &Value::default(), &value, *sp);
                 self.set_field(&object, *name, value, *sp);
             }
@@ -450,6 +454,35 @@ impl Machine<'_> {
             }
             Target::Ignore => {}
         }
+    }
+
+    /// A field is written of something nothing is known of: from here on it is an object of its own.
+    fn made_real(&mut self, place: ExprId, old: Value, sp: Sp, depth: u8) -> Value {
+        let program = self.program;
+        let kind = program.expr(place).map(|expr| &expr.kind);
+        let mut value = old;
+        match kind {
+            Some(ExprKind::Var(var)) => {
+                let id = self.alloc(Shape::Record, sp);
+                value.add_object(id);
+                if let Some(cell) = self.cell_of(*var) {
+                    self.state.set_cell(cell, value.clone());
+                }
+            }
+            Some(ExprKind::Field(outer, name)) if depth > 0 => {
+                let mut object = self.eval(*outer);
+                if object.objs.is_empty() {
+                    object = self.made_real(*outer, object, sp, depth - 1);
+                }
+                if !object.objs.is_empty() {
+                    let id = self.alloc(Shape::Record, sp);
+                    value.add_object(id);
+                    self.set_field(&object, *name, value.clone(), sp);
+                }
+            }
+            _ => {}
+        }
+        value
     }
 
     fn assign_var(&mut self, var: crate::ir::Var, sp: Sp, mut value: Value) {

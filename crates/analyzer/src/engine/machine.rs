@@ -13,12 +13,12 @@ use super::value::{Obj, ObjId, Shape, Taint, Value};
 pub(super) const CALLS: usize = 12;
 /// Nesting of the machine itself (statements, expressions and calls together): what the stack bears.
 pub(super) const NEST: u32 = 260;
-/// Steps one file may take, besides those its size gives it.
+/// Steps within which calls are followed in one file, besides those its size gives it.
 const STEPS: u64 = 400_000;
-/// Steps per expression of the file.
-const STEPS_PER_EXPRESSION: u64 = 60;
-/// Steps one entry function may take: a knot of calls must not eat the file's share.
-const ENTRY_STEPS: u64 = 150_000;
+/// The same per expression of the file.
+const STEPS_PER_EXPRESSION: u64 = 20;
+/// Steps within which one entry function may follow calls: a knot of calls must not eat the file's share.
+const ENTRY_STEPS: u64 = 120_000;
 /// Nodes in the arena of traces.
 const TRACES: usize = 1_500_000;
 /// Cells and objects alive at once in one entry.
@@ -99,6 +99,7 @@ pub(super) struct Machine<'a> {
     pub(super) names: Names,
     pub(super) known: Known,
     pub(super) text: &'a str,
+    pub(super) context: &'a super::Context,
     pub(super) models: &'static Models,
     pub(super) language: crate::finding::Language,
     /// Text returned by a handler of a route is a page (Flask, Bottle), not data (FastAPI).
@@ -146,9 +147,10 @@ impl<'a> Machine<'a> {
         program: &'a Program,
         names: Names,
         source: &crate::finding::Source<'a>,
-        models: &'static Models,
+        context: &'a super::Context,
         stop: &'a dyn Fn() -> bool,
     ) -> Self {
+        let models = crate::rules::model::models(source.language);
         let mut names = names;
         let known = Known {
             wrapper: names.intern("wrapped request"),
@@ -161,6 +163,7 @@ impl<'a> Machine<'a> {
             names,
             known,
             text: source.text,
+            context,
             models,
             language: source.language,
             pages: ["flask", "bottle", "quart", "sanic"]
@@ -199,7 +202,7 @@ impl<'a> Machine<'a> {
         machine
     }
 
-    /// Which functions mention, themselves or through functions of this file, a name that the models know.
+    /// Which functions mention, themselves or through functions of this file, a name that may begin something.
     fn touching(&self) -> Vec<bool> {
         let program = self.program;
         let mut by_name: HashMap<Name, Vec<usize>> = HashMap::new();
@@ -212,7 +215,7 @@ impl<'a> Machine<'a> {
             .map(|func| {
                 func.mentions
                     .iter()
-                    .any(|name| self.models.knows(self.names.text(*name)))
+                    .any(|name| self.models.begins(self.names.text(*name)))
             })
             .collect();
         // Callers of each function, then one walk from those that touch something.
@@ -253,25 +256,34 @@ impl<'a> Machine<'a> {
             self.truncated = Some("time guard");
             return false;
         }
-        self.steps < self.limit
+        self.steps < self.end()
     }
 
     /// Whether calls may still be followed.
     pub(super) fn may_follow(&mut self) -> bool {
         let spent = self.steps + self.state.copied;
-        if spent >= self.entry_limit || self.stack.len() >= CALLS || self.state.size() > ALIVE {
-            if spent >= self.entry_limit {
-                self.truncated = self
-                    .truncated
-                    .or(Some("calls within one function went beyond the bound"));
-            }
+        if spent >= self.entry_limit {
+            self.truncated = self
+                .truncated
+                .or(Some("calls within one function went beyond the bound"));
             return false;
         }
-        true
+        if spent >= self.limit {
+            self.truncated = self
+                .truncated
+                .or(Some("calls within the file went beyond the bound"));
+            return false;
+        }
+        self.stack.len() < CALLS && self.state.size() <= ALIVE
     }
 
     pub(super) fn spent(&self) -> bool {
-        self.stopped || self.steps + self.state.copied >= self.limit
+        self.stopped || self.steps + self.state.copied >= self.end()
+    }
+
+    /// Where all work ends: calls are no longer followed long before, so that every function has its turn.
+    fn end(&self) -> u64 {
+        self.limit.saturating_mul(4)
     }
 
     pub(super) fn open_entry(&mut self) {

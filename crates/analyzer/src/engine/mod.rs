@@ -17,16 +17,63 @@ mod fold;
 mod guard;
 mod machine;
 mod report;
+mod resolve;
 mod state;
 mod value;
 mod xml;
 
+use std::collections::BTreeMap;
+
 use crate::finding::{Analysis, Rule, Source};
 use crate::{lower, parse, rules};
 
+/// What other files of the same input say.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Keys of all `.properties` files with the one value they have; `None` where files differ.
+    properties: BTreeMap<String, Option<String>>,
+}
+
+/// Keys kept of all `.properties` files of one input; further ones are as if not there.
+const PROPERTIES: usize = 100_000;
+
+impl Context {
+    /// Notes the text of a Java `.properties` file. Only lines that need no continuation are read.
+    pub fn add_properties(&mut self, text: &str) {
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with(['#', '!']) || line.ends_with('\\') {
+                continue;
+            }
+            let Some((key, value)) = line.split_once(['=', ':']) else {
+                continue;
+            };
+            let (key, value) = (key.trim_end(), value.trim());
+            let room = self.properties.len() < PROPERTIES;
+            match self.properties.get_mut(key) {
+                Some(old) if old.as_deref() != Some(value) => *old = None,
+                Some(_) => {}
+                None if room => {
+                    self.properties
+                        .insert(key.to_owned(), Some(value.to_owned()));
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub(crate) fn property(&self, key: &str) -> Option<&str> {
+        self.properties.get(key)?.as_deref()
+    }
+}
+
+/// [`analyse_in`] for a file of which nothing around it is known.
+pub fn analyse(source: &Source<'_>, deadline: &dyn Fn() -> bool) -> Analysis {
+    analyse_in(source, &Context::default(), deadline)
+}
+
 /// What the engines say of one file. Pure and deterministic; `deadline` is asked now and then and ends the work, marked
 /// as truncated, where it says `true`.
-pub fn analyse(source: &Source<'_>, deadline: &dyn Fn() -> bool) -> Analysis {
+pub fn analyse_in(source: &Source<'_>, context: &Context, deadline: &dyn Fn() -> bool) -> Analysis {
     let Some(tree) = parse::parse(source, deadline) else {
         return Analysis {
             findings: Vec::new(),
@@ -36,8 +83,7 @@ pub fn analyse(source: &Source<'_>, deadline: &dyn Fn() -> bool) -> Analysis {
     let mut program = lower::lower(source, &tree);
     drop(tree);
     let names = std::mem::take(&mut program.names);
-    let models = rules::model::models(source.language);
-    let mut machine = machine::Machine::new(&program, names, source, models, deadline);
+    let mut machine = machine::Machine::new(&program, names, source, context, deadline);
     machine.run_file();
     let mut analysis = machine.report(source);
     if program.cut {

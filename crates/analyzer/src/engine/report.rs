@@ -30,7 +30,10 @@ impl Machine<'_> {
 
     fn function(&self, id: FuncId) -> String {
         self.program.func(id).map_or_else(String::new, |func| {
-            let name = self.names.text(func.name);
+            let name = match self.names.text(func.name) {
+                "" if id != FuncId(0) => "(anonymous)",
+                name => name,
+            };
             match func.class.and_then(|class| self.program.class(class)) {
                 Some(class) if !class.name.is_none() => {
                     format!("{}.{name}", self.names.text(class.name))
@@ -257,7 +260,9 @@ fn is_test(path: &str) -> bool {
 fn source_weight(kind: &str) -> (&'static str, f64) {
     match kind {
         "environment" | "command-line argument" | "argument" => ("source-local", -0.8),
-        "input" | "file" => ("source-local", -0.4),
+        "input" => ("source-local", -0.4),
+        // Who wrote what is stored is not known here.
+        "stored" => ("source-stored", -1.0),
         "header" | "cookie" => ("source-remote", 0.4),
         "network" => ("source-remote", 0.2),
         _ => ("source-remote", 0.6),
@@ -275,7 +280,7 @@ fn source_words(kind: &str) -> &'static str {
         "argument" => "the command-line argument",
         "input" => "the input",
         "network" => "data from the network",
-        "file" => "data from a file",
+        "stored" => "the stored value",
         "location" => "the address of the page",
         "message" => "the message from another window",
         _ => "the value",

@@ -92,9 +92,11 @@ impl Models {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Names whose mere mention makes a function worth following with constant arguments.
-    pub(crate) fn knows(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
+    /// Whether a mention of the name may begin something without anything given from outside: a source, a misuse.
+    pub(crate) fn begins(&self, name: &str) -> bool {
+        self.named(name)
+            .iter()
+            .any(|model| matches!(model.act, Act::Source(_) | Act::Fill(_) | Act::Use(_)))
     }
 
     fn parse(text: &'static str) -> (Self, Vec<&'static str>) {
