@@ -63,8 +63,10 @@ export function fold(job, event) {
   return "next";
 }
 
-// A new attempt starts from nothing, its findings included: the worker will report them again.
+// A new attempt starts from nothing, its findings included: the worker will report them again. Where the hub only takes over
+// to end it (cancel, failure), the reader still sees how far the one before had come.
 function renew(job, event, seen) {
+  const ends = event.status === "CANCELLING" || isTerminal(event.status);
   const analysis = {
     analyzeId: event.analyzeId,
     model: seen?.model,
@@ -73,8 +75,8 @@ function renew(job, event, seen) {
     progress: undefined,
     error: undefined,
     message: undefined,
-    reached: {},
-    first: seen?.first ?? event.createdAt,
+    reached: (ends && seen?.reached) || {},
+    tries: (seen?.tries ?? 0) + (ends && seen?.tries ? 0 : 1),
   };
   job.findings = job.findings.filter((finding) => finding.analyzeId !== event.analyzeId);
   job.analyses.set(event.analyzeId, analysis);

@@ -104,6 +104,7 @@ function findingsPage(body, { api, signal, eventId, query }) {
     shown = filter(all, active).sort(compare);
     filters.update(all, shown.length);
     fill(list, shown.map((finding) => listItem(finding, () => open(finding))));
+    split.dataset.empty = String(shown.length === 0);
     if (shown.length === 0) fill(list, h("li", nothing(all.length, loaded, filters)));
     const current = shown.find((finding) => idOf(finding) === chosen) ?? (matchMedia("(min-width: 60.01rem)").matches ? shown[0] : undefined);
     // What the reader looks at is drawn again only when it has become another one (or has got its help).

@@ -56,7 +56,7 @@ export function analysisCard() {
 function whereOf(analysis) {
   const parts = [];
   if (analysis.serverId) parts.push(t("job.worker", { id: analysis.serverId }));
-  if (analysis.attempt > 1) parts.push(t("job.attempt", { n: analysis.attempt }));
+  if (analysis.tries > 1) parts.push(t("job.attempt", { n: analysis.tries }));
   return parts.join(" · ");
 }
 

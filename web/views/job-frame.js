@@ -59,7 +59,7 @@ function factsOf(state, eventId) {
   return [
     h("span.num", bytes(state.size ?? Number.NaN)),
     h("span", t("job.begun"), " ", timeAgo(state.createdAt)),
-    (end !== undefined || !isTerminal(state.status)) && h("span", t("job.took"), " ", elapsed(state.createdAt, () => end)),
+    (end !== undefined || !isTerminal(state.status)) && h("span", end === undefined ? t("job.for") : t("job.took"), " ", elapsed(state.createdAt, () => end)),
     h("span.fact-id", h("code", eventId), copyButton(eventId, t("job.copy_id"))),
   ];
 }
