@@ -98,6 +98,7 @@ export function takeRow(job, row) {
   job.name = row.name ?? job.name;
   job.size = row.size ?? job.size;
   job.createdAt = row.createdAt ?? job.createdAt;
+  job.endedAt = row.endedAt ?? job.endedAt;
   for (const each of row.analyses ?? []) {
     const seen = job.analyses.get(each.analyzeId);
     if (seen?.seq) {
@@ -119,6 +120,7 @@ function overwrite(analysis, row) {
   analysis.attempt = row.attempt ?? analysis.attempt;
   analysis.progress = row.progress ?? analysis.progress;
   analysis.error = row.error ?? analysis.error;
+  analysis.message = row.message ?? analysis.message;
   if (typeof row.findings === "number") analysis.findings = row.findings;
 }
 

@@ -50,7 +50,7 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
 
 // When the job ended, as far as its events tell: once they have expired nobody knows.
 function endOf(state) {
-  const last = [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
+  const last = state.endedAt ?? [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
   return isTerminal(state.status) && last ? new Date(last).getTime() : undefined;
 }
 

@@ -1,7 +1,7 @@
 // The operator's view: workers, what still waits to be cleaned up, gates and registries. Read again every few seconds; what
 // could not be read stays, marked with its age.
 import { fill, h, setText } from "../lib/dom.js";
-import { ago, duration, number } from "../lib/format.js";
+import { ago, duration, number, words } from "../lib/format.js";
 import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { emptyState, errorState, pageHead, skeleton, timeAgo } from "../lib/widgets.js";
@@ -121,8 +121,8 @@ function cleanup({ cleanups = [] }) {
   if (cleanups.length === 0) return h("p.calm", icon("check"), t("cleanup.none"));
   return table(
     t("status.cleanup"),
-    [t("cleanup.job"), t("cleanup.worker"), t("cleanup.since"), t("cleanup.attempts"), t("cleanup.error")],
-    cleanups.map((row) => [h("a", { href: `/jobs/${encodeURIComponent(row.eventId)}` }, h("code", row.eventId)), h("code", row.serverId ?? "–"), timeAgo(row.since), h("span.num", number(row.attempts ?? 0)), row.error ?? "–"]),
+    [t("cleanup.job"), t("cleanup.what"), t("cleanup.worker"), t("cleanup.since"), t("cleanup.attempts"), t("cleanup.error")],
+    cleanups.map((row) => [h("a", { href: `/jobs/${encodeURIComponent(row.eventId)}` }, h("code", row.eventId)), words(row.kind ?? "–"), h("code", row.serverId ?? "–"), timeAgo(row.since), h("span.num", number(row.attempts ?? 0)), row.error ?? "–"]),
   );
 }
 
