@@ -51,6 +51,7 @@ export default {
   "doing.CANCELLED": "Stopped; everything was cleaned up",
   "doing.of": "{done} of {total}",
   "phase.receive": "Receiving the file",
+  "phase.start": "Starting",
   "phase.unpack": "Unpacking",
   "phase.classify": "Sorting the files",
   "phase.parse": "Reading the code",

@@ -51,6 +51,7 @@ export default {
   "doing.CANCELLED": "중지하고 모두 정리했습니다",
   "doing.of": "{total} 중 {done}",
   "phase.receive": "파일 받기",
+  "phase.start": "시작",
   "phase.unpack": "압축 풀기",
   "phase.classify": "파일 분류",
   "phase.parse": "코드 읽기",

@@ -55,7 +55,7 @@ function part(name, url, draw) {
       const text = JSON.stringify(answer);
       if (text !== last) {
         last = text;
-        fill(body, draw(answer ?? {}, element));
+        redraw(body, draw(answer ?? {}, element));
       }
     } catch (error) {
       if (!signal.aborted && readAt === 0) {
@@ -68,6 +68,18 @@ function part(name, url, draw) {
     }
   };
   return { element, read, age };
+}
+
+// What the reader has opened, and where the focus is, outlasts the next figures.
+function redraw(body, content) {
+  const summaries = () => [...body.querySelectorAll("summary")];
+  const open = summaries().map((summary) => summary.parentElement.open);
+  const focused = summaries().indexOf(document.activeElement);
+  fill(body, content);
+  summaries().forEach((summary, index) => {
+    summary.parentElement.open = open[index] ?? false;
+  });
+  if (focused >= 0) summaries()[focused]?.focus({ preventScroll: true });
 }
 
 /** A table that becomes a list of cards where it would not fit. `columns` are names; rows are arrays of cells. */
