@@ -215,6 +215,7 @@ export default {
   "flow.title": "How the data gets there",
   "flow.place": "Where it is",
   "flow.steps": "Steps of the flow",
+  "flow.inside": "in {name}",
   "flow.keys": "steps",
   "flow.said": "Step {n} of {of}: {text}",
   "step.source": "Source",

@@ -209,6 +209,7 @@ export default {
   "flow.title": "데이터가 흘러간 길",
   "flow.place": "위치",
   "flow.steps": "흐름의 단계",
+  "flow.inside": "{name} 안",
   "flow.keys": "단계 이동",
   "flow.said": "{of}단계 중 {n}단계: {text}",
   "step.source": "입력원",
