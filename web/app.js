@@ -97,7 +97,7 @@ async function signOut() {
 
 function buildFrame() {
   const main = h("main.main", { id: "main" });
-  const links = NAVIGATION.map(([href, name, glyph]) =>
+  const links = NAVIGATION.filter(([, name]) => name !== "status" || me.admin).map(([href, name, glyph]) =>
     h("a.nav-link", { href, data: { section: name } }, icon(glyph), h("span", t(`nav.${name}`)), name === "upload" && h("span.nav-figure.num", { id: "uploading" })),
   );
   fill(

@@ -1,8 +1,9 @@
 // Uploads begun earlier, from what the hub holds and what this browser remembers. Pure.
 
 /**
- * Uploads to offer: the hub's list (`undefined` while it is not known) knows what is there and how much of it; the browser's
- * memory knows which file it was, and of a complete one that no job was made of it. `active` are the addresses that a file of this page goes on with. Newest first.
+ * Uploads to offer, newest first: the hub's list (`undefined` while it is not known) knows what is there and how much of it;
+ * the browser's memory knows which file it was, and of a complete one that no job was made of it. `active` are the addresses
+ * that a file of this page goes on with.
  */
 export function unfinished(known, remembered, userId, active) {
   const mine = remembered.filter((each) => each.userId === userId);

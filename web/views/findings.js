@@ -114,13 +114,22 @@ function findingsPage(body, { api, signal, eventId, query }) {
     } else open(current ?? null, { focus: false });
   };
   keys(signal, { step: (by) => detail?.step(by), move });
-  let liveCount = -1;
+  let waiting = 0;
+  let latest = null;
+  signal.addEventListener("abort", () => clearTimeout(waiting));
   return {
+    // Findings may come by the hundred: the list is drawn again at most twice a second, and a long one less often.
     takeLive(state) {
-      if (loaded || isTerminal(state.status) || state.findings.length === liveCount) return;
-      liveCount = state.findings.length;
-      all = state.findings.slice();
-      draw();
+      latest = state;
+      if (loaded || waiting || isTerminal(state.status)) return;
+      if (all.length === 0 && state.findings.length === 0 && list.querySelector(".skeleton") === null) return;
+      const takeNow = () => {
+        waiting = 0;
+        if (loaded || latest.findings.length === all.length && all.length > 0) return;
+        all = latest.findings.slice();
+        draw();
+      };
+      waiting = setTimeout(takeNow, all.length === 0 ? 0 : 500 + all.length);
     },
     async load(state) {
       const load = async (after) => {
