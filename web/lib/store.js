@@ -17,7 +17,7 @@ export function isTerminal(status) {
 
 /** An empty job. */
 export function newJob(eventId) {
-  return { eventId, status: "QUEUED", analyses: new Map(), events: [], dropped: 0, findings: [], incomplete: false };
+  return { eventId, status: "QUEUED", analyses: new Map(), events: [], dropped: 0, findings: [], generation: 0, incomplete: false };
 }
 
 /** A job's status from those of its analyses. */
@@ -78,7 +78,10 @@ function renew(job, event, seen) {
     reached: (ends && seen?.reached) || {},
     tries: (seen?.tries ?? 0) + (ends && seen?.tries ? 0 : 1),
   };
-  job.findings = job.findings.filter((finding) => finding.analyzeId !== event.analyzeId);
+  if (seen?.findings) {
+    job.findings = job.findings.filter((finding) => finding.analyzeId !== event.analyzeId);
+    job.generation += 1;
+  }
   job.analyses.set(event.analyzeId, analysis);
   return analysis;
 }
@@ -88,8 +91,10 @@ function keep(job, event) {
   const { finding, ...rest } = event;
   job.events.push(finding ? { ...rest, rule: finding.ruleId, level: finding.level ?? "warning", text: finding.message?.text } : rest);
   if (job.events.length > EVENTS_MAX) {
-    job.events.shift();
-    job.dropped += 1;
+    // A tenth at once, not one by one.
+    const gone = EVENTS_MAX / 10;
+    job.events.splice(0, gone);
+    job.dropped += gone;
   }
 }
 

@@ -1,6 +1,6 @@
 // The findings of a job: filters, the list, and the chosen one in full.
 import { apiPath, query as queryString } from "../lib/api.js";
-import { fill, h, perFrame } from "../lib/dom.js";
+import { calmly, fill, h } from "../lib/dom.js";
 import { percent } from "../lib/format.js";
 import { compare, filter, idOf, placeOf, ruleName, scoreOf } from "../lib/finding.js";
 import { follow } from "../lib/follow.js";
@@ -23,7 +23,7 @@ export default async function findings(root, context) {
   root.append(body);
   let state;
   const page = findingsPage(body, { api, signal, eventId: params.eventId, query });
-  const soon = perFrame(() => {
+  const soon = calmly(() => {
     if (signal.aborted) return;
     frame.update(state);
     page.takeLive(state);
@@ -136,7 +136,8 @@ function findingsPage(body, { api, signal, eventId, query }) {
         const answer = await api.get(`${apiPath("jobs", eventId, "findings")}${queryString({ limit: PAGE, after })}`, { signal });
         all = after ? [...all, ...(answer?.findings ?? [])] : (answer?.findings ?? []);
         loaded = true;
-        draw();
+        // The first page at once, and what follows when it is all there.
+        if (!after || !answer?.next || all.length >= LOAD_MAX) draw();
         if (!answer?.next) fill(more);
         else if (all.length < LOAD_MAX) await load(answer.next);
         else fill(more, button(t("findings.more"), { name: "down", on: () => load(answer.next) }));

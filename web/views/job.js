@@ -1,5 +1,5 @@
 // A job while it runs: its phases, how far each analysis is, the findings as they arrive, and every event.
-import { h, perFrame, say, setText, fill } from "../lib/dom.js";
+import { calmly, fill, h, say, setText } from "../lib/dom.js";
 import { percent } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
@@ -36,7 +36,7 @@ export default async function job(root, context) {
     document.title = titleOf(state);
   };
   let latest;
-  const soon = perFrame(() => !signal.aborted && show(latest));
+  const soon = calmly(() => !signal.aborted && show(latest));
   const announce = announcer();
   try {
     const { state } = await follow({
