@@ -1,6 +1,6 @@
 // The page's start: language, session, frame, and the view for the address.
 import { api, ApiError, whenSignedOut } from "./lib/api.js";
-import { fill, h, perFrame, setText } from "./lib/dom.js";
+import { calmly, fill, h, setText } from "./lib/dom.js";
 import { percent } from "./lib/format.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, startLanguage, t } from "./lib/i18n.js";
 import { brandMark, icon } from "./lib/icons.js";
@@ -97,7 +97,7 @@ async function signOut() {
 
 function buildFrame() {
   const main = h("main.main", { id: "main" });
-  const links = NAVIGATION.map(([href, name, glyph]) =>
+  const links = NAVIGATION.filter(([, name]) => name !== "status" || me.admin).map(([href, name, glyph]) =>
     h("a.nav-link", { href, data: { section: name } }, icon(glyph), h("span", t(`nav.${name}`)), name === "upload" && h("span.nav-figure.num", { id: "uploading" })),
   );
   fill(
@@ -127,7 +127,7 @@ function buildFrame() {
 }
 
 // The share of what is being uploaded, wherever the reader is.
-const showUploading = perFrame(() => {
+const showUploading = calmly(() => {
   if (!frame?.figure) return;
   const active = uploads.items.filter((item) => item.state === "uploading" || item.state === "retrying");
   const [done, size] = active.reduce(([a, b], item) => [a + item.done, b + item.size], [0, 0]);

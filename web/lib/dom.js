@@ -81,20 +81,18 @@ export function every(ms, signal, act) {
   signal.addEventListener("abort", () => clearInterval(timer));
 }
 
-/** Gathers several calls within one frame into one. */
-export function perFrame(act) {
-  let asked = false;
+/** Gathers calls into one: the first acts at once, those within the next `ms` act together at its end. */
+export function calmly(act, ms = 200) {
+  let last = -Infinity;
+  let timer = 0;
+  const run = () => {
+    timer = 0;
+    act();
+    // From its end: work that takes long leaves the page time for its reader.
+    last = performance.now();
+  };
   return () => {
-    if (asked) return;
-    asked = true;
-    const run = () => {
-      if (!asked) return;
-      asked = false;
-      clearTimeout(late);
-      act();
-    };
-    // A hidden tab has no frames; its state must go on all the same.
-    const late = setTimeout(run, 250);
-    requestAnimationFrame(run);
+    // Not by frames: a hidden tab has none, and its state must go on all the same.
+    timer ||= setTimeout(run, Math.max(0, last + ms - performance.now()));
   };
 }

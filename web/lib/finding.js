@@ -37,10 +37,8 @@ export function ruleName(finding) {
 
 /** Its CWE numbers, the weakness itself first. */
 export function cwesOf(finding) {
-  if (Array.isArray(finding.cwe)) return finding.cwe.map(Number).filter(Boolean);
+  if (Array.isArray(finding.ruleHelp?.cwe)) return finding.ruleHelp.cwe.map(Number).filter(Boolean);
   const named = [
-    ...(finding.ruleTags ?? []),
-    ...(finding.ruleHelp?.tags ?? []),
     ...(finding.properties?.tags ?? []),
     ...(finding.taxa ?? []).map((taxon) => `cwe-${String(taxon.id).replace(/^cwe-/i, "")}`),
   ];

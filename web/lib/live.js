@@ -47,8 +47,10 @@ export class Live {
     signal.addEventListener("abort", () => {
       one.source?.close();
       all.delete(one);
-      if (all.size === 0 && this.#followed.get(eventId) === all) this.#followed.delete(eventId);
+      if (all.size > 0 || this.#followed.get(eventId) !== all) return;
+      this.#followed.delete(eventId);
       if (this.#followed.size === 0) this.#close();
+      else if (this.#open()) this.#socket.send(JSON.stringify({ type: "unsubscribe", eventId }));
     });
     if (this.#sse) this.#listen(one);
     else if (this.#open()) this.#subscribe(one);
@@ -200,7 +202,11 @@ export class Live {
       for (const one of this.#followed.get(message.eventId) ?? []) this.#subscribed(one, message);
     } else if (message.type === "error") {
       const ones = message.eventId ? [...(this.#followed.get(message.eventId) ?? [])] : this.#all();
-      for (const one of ones) one.handlers.error?.(message.code);
+      for (const one of ones) {
+        one.handlers.error?.(message.code);
+        // The hub could not read the events just now; they are still there.
+        if (message.code === "internal") setTimeout(() => this.#followed.get(one.eventId)?.has(one) && this.#subscribe(one), backoff(3, Math.random()));
+      }
     }
   }
 

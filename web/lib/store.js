@@ -17,7 +17,7 @@ export function isTerminal(status) {
 
 /** An empty job. */
 export function newJob(eventId) {
-  return { eventId, status: "QUEUED", analyses: new Map(), events: [], dropped: 0, findings: [], incomplete: false };
+  return { eventId, status: "QUEUED", analyses: new Map(), events: [], dropped: 0, findings: [], generation: 0, incomplete: false };
 }
 
 /** A job's status from those of its analyses. */
@@ -63,8 +63,10 @@ export function fold(job, event) {
   return "next";
 }
 
-// A new attempt starts from nothing, its findings included: the worker will report them again.
+// A new attempt starts from nothing, its findings included: the worker will report them again. Where the hub only takes over
+// to end it (cancel, failure), the reader still sees how far the one before had come.
 function renew(job, event, seen) {
+  const ends = event.status === "CANCELLING" || isTerminal(event.status);
   const analysis = {
     analyzeId: event.analyzeId,
     model: seen?.model,
@@ -73,10 +75,13 @@ function renew(job, event, seen) {
     progress: undefined,
     error: undefined,
     message: undefined,
-    reached: {},
-    first: seen?.first ?? event.createdAt,
+    reached: (ends && seen?.reached) || {},
+    tries: (seen?.tries ?? 0) + (ends && seen?.tries ? 0 : 1),
   };
-  job.findings = job.findings.filter((finding) => finding.analyzeId !== event.analyzeId);
+  if (seen?.findings) {
+    job.findings = job.findings.filter((finding) => finding.analyzeId !== event.analyzeId);
+    job.generation += 1;
+  }
   job.analyses.set(event.analyzeId, analysis);
   return analysis;
 }
@@ -86,8 +91,10 @@ function keep(job, event) {
   const { finding, ...rest } = event;
   job.events.push(finding ? { ...rest, rule: finding.ruleId, level: finding.level ?? "warning", text: finding.message?.text } : rest);
   if (job.events.length > EVENTS_MAX) {
-    job.events.shift();
-    job.dropped += 1;
+    // A tenth at once, not one by one.
+    const gone = EVENTS_MAX / 10;
+    job.events.splice(0, gone);
+    job.dropped += gone;
   }
 }
 
@@ -96,6 +103,7 @@ export function takeRow(job, row) {
   job.name = row.name ?? job.name;
   job.size = row.size ?? job.size;
   job.createdAt = row.createdAt ?? job.createdAt;
+  job.endedAt = row.endedAt ?? job.endedAt;
   for (const each of row.analyses ?? []) {
     const seen = job.analyses.get(each.analyzeId);
     if (seen?.seq) {
@@ -117,6 +125,7 @@ function overwrite(analysis, row) {
   analysis.attempt = row.attempt ?? analysis.attempt;
   analysis.progress = row.progress ?? analysis.progress;
   analysis.error = row.error ?? analysis.error;
+  analysis.message = row.message ?? analysis.message;
   if (typeof row.findings === "number") analysis.findings = row.findings;
 }
 

@@ -1,13 +1,14 @@
 // Uploads begun earlier, from what the hub holds and what this browser remembers. Pure.
 
 /**
- * Uploads to offer: the hub's list (`undefined` while it is not known) knows what is there and how much of it; the browser's
- * memory knows which file it was. `active` are the addresses that a file of this page goes on with. Newest first.
+ * Uploads to offer, newest first: the hub's list (`undefined` while it is not known) knows what is there and how much of it;
+ * the browser's memory knows which file it was, and of a complete one that no job was made of it. `active` are the addresses
+ * that a file of this page goes on with.
  */
 export function unfinished(known, remembered, userId, active) {
   const mine = remembered.filter((each) => each.userId === userId);
   const offers = known
-    ? known.filter((each) => !each.inUse && each.length !== null).map((each) => offer(each, mine))
+    ? known.filter((each) => !each.inUse && each.length !== null).map((each) => offer(each, mine)).filter((each) => !each.complete || each.key)
     : mine.map((each) => ({ ...each, complete: false }));
   return offers.filter((each) => !active.has(each.url)).sort((a, b) => new Date(b.at) - new Date(a.at));
 }

@@ -73,9 +73,16 @@ export class Uploads {
   pause(item) {
     item.state = "paused";
     item.life.abort();
-    item.sent = 0;
     this.#changed();
     this.#next();
+    if (!item.url) return;
+    // How much of the chunk that was cut off has been kept, only the hub knows.
+    tus.ask(item.url).then((offset) => {
+      if (item.state !== "paused") return;
+      item.offset = offset;
+      item.sent = 0;
+      this.#changed();
+    }, () => {});
   }
 
   resume(item) {
@@ -155,7 +162,6 @@ export class Uploads {
         break;
       } catch (error) {
         if (signal.aborted) return;
-        item.sent = 0;
         damaged += error.status === 460 ? 1 : 0;
         if (!this.#again(item, error, damaged)) {
           item.error = error;

@@ -73,10 +73,10 @@ export function prose(text) {
     .map((part, index) => (index % 2 ? h("code.inline", part) : part));
 }
 
-/** A path of which the file's name stays readable when there is little room. */
+/** A path of which the file's name and the line stay readable when there is little room. */
 export function placeLine(place) {
-  const cut = place.lastIndexOf("/") + 1;
-  return h("span.place", { title: place }, cut > 0 && h("span.place-folder", place.slice(0, cut)), h("span.place-file", place.slice(cut)));
+  const [, folder = "", file, line = ""] = /^(.*\/)?(.*?)(:\d+)?$/s.exec(place);
+  return h("span.place", { title: place }, folder && h("span.place-folder", folder), h("span.place-file", file), line && h("span.place-line.num", line));
 }
 
 /** A progress bar: `update(share, label)`, without a share it moves to and fro. */

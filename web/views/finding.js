@@ -27,7 +27,7 @@ export function findingDetail(finding, { api, signal, eventId, position, move, c
   };
   const code = codeView({ steps, sourceOf, choose });
   const flow = steps[0]?.number > 0;
-  if (flow) fill(list, steps.map((step, index) => stepItem(step, index, steps.length, choose)));
+  if (flow) fill(list, steps.map((step, index) => stepItem(step, index, steps, choose)));
   if (steps.length > 0) choose(chosen, { scroll: false, speak: false });
   const show = (location) => {
     const { uri, region } = placeIn(location);
@@ -85,8 +85,10 @@ function head(finding, score, { position, move, close }) {
   );
 }
 
-function stepItem(step, index, count, choose) {
-  const kind = index === 0 ? "source" : index === count - 1 ? "sink" : "between";
+function stepItem(step, index, steps, choose) {
+  // The function is named where the flow enters it.
+  const inside = step.inside !== steps[index - 1]?.inside && step.inside;
+  const kind = index === 0 ? "source" : index === steps.length - 1 ? "sink" : "between";
   const { startLine } = step.region;
   return h(
     "li",
@@ -94,7 +96,7 @@ function stepItem(step, index, count, choose) {
       "button.flow-step",
       { type: "button", on: { click: () => choose(index) } },
       h(`span.flow-badge.${kind}.num`, { "aria-hidden": "true" }, String(step.number)),
-      h("span.flow-step-text", h("span.flow-step-kind", kindOf(step), step.inside && h("span.muted", ` · ${step.inside}`)), h("span", prose(step.message)), h("span.flow-step-place.num", `${path(step.uri).split("/").pop()}${startLine ? `:${startLine}` : ""}`)),
+      h("span.flow-step-text", h("span.flow-step-kind", kindOf(step)), h("span", prose(step.message), inside && h("span.flow-step-inside", t("flow.inside", { name: inside }))), h("span.flow-step-place.num", `${path(step.uri).split("/").pop()}${startLine ? `:${startLine}` : ""}`)),
     ),
   );
 }

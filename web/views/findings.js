@@ -1,6 +1,6 @@
 // The findings of a job: filters, the list, and the chosen one in full.
 import { apiPath, query as queryString } from "../lib/api.js";
-import { fill, h, perFrame } from "../lib/dom.js";
+import { calmly, fill, h } from "../lib/dom.js";
 import { percent } from "../lib/format.js";
 import { compare, filter, idOf, placeOf, ruleName, scoreOf } from "../lib/finding.js";
 import { follow } from "../lib/follow.js";
@@ -23,7 +23,7 @@ export default async function findings(root, context) {
   root.append(body);
   let state;
   const page = findingsPage(body, { api, signal, eventId: params.eventId, query });
-  const soon = perFrame(() => {
+  const soon = calmly(() => {
     if (signal.aborted) return;
     frame.update(state);
     page.takeLive(state);
@@ -104,6 +104,7 @@ function findingsPage(body, { api, signal, eventId, query }) {
     shown = filter(all, active).sort(compare);
     filters.update(all, shown.length);
     fill(list, shown.map((finding) => listItem(finding, () => open(finding))));
+    split.dataset.empty = String(shown.length === 0);
     if (shown.length === 0) fill(list, h("li", nothing(all.length, loaded, filters)));
     const current = shown.find((finding) => idOf(finding) === chosen) ?? (matchMedia("(min-width: 60.01rem)").matches ? shown[0] : undefined);
     // What the reader looks at is drawn again only when it has become another one (or has got its help).
@@ -113,20 +114,30 @@ function findingsPage(body, { api, signal, eventId, query }) {
     } else open(current ?? null, { focus: false });
   };
   keys(signal, { step: (by) => detail?.step(by), move });
-  let liveCount = -1;
+  let waiting = 0;
+  let latest = null;
+  signal.addEventListener("abort", () => clearTimeout(waiting));
   return {
+    // Findings may come by the hundred: the list is drawn again at most twice a second, and a long one less often.
     takeLive(state) {
-      if (loaded || isTerminal(state.status) || state.findings.length === liveCount) return;
-      liveCount = state.findings.length;
-      all = state.findings.slice();
-      draw();
+      latest = state;
+      if (loaded || waiting || isTerminal(state.status)) return;
+      if (all.length === 0 && state.findings.length === 0 && list.querySelector(".skeleton") === null) return;
+      const takeNow = () => {
+        waiting = 0;
+        if (loaded || latest.findings.length === all.length && all.length > 0) return;
+        all = latest.findings.slice();
+        draw();
+      };
+      waiting = setTimeout(takeNow, all.length === 0 ? 0 : 500 + all.length);
     },
     async load(state) {
       const load = async (after) => {
         const answer = await api.get(`${apiPath("jobs", eventId, "findings")}${queryString({ limit: PAGE, after })}`, { signal });
         all = after ? [...all, ...(answer?.findings ?? [])] : (answer?.findings ?? []);
         loaded = true;
-        draw();
+        // The first page at once, and what follows when it is all there.
+        if (!after || !answer?.next || all.length >= LOAD_MAX) draw();
         if (!answer?.next) fill(more);
         else if (all.length < LOAD_MAX) await load(answer.next);
         else fill(more, button(t("findings.more"), { name: "down", on: () => load(answer.next) }));

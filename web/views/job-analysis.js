@@ -56,7 +56,7 @@ export function analysisCard() {
 function whereOf(analysis) {
   const parts = [];
   if (analysis.serverId) parts.push(t("job.worker", { id: analysis.serverId }));
-  if (analysis.attempt > 1) parts.push(t("job.attempt", { n: analysis.attempt }));
+  if (analysis.tries > 1) parts.push(t("job.attempt", { n: analysis.tries }));
   return parts.join(" · ");
 }
 
@@ -67,6 +67,7 @@ function doingOf(analysis, progress) {
 /** A phase in words with its figures: `Following data flows · 120 of 800 files`. */
 export function progressText(progress) {
   const phase = has(`phase.${progress.phase}`) ? t(`phase.${progress.phase}`) : words(progress.phase);
+  if (!progress.total && !progress.done) return phase;
   const isBytes = progress.unit === "bytes";
   const figure = (value) => (isBytes ? bytes(value) : number(value));
   const unit = isBytes || !progress.unit ? "" : ` ${has(`unit.${progress.unit}`) ? t(`unit.${progress.unit}`) : progress.unit}`;

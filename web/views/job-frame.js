@@ -50,7 +50,7 @@ export function jobFrame(root, { api, live, signal, go, params }, here) {
 
 // When the job ended, as far as its events tell: once they have expired nobody knows.
 function endOf(state) {
-  const last = [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
+  const last = state.endedAt ?? [...state.analyses.values()].map((each) => each.last).filter(Boolean).sort().pop();
   return isTerminal(state.status) && last ? new Date(last).getTime() : undefined;
 }
 
@@ -59,7 +59,7 @@ function factsOf(state, eventId) {
   return [
     h("span.num", bytes(state.size ?? Number.NaN)),
     h("span", t("job.begun"), " ", timeAgo(state.createdAt)),
-    (end !== undefined || !isTerminal(state.status)) && h("span", t("job.took"), " ", elapsed(state.createdAt, () => end)),
+    (end !== undefined || !isTerminal(state.status)) && h("span", end === undefined ? t("job.for") : t("job.took"), " ", elapsed(state.createdAt, () => end)),
     h("span.fact-id", h("code", eventId), copyButton(eventId, t("job.copy_id"))),
   ];
 }

@@ -10,7 +10,7 @@ import { levelCounts, placeLine } from "../lib/widgets.js";
 import { progressText } from "./job-analysis.js";
 
 /** Rows kept on the page. */
-const ROWS_MAX = 400;
+const ROWS_MAX = 250;
 
 function stream(title, empty) {
   const list = h("ol.stream-list");
@@ -24,7 +24,7 @@ function stream(title, empty) {
   }, { passive: true });
   const append = (rows) => {
     if (rows.length === 0) return;
-    list.append(...rows.slice(-ROWS_MAX));
+    list.append(...rows);
     while (list.childElementCount > ROWS_MAX) list.firstElementChild.remove();
     nothing.hidden = true;
     if (following) box.scrollTop = box.scrollHeight;
@@ -39,22 +39,26 @@ function stream(title, empty) {
 /** Findings so far. */
 export function findingStream(eventId) {
   const part = stream(t("job.findings_so_far"), t("job.no_findings_yet"));
-  let shown = [];
-  let counted = "";
+  let shown = 0;
+  let first;
+  let generation = 0;
+  let counts;
   const update = (state) => {
-    // A new attempt drops its findings: then the list is drawn again.
-    const grown = shown.every((finding, index) => finding === state.findings[index]);
-    if (!grown) {
+    // A new attempt drops its findings, a stream sent again brings new ones: then the list is drawn again.
+    if (generation !== state.generation || first !== state.findings[0] || shown > state.findings.length) {
       part.clear();
-      shown = [];
+      shown = 0;
+      counts = undefined;
     }
-    part.append(state.findings.slice(shown.length).map((finding) => findingRow(finding, eventId)));
-    shown = state.findings.slice();
+    generation = state.generation;
+    [first] = state.findings;
+    const fresh = state.findings.slice(shown);
+    part.append(fresh.slice(-ROWS_MAX).map((finding) => findingRow(finding, eventId)));
+    shown = state.findings.length;
     setText(part.nothing, isTerminal(state.status) ? (state.incomplete ? t("job.stream_gone") : t("job.no_findings")) : t("job.no_findings_yet"));
-    const counts = countLevels(state.findings);
-    const key = JSON.stringify(counts);
-    if (key === counted) return;
-    counted = key;
+    if (counts && fresh.length === 0) return;
+    const more = countLevels(fresh);
+    counts = Object.fromEntries(Object.entries(more).map(([level, count]) => [level, count + (counts?.[level] ?? 0)]));
     fill(part.extra, levelCounts(counts));
   };
   return { element: part.element, update };
@@ -89,7 +93,7 @@ export function eventStream() {
     [first] = state.events;
     const total = state.dropped + state.events.length;
     const fresh = state.events.slice(Math.max(0, state.events.length - (total - taken)));
-    part.append(fresh.map(eventRow));
+    part.append(fresh.slice(-ROWS_MAX).map(eventRow));
     taken = total;
     setText(part.extra, total ? t("job.events_count", { n: total }) : "");
     setText(part.nothing, state.incomplete ? t("job.stream_gone") : t("job.no_events"));

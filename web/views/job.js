@@ -1,9 +1,10 @@
 // A job while it runs: its phases, how far each analysis is, the findings as they arrive, and every event.
-import { h, perFrame, say, setText, fill } from "../lib/dom.js";
+import { calmly, fill, h, say, setText } from "../lib/dom.js";
+import { percent } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { follow } from "../lib/follow.js";
-import { countLevels, isTerminal } from "../lib/store.js";
+import { countLevels, isTerminal, progressOf } from "../lib/store.js";
 import { emptyState, levelCounts, errorState } from "../lib/widgets.js";
 import { analysisCard } from "./job-analysis.js";
 import { eventStream, findingStream } from "./job-streams.js";
@@ -32,9 +33,10 @@ export default async function job(root, context) {
     findings.update(state);
     events.update(state);
     announce(state);
+    document.title = titleOf(state);
   };
   let latest;
-  const soon = perFrame(() => !signal.aborted && show(latest));
+  const soon = calmly(() => !signal.aborted && show(latest));
   const announce = announcer();
   try {
     const { state } = await follow({
@@ -54,7 +56,14 @@ export default async function job(root, context) {
     fill(root, error.status === 404 ? emptyState("search", t("job.unknown"), t("job.unknown_text"), h("a.button.primary", { href: "/jobs" }, t("nav.jobs"))) : errorState(error, () => go(location.pathname, { replace: true })));
     return t("job.unknown");
   }
-  return latest.name ?? t("job.title");
+  return titleOf(latest).replace(/ · Munjigi$/, "");
+}
+
+// The tab tells how far the job is while the reader looks elsewhere.
+function titleOf(state) {
+  const shares = [...state.analyses.values()].map((each) => progressOf(each)?.share).filter((share) => share !== undefined);
+  const head = state.status === "RUNNING" && shares.length > 0 ? percent(Math.min(...shares)) : t(`status.${state.status}`);
+  return `${head} · ${state.name ?? t("job.title")} · Munjigi`;
 }
 
 // For screen readers: a new phase, and the progress in steps of ten percent; not each event.

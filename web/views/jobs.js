@@ -1,6 +1,6 @@
 // The jobs of this user, the live ones moving.
 import { query as queryString } from "../lib/api.js";
-import { fill, h, perFrame, setText } from "../lib/dom.js";
+import { calmly, fill, h, setText } from "../lib/dom.js";
 import { bytes, percent, words } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
@@ -93,7 +93,7 @@ function detailOf(analyses, running) {
 function followRow(job, row, live, signal) {
   let state = newJob(job.eventId);
   takeRow(state, job);
-  const show = perFrame(() => !signal.aborted && row.update(state, state.findings.length ? countLevels(state.findings) : undefined));
+  const show = calmly(() => !signal.aborted && row.update(state, state.findings.length ? countLevels(state.findings) : undefined));
   const stop = new AbortController();
   signal.addEventListener("abort", () => stop.abort());
   const handle = live.follow(job.eventId, {

@@ -17,8 +17,8 @@ function connections(all) {
   return count(all.active ?? open);
 }
 
-function traffic({ bytesReceived, bytesSent }) {
-  return typeof bytesSent === "number" ? `${bytes(bytesReceived)} / ${bytes(bytesSent)}` : "–";
+function size(value) {
+  return typeof value === "number" ? bytes(value) : "–";
 }
 
 function count(value) {
@@ -34,7 +34,7 @@ export function gatesPart({ gates = [] }) {
       h("div.gate-head", health(gate.ok !== false, gate.ok === false ? t("gates.unreachable") : t("gates.ok")), h("code.gate-url", gate.url ?? ""), gate.version && h("span.muted.num", gate.version), gate.draining && h("span.tag", t("health.draining"))),
       gate.error && h("p.problem", gate.error),
       gate.ok !== false && [
-        h("div.figures", figure(t("gates.uptime"), uptime(gate.uptime)), figure(t("gates.requests"), count(gate.requests)), figure(t("gates.connections"), connections(gate.connections)), figure(t("gates.sockets"), count(gate.connections?.tunnels)), figure(t("gates.traffic"), traffic(gate))),
+        h("div.figures", figure(t("gates.uptime"), uptime(gate.uptime)), figure(t("gates.requests"), count(gate.requests)), figure(t("gates.connections"), connections(gate.connections)), figure(t("gates.sockets"), count(gate.connections?.tunnels)), figure(t("gates.received"), size(gate.bytesReceived)), figure(t("gates.sent"), size(gate.bytesSent))),
         (gate.services ?? []).map((service) => h("div.service", h("h3", service.name), backends(service))),
         gate.routes?.length > 0 && routes(gate.routes),
       ],

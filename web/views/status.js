@@ -1,7 +1,7 @@
 // The operator's view: workers, what still waits to be cleaned up, gates and registries. Read again every few seconds; what
 // could not be read stays, marked with its age.
 import { fill, h, setText } from "../lib/dom.js";
-import { ago, duration, number } from "../lib/format.js";
+import { ago, duration, number, words } from "../lib/format.js";
 import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { emptyState, errorState, pageHead, skeleton, timeAgo } from "../lib/widgets.js";
@@ -55,7 +55,7 @@ function part(name, url, draw) {
       const text = JSON.stringify(answer);
       if (text !== last) {
         last = text;
-        fill(body, draw(answer ?? {}, element));
+        redraw(body, draw(answer ?? {}, element));
       }
     } catch (error) {
       if (!signal.aborted && readAt === 0) {
@@ -68,6 +68,18 @@ function part(name, url, draw) {
     }
   };
   return { element, read, age };
+}
+
+// What the reader has opened, and where the focus is, outlasts the next figures.
+function redraw(body, content) {
+  const summaries = () => [...body.querySelectorAll("summary")];
+  const open = summaries().map((summary) => summary.parentElement.open);
+  const focused = summaries().indexOf(document.activeElement);
+  fill(body, content);
+  summaries().forEach((summary, index) => {
+    summary.parentElement.open = open[index] ?? false;
+  });
+  if (focused >= 0) summaries()[focused]?.focus({ preventScroll: true });
 }
 
 /** A table that becomes a list of cards where it would not fit. `columns` are names; rows are arrays of cells. */
@@ -121,8 +133,8 @@ function cleanup({ cleanups = [] }) {
   if (cleanups.length === 0) return h("p.calm", icon("check"), t("cleanup.none"));
   return table(
     t("status.cleanup"),
-    [t("cleanup.job"), t("cleanup.worker"), t("cleanup.since"), t("cleanup.attempts"), t("cleanup.error")],
-    cleanups.map((row) => [h("a", { href: `/jobs/${encodeURIComponent(row.eventId)}` }, h("code", row.eventId)), h("code", row.serverId ?? "–"), timeAgo(row.since), h("span.num", number(row.attempts ?? 0)), row.error ?? "–"]),
+    [t("cleanup.job"), t("cleanup.what"), t("cleanup.worker"), t("cleanup.since"), t("cleanup.attempts"), t("cleanup.error")],
+    cleanups.map((row) => [h("a", { href: `/jobs/${encodeURIComponent(row.eventId)}` }, h("code", row.eventId)), words(row.kind ?? "–"), h("code", row.serverId ?? "–"), timeAgo(row.since), h("span.num", number(row.attempts ?? 0)), row.error ?? "–"]),
   );
 }
 

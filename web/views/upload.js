@@ -1,5 +1,5 @@
 // Drop a file, watch it go, and be taken to its job.
-import { fill, h, perFrame, say } from "../lib/dom.js";
+import { calmly, fill, h, say } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
@@ -53,7 +53,7 @@ export default function upload(root, context) {
       go(`/jobs/${encodeURIComponent(only.eventId)}`);
     }
   };
-  uploads.onChange(perFrame(() => !signal.aborted && show()), signal);
+  uploads.onChange(calmly(() => !signal.aborted && show(), 100), signal);
   show();
   uploads.sync(signal).catch(() => {
     // The memory of this browser has to do.

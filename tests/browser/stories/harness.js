@@ -27,11 +27,11 @@ export async function eventually(check, { within = 20_000, what = check.toString
   }
 }
 
-/** Starts `munjigi up` on a data folder of its own: `{ link, origin, data, stop() }`. */
-export async function startMunjigi(data = mkdtempSync(join(tmpdir(), "munjigi-browser-"))) {
+/** Starts `munjigi up` on a data folder of its own: `{ link, origin, data, stop(), kill() }`. */
+export async function startMunjigi(data = mkdtempSync(join(tmpdir(), "munjigi-browser-")), address = "127.0.0.1:0") {
   const program = process.env.MUNJIGI_BIN;
   if (!program) throw new Error("MUNJIGI_BIN is not set: the program under test");
-  const child = spawn(program, ["up", "--data", data, "--listen", "127.0.0.1:0", "--no-open"], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, ["up", "--data", data, "--listen", address, "--no-open"], { stdio: ["ignore", "pipe", "pipe"] });
   const ended = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
   let errors = "";
   child.stderr.on("data", (part) => {
@@ -57,6 +57,10 @@ export async function startMunjigi(data = mkdtempSync(join(tmpdir(), "munjigi-br
     origin: new URL(link).origin,
     data,
     log: () => errors,
+    kill() {
+      child.kill("SIGKILL");
+      return ended;
+    },
     async stop() {
       child.kill("SIGINT");
       const late = setTimeout(() => child.kill("SIGKILL"), 15_000);

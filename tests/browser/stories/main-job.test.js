@@ -102,6 +102,19 @@ test("the flow is walked by keyboard, and filters narrow the list", async () => 
   await eventually(async () => (await page.$$(".finding-item")).length === all, { what: "all findings again" });
 });
 
+test("names from outside are text, never markup", async () => {
+  const name = `<img src=x onerror="alert(1)"> & 'quotes' 한글.zip`;
+  const eventId = await upload(name, shop());
+  await shows(page, name, "h1");
+  assert.equal(await ended(eventId), "DONE");
+  await page.goto(`${site.origin}/jobs`);
+  await shows(page, name, ".job-rows");
+  await page.goto(`${site.origin}/jobs/${eventId}/findings`);
+  await page.waitForSelector(".finding-item");
+  await eventually(async () => (await page.$$(".code-row")).length > 3, { what: "the code of a file under an odd name" });
+  assert.equal((await page.$$("img")).length, 0);
+});
+
 test("cut sockets lose no event, and two tabs see the same", async () => {
   const eventId = await upload("cut.zip", largeShop(150));
   const second = await openPage(page.browserContext());

@@ -68,6 +68,7 @@ test("a finding is read whatever is missing", () => {
   assert.equal(idOf(finding), "f1");
   assert.equal(ruleName(finding), "SQL injection");
   assert.deepEqual(cwesOf(finding), [89, 74]);
+  assert.deepEqual(cwesOf({ ...finding, ruleHelp: { cwe: [564] } }), [564]);
   assert.equal(stepsOf(finding)[0].number, 0);
   for (const broken of [{}, { locations: [] }, { codeFlows: [{}] }, { codeFlows: [{ threadFlows: [{ locations: [{}] }] }] }]) {
     assert.equal(typeof placeOf(broken) + typeof idOf(broken) + typeof ruleName(broken), "stringstringstring");

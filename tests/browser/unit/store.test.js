@@ -51,6 +51,17 @@ test("a new attempt starts without the findings of the old one", () => {
   assert.equal(job.status, "CANCELLING");
 });
 
+test("a job that is stopped still shows how far it had come; a second try starts over", () => {
+  const job = newJob("e");
+  fold(job, event(1, 1, "QUEUED"));
+  fold(job, event(1, 2, "RUNNING"));
+  fold(job, event(2, 1, "QUEUED"));
+  assert.deepEqual([Object.keys(job.analyses.get("a").reached), job.analyses.get("a").tries], [["QUEUED"], 2]);
+  fold(job, event(2, 2, "PLACED"));
+  fold(job, event(3, 1, "CANCELLING"));
+  assert.deepEqual([Object.keys(job.analyses.get("a").reached), job.analyses.get("a").tries], [["QUEUED", "PLACED", "CANCELLING"], 2]);
+});
+
 test("a model that failed broke in the phase before it was collected", () => {
   const job = newJob("e");
   fold(job, event(1, 1, "QUEUED"));

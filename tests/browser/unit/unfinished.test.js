@@ -18,9 +18,14 @@ test("without the hub's list, what this user's browser remembers is offered", ()
 });
 
 test("the hub's list wins: its offsets, complete ones, none that a job uses, none it no longer has", () => {
-  const offers = unfinished(known, [...remembered, { ...remembered[0], url: "/api/uploads/gone" }], "u1", new Set());
+  const complete = { ...remembered[0], url: "/api/uploads/c", name: "c.zip", size: 4 };
+  const offers = unfinished(known, [...remembered, complete, { ...remembered[0], url: "/api/uploads/gone" }], "u1", new Set());
   assert.deepEqual(offers.map(({ url, offset, complete }) => [url, offset, complete]), [["/api/uploads/c", 4, true], ["/api/uploads/a", 7, false]]);
   assert.equal(offers[1].lastModified, 5);
+});
+
+test("a complete upload that this browser doesn't remember may have been analysed: it is not offered", () => {
+  assert.deepEqual(unfinished(known, [], "u1", new Set()).map((each) => each.url), ["/api/uploads/a"]);
 });
 
 test("what a file of this page goes on with is not offered again", () => {
