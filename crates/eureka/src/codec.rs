@@ -23,9 +23,12 @@ pub enum CodecError {
     DataCenter,
     #[error("Missing dataCenterInfo Name")]
     DataCenterName,
-    #[error("\"{0}\" is no status")]
-    Status(String),
+    #[error("\"{0}\" is no port")]
+    Port(String),
 }
+
+/// A lease that never ends would keep a dead instance for ever.
+const LEASE_SECS_MAX: u32 = 86_400;
 
 /// Fields that are passed through as they came.
 const TEXTS: &[&str] = &[
@@ -134,27 +137,28 @@ fn flag(value: Option<&Value>) -> Option<bool> {
     }
 }
 
-fn port(value: Option<&Value>, default: Port) -> Port {
-    let as_port = |value| number(value).and_then(|number| u16::try_from(number).ok());
-    match value {
-        Some(object @ Value::Object(_)) => Port {
-            number: as_port(object.get("$")).unwrap_or(default.number),
-            enabled: flag(object.get("@enabled")).unwrap_or(default.enabled),
-        },
-        bare => Port {
-            number: as_port(bare).unwrap_or(default.number),
-            enabled: default.enabled,
-        },
-    }
+fn port(value: Option<&Value>, default: Port) -> Result<Port, CodecError> {
+    let (written, enabled) = match value {
+        Some(object @ Value::Object(_)) => (object.get("$"), flag(object.get("@enabled"))),
+        bare => (bare, None),
+    };
+    let number = match written {
+        None | Some(Value::Null) => default.number,
+        // Taken for another port, requests would go where nobody meant them to.
+        Some(written) => number(Some(written))
+            .and_then(|number| u16::try_from(number).ok())
+            .ok_or_else(|| CodecError::Port(written.to_string()))?,
+    };
+    Ok(Port {
+        number,
+        enabled: enabled.unwrap_or(default.enabled),
+    })
 }
 
-fn status(value: &Value, names: &[&str]) -> Result<Option<InstanceStatus>, CodecError> {
-    let Some(written) = names.iter().find_map(|name| text(value, name)) else {
-        return Ok(None);
-    };
-    InstanceStatus::parse(&written)
-        .map(Some)
-        .ok_or(CodecError::Status(written))
+/// A status that no version of the protocol knows reads as `UNKNOWN`, as in Netflix' servers.
+fn status(value: &Value, names: &[&str]) -> Option<InstanceStatus> {
+    let written = names.iter().find_map(|name| text(value, name))?;
+    Some(InstanceStatus::parse(&written).unwrap_or_default())
 }
 
 fn texts(value: Option<&Value>) -> BTreeMap<String, String> {
@@ -191,8 +195,8 @@ fn read_instance(value: &Value) -> Result<Instance, CodecError> {
         instance_id,
         app,
         ip_addr: filled("ipAddr").ok_or(CodecError::Address)?,
-        status: status(value, &["status"])?.unwrap_or(InstanceStatus::Up),
-        overridden_status: status(value, &["overriddenstatus", "overriddenStatus"])?
+        status: status(value, &["status"]).unwrap_or(InstanceStatus::Up),
+        overridden_status: status(value, &["overriddenstatus", "overriddenStatus"])
             .unwrap_or_default(),
         port: port(
             value.get("port"),
@@ -200,14 +204,14 @@ fn read_instance(value: &Value) -> Result<Instance, CodecError> {
                 number: 7001,
                 enabled: true,
             },
-        ),
+        )?,
         secure_port: port(
             value.get("securePort"),
             Port {
                 number: 7002,
                 enabled: false,
             },
-        ),
+        )?,
         country_id: number(value.get("countryId")).unwrap_or(1),
         data_center,
         lease: lease(value.get("leaseInfo").unwrap_or(&Value::Null)),
@@ -246,7 +250,7 @@ fn lease(value: &Value) -> Lease {
         number(value.get(name))
             .and_then(|seconds| u32::try_from(seconds).ok())
             .filter(|seconds| *seconds > 0)
-            .unwrap_or(default)
+            .map_or(default, |seconds| seconds.min(LEASE_SECS_MAX))
     };
     Lease {
         renewal_interval_secs: seconds("renewalIntervalInSecs", default.renewal_interval_secs),
@@ -399,9 +403,11 @@ mod tests {
         assert_eq!(read(&value).unwrap_err(), CodecError::DataCenterName);
         value = minimal();
         value["instance"]["status"] = json!("FINE");
+        assert_eq!(read(&value).unwrap().status, InstanceStatus::Unknown);
+        value["instance"]["port"] = json!({"$": 70_000});
         assert_eq!(
             read(&value).unwrap_err(),
-            CodecError::Status("FINE".to_owned())
+            CodecError::Port("70000".to_owned())
         );
         assert!(instance_from_json(b"{").is_err());
     }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Applications, Client};
+use crate::{Applications, Client, Instance, Lease};
 
 /// What is known of a registry.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +49,7 @@ pub fn observe(
 }
 
 fn learn(known: &mut Known, applications: Applications) -> bool {
-    let changed = !known.reachable || *known.applications != applications;
+    let changed = !known.reachable || !same(&known.applications, &applications);
     if !known.reachable {
         tracing::info!("the registry answers");
     }
@@ -59,6 +59,23 @@ fn learn(known: &mut Known, applications: Applications) -> bool {
         known.applications = Arc::new(applications);
     }
     changed
+}
+
+/// True when nothing differs but when leases were renewed, which happens all the time and means nothing.
+fn same(left: &Applications, right: &Applications) -> bool {
+    let instances = |all: &Applications| -> Vec<Instance> {
+        let all = all
+            .applications
+            .iter()
+            .flat_map(|application| &application.instances);
+        all.map(|instance| Instance {
+            lease: Lease::default(),
+            last_updated_timestamp: 0,
+            ..instance.clone()
+        })
+        .collect()
+    };
+    instances(left) == instances(right)
 }
 
 fn doubt(known: &mut Known, error: String) -> bool {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -13,6 +15,7 @@ use munjigi_analyzer::{Observer, Progress, Report, ScanOptions, Style};
 
 use crate::client::FailOn;
 use crate::outcome::{Exit, Failure};
+use crate::signals::{Signals, Told};
 
 /// `munjigi scan`
 #[derive(Debug, Args)]
@@ -29,6 +32,9 @@ pub(crate) struct ScanArgs {
     /// Also writes the whole result to this folder: findings, SARIF, explanations, coverage, sources
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
+    /// Keeps outcomes here, so that a file that did not change is not analysed again
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// How many threads analyse [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
@@ -48,12 +54,14 @@ enum Format {
 pub(crate) fn scan(args: &ScanArgs) -> Result<Exit, Failure> {
     let mut options = ScanOptions::new(args.paths.clone());
     options.results.clone_from(&args.results);
+    options.cache.clone_from(&args.cache);
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
     let screen = Screen::new();
+    stop_on_interrupt(Arc::clone(&screen.stopped))?;
     let report = munjigi_analyzer::scan(&options, &screen).map_err(Failure::could_not)?;
-    screen.0.finish_and_clear();
+    screen.bar.finish_and_clear();
     write(args, &report)?;
     Ok(if reaches(report.worst_level(), args.fail_on) {
         Exit::No
@@ -114,8 +122,33 @@ fn write_as(format: Format, report: &Report, out: &mut dyn Write, style: Style) 
     }
 }
 
+/// Ends the scan on Ctrl-C, so that its own folder goes with it.
+fn stop_on_interrupt(stopped: Arc<AtomicBool>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(Failure::could_not)?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::listen()?
+    };
+    let waiting = move || {
+        runtime.block_on(async { while signals.next().await != Told::Stop {} });
+        stopped.store(true, Ordering::Relaxed);
+    };
+    // It ends with the process: a scan that nobody interrupts has nothing to say to it.
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(waiting)
+        .map(drop)
+        .map_err(Failure::could_not)
+}
+
 /// Progress on standard error, where that is a terminal.
-struct Screen(ProgressBar);
+struct Screen {
+    bar: ProgressBar,
+    stopped: Arc<AtomicBool>,
+}
 
 impl Screen {
     fn new() -> Self {
@@ -130,19 +163,26 @@ impl Screen {
         } else {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        Self(bar)
+        Self {
+            bar,
+            stopped: Arc::default(),
+        }
     }
 }
 
 impl Observer for Screen {
     fn progress(&self, progress: &Progress) {
-        self.0.set_prefix(progress.phase);
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.done);
-        self.0.set_message(progress.message.clone());
+        self.bar.set_prefix(progress.phase);
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.done);
+        self.bar.set_message(progress.message.clone());
     }
 
     fn finding(&self, _: &sarif::Result) {}
+
+    fn cancelled(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
 }
 
 /// The built-in model, speaking the model protocol with the worker that started it.

@@ -155,7 +155,7 @@ async fn register(
             ),
         ));
     }
-    let now = shared.clock.now();
+    let now = shared.ticks.now();
     shared.change(|leases| leases.register(instance, now))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -222,7 +222,7 @@ async fn renew(
     guard::admit_change(&shared, &headers, &app)?;
     let status = status_of(&pairs, "status")?;
     let dirty = pair(&pairs, "lastDirtyTimestamp").and_then(|written| written.parse().ok());
-    let now = shared.clock.now();
+    let now = shared.ticks.now();
     match shared.change(|leases| leases.renew(&app, &id, dirty, status, now)) {
         Renewed::Yes => Ok(StatusCode::OK.into_response()),
         Renewed::Unknown => Err(unknown()),
@@ -235,7 +235,7 @@ async fn cancel(
     headers: HeaderMap,
 ) -> Answer {
     guard::admit_change(&shared, &headers, &app)?;
-    let now = shared.clock.now();
+    let now = shared.ticks.now();
     found(shared.change(|leases| leases.cancel(&app, &id, now)))
 }
 
@@ -248,7 +248,7 @@ async fn set_status(
     guard::admit_change(&shared, &headers, &app)?;
     let status = status_of(&pairs, "value")?
         .ok_or_else(|| Problem::bad_request("bad_status", "the query names no `value`"))?;
-    let now = shared.clock.now();
+    let now = shared.ticks.now();
     found(shared.change(|leases| leases.set_status(&app, &id, status, now)))
 }
 
@@ -260,7 +260,7 @@ async fn drop_status(
 ) -> Answer {
     guard::admit_change(&shared, &headers, &app)?;
     let status = status_of(&pairs, "value")?.unwrap_or_default();
-    let now = shared.clock.now();
+    let now = shared.ticks.now();
     found(shared.change(|leases| leases.drop_status(&app, &id, status, now)))
 }
 
@@ -271,7 +271,7 @@ async fn add_metadata(
     headers: HeaderMap,
 ) -> Answer {
     guard::admit_change(&shared, &headers, &app)?;
-    let now = shared.clock.now();
+    let now = shared.ticks.now();
     found(shared.change(|leases| leases.add_metadata(&app, &id, pairs.into_iter(), now))?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use munjigi_foundation::api::{Problem, same_secret};
 use munjigi_foundation::settings::Secret;
 
@@ -32,7 +32,10 @@ impl Users {
             .map(|(number, line)| (number + 1, line.trim()))
             .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
             .map(|(number, line)| match line.split_once(':') {
-                Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+                // A hash is no password: taken as one, whoever reads the file could sign in with it.
+                Some((user, password))
+                    if !user.is_empty() && !password.is_empty() && !password.starts_with('$') =>
+                {
                     Ok(Secret::new(line))
                 }
                 _ => Err(number),
@@ -51,6 +54,9 @@ impl Users {
 
 /// Lets a request pass, or says why not.
 pub(crate) fn admit(shared: &Shared, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    if shows_secret(shared, headers) {
+        return Ok(());
+    }
     if let Some(users) = &shared.settings.users {
         return match basic(headers) {
             Some(pair) if users.has(&pair) => Ok(()),
@@ -78,7 +84,7 @@ pub(crate) fn admit(shared: &Shared, method: &Method, headers: &HeaderMap) -> Re
             "unknown_host",
             "this registry is not known under that host",
         )
-        .hint("name it by its address"))
+        .hint("name it by its address, or add the name to [registry] hosts"))
     }
 }
 
@@ -99,8 +105,7 @@ pub(crate) fn admit_change(
     {
         return Ok(());
     }
-    let shown = headers.get(CLUSTER_HEADER).map(|value| value.as_bytes());
-    if shown.is_some_and(|shown| same_secret(shown, kept.secret.expose().as_bytes())) {
+    if shows_secret(shared, headers) {
         return Ok(());
     }
     Err(Problem::new(
@@ -109,6 +114,18 @@ pub(crate) fn admit_change(
         format!("{application} is kept for holders of the cluster's secret"),
     )
     .hint("send it as Munjigi-Cluster, or take the name out of [cluster] services"))
+}
+
+/// Whether the request comes from a holder of the cluster's secret.
+fn shows_secret(shared: &Shared, headers: &HeaderMap) -> bool {
+    let shown = headers.get(CLUSTER_HEADER).map(HeaderValue::as_bytes);
+    let kept = shared
+        .kept
+        .as_ref()
+        .map(|kept| kept.secret.expose().as_bytes());
+    shown
+        .zip(kept)
+        .is_some_and(|(shown, kept)| same_secret(shown, kept))
 }
 
 /// The `user:password` of an `Authorization: Basic` header.
@@ -142,7 +159,11 @@ fn known_host(shared: &Shared, headers: &HeaderMap) -> bool {
     let name = name.trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok()
-        || name == shared.address.ip().to_string()
+        || shared
+            .settings
+            .hosts
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -155,6 +176,7 @@ mod tests {
         assert!(users.has(b"me:se:cret") && users.has(b"you:other"));
         assert!(!users.has(b"me:se") && !users.has(b"# ours"));
         assert_eq!(Users::parse("me:x\nyou\n").unwrap_err(), 2);
+        assert_eq!(Users::parse("me:$argon2id$v=19\n").unwrap_err(), 1);
         assert_eq!(format!("{users:?}"), "Users(2)");
     }
 }

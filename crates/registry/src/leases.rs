@@ -70,7 +70,7 @@ struct Change {
 pub struct Leases {
     limits: Limits,
     applications: BTreeMap<String, BTreeMap<String, Entry>>,
-    /// What operators set, by application and instance; it outlives a registration anew.
+    /// What operators set, by application and instance; it outlives a registration anew, not the lease.
     overrides: BTreeMap<(String, String), InstanceStatus>,
     changes: VecDeque<Change>,
     version: u64,
@@ -112,7 +112,9 @@ impl Leases {
             && known.instance.last_dirty_timestamp > instance.last_dirty_timestamp
         {
             // An older copy that was long on its way renews the lease, and changes nothing.
+            let duration_secs = instance.lease.duration_secs;
             instance = known.instance.clone();
+            instance.lease.duration_secs = duration_secs;
         }
         let key = (instance.app.clone(), instance.instance_id.clone());
         let before = known.map(|entry| entry.instance.lease);
@@ -184,7 +186,6 @@ impl Leases {
 
     /// Takes an instance out; true when it was there.
     pub fn cancel(&mut self, application: &str, id: &str, now: Timestamp) -> bool {
-        self.overrides.remove(&key(application, id));
         self.remove(application, id, now).is_some()
     }
 
@@ -378,6 +379,7 @@ impl Leases {
 
     fn remove(&mut self, application: &str, id: &str, now: Timestamp) -> Option<Instance> {
         let name = application.to_uppercase();
+        self.overrides.remove(&(name.clone(), id.to_owned()));
         let entries = self.applications.get_mut(&name)?;
         let mut instance = entries.remove(id)?.instance;
         if entries.is_empty() {

@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use munjigi_eureka::Instance;
-use munjigi_foundation::clock::Clock;
+use munjigi_foundation::clock::{Clock, Timestamp};
 use munjigi_foundation::listen;
 use munjigi_foundation::settings::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,10 +49,29 @@ struct Shared {
     leases: Mutex<Leases>,
     /// The version of what is held, sent after each change.
     version: watch::Sender<u64>,
-    clock: Clock,
+    ticks: Ticks,
     kept: Option<Kept>,
     settings: RegistrySettings,
-    address: SocketAddr,
+}
+
+/// The time of day that leases count by: it never jumps, whatever is done to the machine's clock.
+#[derive(Debug)]
+struct Ticks {
+    start: Timestamp,
+    since: Instant,
+}
+
+impl Ticks {
+    fn from(start: Timestamp) -> Self {
+        Self {
+            start,
+            since: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.start.plus(self.since.elapsed())
+    }
 }
 
 impl Registry {
@@ -75,10 +95,9 @@ impl Registry {
         let shared = Arc::new(Shared {
             leases: Mutex::new(Leases::new(settings.limits)),
             version: watch::Sender::new(0),
-            clock,
+            ticks: Ticks::from(clock.now()),
             kept,
             settings,
-            address,
         });
         let router = face::router(Arc::clone(&shared));
         tasks.spawn(listen::serve(listener, router, limits, shutdown.clone()));
@@ -140,7 +159,7 @@ async fn expire(shared: Arc<Shared>, shutdown: CancellationToken) {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let now = shared.clock.now();
+        let now = shared.ticks.now();
         for gone in shared.change(|leases| leases.expire(now)) {
             tracing::warn!(
                 app = gone.app,

@@ -27,6 +27,13 @@ pub static SCHEMA: &Schema = &Schema {
             "",
             "anybody who reaches its address may register, but for names kept by [cluster]",
         ),
+        Key::new(
+            "hosts",
+            "list of text",
+            "[]",
+            "",
+            "names by which clients reach it, beside literal addresses and localhost",
+        ),
         Key::new("limits", "table", "", "", "what it holds at the most"),
         Key::later("peers", "registries that replicate to each other"),
         Key::later("tls", "certificates of its address"),
@@ -84,6 +91,8 @@ pub struct RegistrySettings {
     pub address: SocketAddr,
     /// Who may speak to it; `None`: anybody.
     pub users: Option<Users>,
+    /// Names by which clients reach it, beside literal addresses and `localhost`.
+    pub hosts: Vec<String>,
     pub limits: leases::Limits,
     pub connections_max: usize,
 }
@@ -95,6 +104,7 @@ impl RegistrySettings {
         Self {
             address,
             users: None,
+            hosts: Vec::new(),
             limits: leases::Limits::default(),
             connections_max: 8_192,
         }
@@ -125,6 +135,12 @@ impl RegistrySettings {
                 Some(users) => Some(users?),
                 None => None,
             },
+            hosts: table
+                .list::<String>("hosts")
+                .unwrap_or_default()
+                .into_iter()
+                .map(|host| host.value)
+                .collect(),
             limits: leases::Limits {
                 instances: limits.within("instances", default.instances, 1..=1_000_000),
                 metadata: limits.within("metadata", default.metadata, 0..=10_000),
@@ -160,7 +176,7 @@ fn users(auth: &Table<'_>) -> Option<Users> {
             auth.problems().error_with_hint(
                 auth.span_of("basic_file"),
                 format!("`basic_file`: line {line} is not user:password"),
-                "write one user a line, with a colon before the password",
+                "write one user a line, with a colon before the password; hashes are not in this version",
             );
             None
         }

@@ -1,4 +1,7 @@
-#![expect(clippy::indexing_slicing, reason = "reading a missing key of a JSON value gives null")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "reading a missing key of a JSON value gives null"
+)]
 
 use std::time::Duration;
 
