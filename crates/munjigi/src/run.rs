@@ -93,7 +93,7 @@ fn reload(roles: &Roles, settings: Option<settings::Settings>) {
         match gate.reload(new) {
             Ok(()) => tracing::info!("the gate's settings were reloaded"),
             Err(error) => {
-                tracing::error!(%error, "the settings were not reloaded: the running ones stay")
+                tracing::error!(%error, "the settings were not reloaded: the running ones stay");
             }
         }
     } else {

@@ -94,7 +94,7 @@ pub(crate) fn read(document: &Document, only: &[Role]) -> (Option<Settings>, Vec
     document.read(&ROOT, |root| {
         let wanted = |role: Role| only.is_empty() || only.contains(&role);
         let cluster = root.table("cluster", &CLUSTER).map(|table| cluster(&table));
-        let gate = root.table("gate", &munjigi_gate::settings::SCHEMA);
+        let gate = root.table("gate", munjigi_gate::settings::SCHEMA);
         let registry = root.table("registry", munjigi_registry::settings::SCHEMA);
         let hub = root.table("hub", munjigi_hub::settings::SCHEMA);
         let worker = root.table("worker", &munjigi_worker::settings::SCHEMA);

@@ -1,6 +1,6 @@
 //! What a stream is, told from its first bytes.
 
-/// Bytes that [`format`] wants to see.
+/// Bytes that [`format()`] wants to see.
 pub(super) const HEAD_BYTES: usize = 1024;
 
 /// A container that holds other files.

@@ -1,4 +1,4 @@
-//! The rules of the engines: what each means to a reader ([`cards`]), and what the engines know of libraries ([`model`]).
+//! The rules of the engines: what each means to a reader (`cards`), and what the engines know of libraries ([`model`]).
 
 mod injection;
 pub(crate) mod model;

@@ -198,21 +198,26 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     });
     let methods = read_methods(table);
     let lookup = read_lookup(table, path.as_ref());
+    let websocket = read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET));
+    let timeout = read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT));
+    let request_body_max = table.get::<Size>("request_body_max").map(Size::bytes);
+    let attempts = read_retry(&table.table_or_empty("retry", &schema::RETRY));
+    let name = table.get::<String>("name");
+    // All of it was read by now, so that all that is wrong is known.
     let service = service?;
-    let settings = RouteSettings {
-        name: table.or("name", service.clone()),
+    Some(RouteSettings {
+        name: name.unwrap_or_else(|| service.clone()),
         listeners: names.map(values),
         hosts,
         path: path?,
         methods,
         lookup,
-        websocket: read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET)),
-        timeout: read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT)),
-        request_body_max: table.get::<Size>("request_body_max").map(Size::bytes),
-        attempts: read_retry(&table.table_or_empty("retry", &schema::RETRY)),
+        websocket,
+        timeout,
+        request_body_max,
+        attempts,
         service,
-    };
-    Some(settings)
+    })
 }
 
 fn read_methods(table: &Table<'_>) -> Option<Vec<String>> {

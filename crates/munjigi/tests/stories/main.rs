@@ -1,5 +1,11 @@
 //! Stories of the whole program: real processes, real sockets, ports of their own.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it saw"
+)]
 
 mod chaos;
 mod events;

@@ -58,6 +58,46 @@ fn lines(output: &Output) -> Vec<Value> {
         .collect()
 }
 
+/// The worker answers 410 for what the hub has collected.
+async fn workers_copy_is_gone(up: &Up, data: &Path, done: &Value) {
+    let inner = up.runtime["inner"].as_str().unwrap();
+    let secret = std::fs::read_to_string(data.join("cluster.secret")).unwrap();
+    let gone = reqwest::Client::new()
+        .get(format!(
+            "{inner}/analysis?serverId={}&analyzeId={}",
+            done["serverId"].as_str().unwrap(),
+            done["analyzeId"].as_str().unwrap()
+        ))
+        .bearer_auth(secret.trim())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(gone.status(), 410);
+}
+
+/// `munjigi result` writes what a result holds.
+async fn result_is_fetched(up: &Up, data: &Path, folder: &Path, event_id: &str) {
+    let out = folder.join("out");
+    let result = munjigi(up, data, &["result", event_id, "-o", out.to_str().unwrap()]).await;
+    assert!(
+        result.status.success(),
+        "{}",
+        String::from_utf8_lossy(&result.stderr)
+    );
+    let found = walk(&out);
+    for name in [
+        "findings.jsonl",
+        "report.sarif",
+        "coverage.json",
+        "summary.json",
+    ] {
+        assert!(
+            found.iter().any(|path| path.ends_with(name)),
+            "{name} is not in {found:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_archive_becomes_findings_with_one_command() {
     let folder = tempfile::tempdir().unwrap();
@@ -88,20 +128,7 @@ async fn an_archive_becomes_findings_with_one_command() {
     let done = lines.iter().find(|line| line["status"] == "DONE").unwrap();
     let event_id = done["eventId"].as_str().unwrap();
 
-    // The worker's copy is gone.
-    let inner = up.runtime["inner"].as_str().unwrap();
-    let secret = std::fs::read_to_string(data.join("cluster.secret")).unwrap();
-    let gone = reqwest::Client::new()
-        .get(format!(
-            "{inner}/analysis?serverId={}&analyzeId={}",
-            done["serverId"].as_str().unwrap(),
-            done["analyzeId"].as_str().unwrap()
-        ))
-        .bearer_auth(secret.trim())
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(gone.status(), 410);
+    workers_copy_is_gone(&up, &data, done).await;
 
     // The findings are there, by API and as files.
     let client = Client::new(
@@ -117,30 +144,7 @@ async fn an_archive_becomes_findings_with_one_command() {
         first["locations"][0]["physicalLocation"]["artifactLocation"]["uri"],
         "ping.py"
     );
-    let out = folder.path().join("out");
-    let result = munjigi(
-        &up,
-        &data,
-        &["result", event_id, "-o", out.to_str().unwrap()],
-    )
-    .await;
-    assert!(
-        result.status.success(),
-        "{}",
-        String::from_utf8_lossy(&result.stderr)
-    );
-    let found = walk(&out);
-    for name in [
-        "findings.jsonl",
-        "report.sarif",
-        "coverage.json",
-        "summary.json",
-    ] {
-        assert!(
-            found.iter().any(|path| path.ends_with(name)),
-            "{name} is not in {found:?}"
-        );
-    }
+    result_is_fetched(&up, &data, folder.path(), event_id).await;
 
     // --fail-on makes findings an exit code.
     let failing = munjigi(
