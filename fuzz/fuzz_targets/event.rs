@@ -14,5 +14,5 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-    job.status();
+    assert_eq!(job.status(), job.clone().status());
 });
