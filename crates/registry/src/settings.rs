@@ -127,6 +127,7 @@ impl RegistrySettings {
                 "set auth = { basic_file = \"users\" }, or open = true if the network around it is yours",
             );
         }
+        let hosts = table.list::<String>("hosts").unwrap_or_default();
         let limits = table.table_or_empty("limits", &LIMITS);
         let default = leases::Limits::default();
         Some(Self {
@@ -135,12 +136,7 @@ impl RegistrySettings {
                 Some(users) => Some(users?),
                 None => None,
             },
-            hosts: table
-                .list::<String>("hosts")
-                .unwrap_or_default()
-                .into_iter()
-                .map(|host| host.value)
-                .collect(),
+            hosts: hosts.into_iter().map(|host| host.value).collect(),
             limits: leases::Limits {
                 instances: limits.within("instances", default.instances, 1..=1_000_000),
                 metadata: limits.within("metadata", default.metadata, 0..=10_000),
