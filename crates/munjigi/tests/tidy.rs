@@ -40,16 +40,18 @@ fn metadata() -> Value {
 const ARROWS: &[(&str, &[&str])] = &[
     ("foundation", &[]),
     ("analyzer", &[]),
+    ("ipfilter", &[]),
     ("eureka", &["foundation"]),
     ("events", &["foundation"]),
     ("registry", &["eureka", "foundation"]),
-    ("gate", &["eureka", "foundation"]),
+    ("gate", &["eureka", "ipfilter", "foundation"]),
     ("hub", &["events", "eureka", "foundation"]),
     ("worker", &["events", "eureka", "analyzer", "foundation"]),
     (
         "munjigi",
         &[
             "gate",
+            "ipfilter",
             "registry",
             "hub",
             "worker",

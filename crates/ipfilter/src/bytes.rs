@@ -1,0 +1,176 @@
+//! The compiled form: a header, then sections. All numbers have their little end first.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..8 | `munjigiR` |
+//! | 8..12 | version, 1 |
+//! | 12..16 | 1: allow is asked first; 2: the default allows |
+//! | 16..24 | length of the whole |
+//! | 24..32 | checksum of all that follows |
+//! | 32..36 | how many rules |
+//! | 36..48 | the constants of the three tables |
+//! | 48..240 | the sections: offset and length, 8 bytes each |
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::key::Key;
+use crate::table::Parts;
+
+pub(crate) const MAGIC: &[u8; 8] = b"munjigiR";
+pub(crate) const VERSION: u32 = 1;
+const SECTIONS_AT: usize = 48;
+pub(crate) const SECTIONS: usize = 12;
+const HEADER: usize = SECTIONS_AT + SECTIONS * 16;
+
+pub(crate) const ALLOW_FIRST: u32 = 1;
+pub(crate) const DEFAULT_ALLOWS: u32 = 2;
+
+/// Three tables take sections 0 to 8; then come what lint found and the sources.
+pub(crate) const IDLE: usize = 9;
+pub(crate) const UNALIGNED: usize = 10;
+pub(crate) const SOURCES: usize = 11;
+
+/// Why bytes are no compiled rule set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BadBytes {
+    /// They do not begin like one.
+    Magic,
+    /// Another version made them.
+    Version(u32),
+    /// There are fewer or more of them than they say.
+    Length,
+    /// They were changed.
+    Checksum,
+    /// A part does not lie where it must, or points outside.
+    Structure,
+}
+
+impl fmt::Display for BadBytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic => formatter.write_str("these bytes are no compiled rule set"),
+            Self::Version(other) => write!(
+                formatter,
+                "this rule set was compiled as version {other}, version {VERSION} is known: compile it anew"
+            ),
+            Self::Length => formatter.write_str("the compiled rule set is cut"),
+            Self::Checksum => formatter.write_str("the compiled rule set was changed"),
+            Self::Structure => formatter.write_str("the compiled rule set is inconsistent"),
+        }
+    }
+}
+
+impl std::error::Error for BadBytes {}
+
+/// What the header says.
+#[derive(Debug, Clone)]
+pub(crate) struct Header {
+    pub(crate) flags: u32,
+    pub(crate) rules: u32,
+    pub(crate) constants: [u32; 3],
+    pub(crate) sections: [Range<usize>; SECTIONS],
+}
+
+/// Puts a compiled rule set together.
+pub(crate) fn join(
+    flags: u32,
+    rules: u32,
+    tables: [Parts; 3],
+    [idle, unaligned, sources]: [Vec<u8>; 3],
+) -> Vec<u8> {
+    let constants = tables.each_ref().map(|parts| parts.constant);
+    let mut sections: Vec<Vec<u8>> = Vec::with_capacity(SECTIONS);
+    for parts in tables {
+        sections.extend([parts.nodes, parts.buckets, parts.entries]);
+    }
+    sections.extend([idle, unaligned, sources]);
+    let total = HEADER + sections.iter().map(Vec::len).sum::<usize>();
+    let mut bytes = Vec::with_capacity(total);
+    bytes.extend_from_slice(MAGIC);
+    for word in [VERSION, flags] {
+        word.write(&mut bytes);
+    }
+    (total as u64).write(&mut bytes);
+    let checksum_at = bytes.len();
+    0_u64.write(&mut bytes);
+    rules.write(&mut bytes);
+    for constant in constants {
+        constant.write(&mut bytes);
+    }
+    let mut offset = HEADER;
+    for section in &sections {
+        (offset as u64).write(&mut bytes);
+        (section.len() as u64).write(&mut bytes);
+        offset += section.len();
+    }
+    for section in sections {
+        bytes.extend_from_slice(&section);
+    }
+    let checksum = bytes.get(checksum_at + 8..).map_or(0, checksum);
+    if let Some(slot) = bytes.get_mut(checksum_at..checksum_at + 8) {
+        slot.copy_from_slice(&checksum.to_le_bytes());
+    }
+    bytes
+}
+
+/// Reads and checks the header.
+pub(crate) fn header(bytes: &[u8]) -> Result<Header, BadBytes> {
+    let word = |at: usize| bytes.get(at..).map_or(0, u32::read);
+    let long = |at: usize| bytes.get(at..).map_or(0, u64::read);
+    if bytes.get(..8) != Some(MAGIC.as_slice()) {
+        return Err(BadBytes::Magic);
+    }
+    if bytes.len() < HEADER {
+        return Err(BadBytes::Length);
+    }
+    if word(8) != VERSION {
+        return Err(BadBytes::Version(word(8)));
+    }
+    if long(16) != bytes.len() as u64 {
+        return Err(BadBytes::Length);
+    }
+    if bytes.get(32..).map(checksum) != Some(long(24)) {
+        return Err(BadBytes::Checksum);
+    }
+    let mut sections: [Range<usize>; SECTIONS] = std::array::from_fn(|_| 0..0);
+    for (place, section) in sections.iter_mut().enumerate() {
+        let at = SECTIONS_AT + place * 16;
+        let start = usize::try_from(long(at)).map_err(|_| BadBytes::Structure)?;
+        let length = usize::try_from(long(at + 8)).map_err(|_| BadBytes::Structure)?;
+        let end = start.checked_add(length).ok_or(BadBytes::Structure)?;
+        if start < HEADER || end > bytes.len() {
+            return Err(BadBytes::Structure);
+        }
+        *section = start..end;
+    }
+    Ok(Header {
+        flags: word(12),
+        rules: word(32),
+        constants: [word(36), word(40), word(44)],
+        sections,
+    })
+}
+
+/// Finds accidents, not forgers: words multiplied and mixed (four chains, so that a million rules
+/// take a few milliseconds).
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |sum: u64, word: u64| (sum ^ word).wrapping_mul(PRIME).rotate_left(29);
+    let mut sums = [1_u64, 2, 3, 4];
+    let mut blocks = bytes.chunks_exact(32);
+    for block in &mut blocks {
+        for (sum, word) in sums.iter_mut().zip(block.chunks_exact(8)) {
+            *sum = mix(*sum, u64::read(word));
+        }
+    }
+    let mut sum = bytes.len() as u64;
+    for part in sums {
+        sum = mix(sum, part);
+    }
+    for byte in blocks.remainder() {
+        sum = mix(sum, u64::from(*byte));
+    }
+    sum ^ sum >> 32
+}

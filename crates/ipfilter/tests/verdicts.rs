@@ -1,0 +1,341 @@
+//! A million random verdicts over random rule sets equal those of a loop over all rules.
+//!
+//! The seed is printed; `MUNJIGI_SEED=N cargo test -p munjigi-ipfilter` runs it again.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use munjigi_ipfilter::{Action, Kind, Order, RuleSet};
+
+const VERDICTS: usize = 1_000_000;
+
+/// Steele, Lea and Flood's SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn wide(&mut self) -> u128 {
+        u128::from(self.next()) << 64 | u128::from(self.next())
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the seed comes from outside, or from the clock"
+)]
+fn seed() -> u64 {
+    let seed = std::env::var("MUNJIGI_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| {
+            let now = std::time::SystemTime::now();
+            now.duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_nanos() as u64
+        });
+    println!("MUNJIGI_SEED={seed}");
+    seed
+}
+
+/// One family's rule, as a person would check it.
+struct Simple {
+    v6: bool,
+    first: u128,
+    last: u128,
+    action: Action,
+    line: u32,
+}
+
+/// Random rules as text and as ranges, and addresses worth asking about.
+struct Case {
+    text: String,
+    rules: Vec<Simple>,
+    order: Order,
+    default: Action,
+    borders: Vec<IpAddr>,
+}
+
+fn address(random: &mut Random, v6: bool, near: &[u128]) -> u128 {
+    let bits = if v6 { 128 } else { 32 };
+    let mask = u128::MAX >> (128 - bits);
+    // Rules that lie together: the beginning of an earlier one, other bits behind it.
+    if !near.is_empty() && random.below(3) > 0 {
+        let keep = random.below(bits + 1);
+        let host = mask.checked_shr(keep as u32).unwrap_or(0);
+        return near[random.below(near.len())] & !host & mask | random.wide() & host;
+    }
+    let wide = random.wide();
+    // Few of the first bits, so that wide rules meet narrow ones.
+    match random.below(4) {
+        0 => wide & mask,
+        1 => wide & mask & (mask >> 1 | mask << 3),
+        2 => wide & mask >> random.below(bits),
+        _ => (wide & 0xff) | (wide & mask) >> (bits - 4) << (bits - 4),
+    }
+}
+
+fn ip(v6: bool, value: u128) -> IpAddr {
+    if v6 {
+        Ipv6Addr::from(value).into()
+    } else {
+        Ipv4Addr::from(value as u32).into()
+    }
+}
+
+fn is_mapped(value: u128) -> bool {
+    value >> 32 == 0xffff
+}
+
+fn case(random: &mut Random) -> Case {
+    let mut case = Case {
+        text: String::new(),
+        rules: Vec::new(),
+        order: if random.below(2) == 0 {
+            Order::AllowFirst
+        } else {
+            Order::DenyFirst
+        },
+        default: if random.below(2) == 0 {
+            Action::Allow
+        } else {
+            Action::Deny
+        },
+        borders: Vec::new(),
+    };
+    writeln!(case.text, "order {}", case.order).unwrap();
+    writeln!(case.text, "default {}", case.default == Action::Allow).unwrap();
+    let count = match random.below(100) {
+        0..10 => random.below(4),
+        10..90 => random.below(60),
+        90..99 => random.below(600),
+        _ => random.below(6_000),
+    };
+    let (mut near4, mut near6) = (Vec::new(), Vec::new());
+    for line in 3..count as u32 + 3 {
+        let v6 = random.below(2) == 0;
+        let near = if v6 { &mut near6 } else { &mut near4 };
+        let bits: u32 = if v6 { 128 } else { 32 };
+        let base = address(random, v6, near);
+        near.push(base);
+        let mask = u128::MAX >> (128 - bits);
+        let action = if random.below(2) == 0 {
+            Action::Allow
+        } else {
+            Action::Deny
+        };
+        let mut add = |v6, first, last| {
+            case.rules.push(Simple {
+                v6,
+                first,
+                last,
+                action,
+                line,
+            });
+        };
+        let pattern = match random.below(20) {
+            0 => {
+                add(false, 0, u128::from(u32::MAX));
+                add(true, 0, u128::MAX);
+                "all".to_owned()
+            }
+            1..4 => {
+                let other = address(random, v6, near);
+                let (first, last) = (base.min(other), base.max(other));
+                let mapped = v6 && is_mapped(first) && is_mapped(last);
+                let cut = if mapped { u128::from(u32::MAX) } else { mask };
+                add(v6 && !mapped, first & cut, last & cut);
+                format!("{}-{}", ip(v6, first), ip(v6, last))
+            }
+            4..6 if !v6 => {
+                let keep = 8 * (1 + random.below(3)) as u32;
+                let octets = Ipv4Addr::from(base as u32).octets();
+                let shown: Vec<_> = octets[..keep as usize / 8]
+                    .iter()
+                    .map(u8::to_string)
+                    .collect();
+                let host = mask >> keep;
+                add(false, base & !host, base | host);
+                format!("{}.*", shown.join("."))
+            }
+            _ => {
+                let prefix = match random.below(3) {
+                    0 => bits,
+                    1 => random.below(bits as usize + 1) as u32,
+                    _ => bits - random.below(bits as usize / 4) as u32,
+                };
+                let host = mask.checked_shr(prefix).unwrap_or(0);
+                if v6 && prefix >= 96 && is_mapped(base) {
+                    let low = u128::from(u32::MAX);
+                    add(false, base & !host & low, (base | host) & low);
+                } else {
+                    add(v6, base & !host, base | host);
+                }
+                format!("{}/{prefix}", ip(v6, base))
+            }
+        };
+        writeln!(case.text, "{action} from {pattern}").unwrap();
+    }
+    for rule in &case.rules {
+        let most = if rule.v6 {
+            u128::MAX
+        } else {
+            u128::from(u32::MAX)
+        };
+        for at in [rule.first, rule.last] {
+            case.borders.push(ip(rule.v6, at));
+            case.borders.push(ip(rule.v6, at.saturating_sub(1)));
+            case.borders
+                .push(ip(rule.v6, at.saturating_add(1).min(most)));
+        }
+    }
+    case
+}
+
+/// The verdict, by looking at every rule.
+fn brute_force(case: &Case, address: IpAddr) -> (bool, Option<u32>) {
+    let (v6, key) = match address.to_canonical() {
+        IpAddr::V4(v4) => (false, u128::from(u32::from(v4))),
+        IpAddr::V6(v6) => (true, u128::from(v6)),
+    };
+    let second = match case.order.first() {
+        Action::Allow => Action::Deny,
+        Action::Deny => Action::Allow,
+    };
+    for action in [case.order.first(), second] {
+        let best = case
+            .rules
+            .iter()
+            .filter(|rule| rule.v6 == v6 && rule.action == action)
+            .filter(|rule| (rule.first..=rule.last).contains(&key))
+            .min_by_key(|rule| (rule.last - rule.first, rule.line));
+        if let Some(rule) = best {
+            return (action == Action::Allow, Some(rule.line));
+        }
+    }
+    (case.default == Action::Allow, None)
+}
+
+#[test]
+fn a_million_verdicts_equal_brute_force() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let (mut done, mut sets) = (0, 0);
+    while done < VERDICTS {
+        let case = case(&mut random);
+        let rules = RuleSet::parse(&case.text).unwrap_or_else(|problems| {
+            panic!("seed {seed}: {problems:?}\n{}", case.text);
+        });
+        let reopened = RuleSet::from_bytes(rules.as_bytes()).unwrap();
+        sets += 1;
+        for turn in 0..500 {
+            let near: Vec<u128> = case.rules.iter().map(|rule| rule.first).collect();
+            let address = if case.borders.is_empty() || turn % 3 == 0 {
+                let v6 = random.below(2) == 0;
+                ip(v6, address(&mut random, v6, &near))
+            } else {
+                case.borders[random.below(case.borders.len())]
+            };
+            let verdict = rules.verdict(address);
+            let (allow, line) = brute_force(&case, address);
+            assert_eq!(
+                (verdict.allow, verdict.rule.map(|rule| rule.line)),
+                (allow, line),
+                "seed {seed}, {address}\n{}",
+                case.text
+            );
+            assert_eq!(reopened.verdict(address), verdict);
+            done += 1;
+        }
+    }
+    println!("{done} verdicts over {sets} rule sets");
+}
+
+#[test]
+fn a_rule_changes_no_verdict_outside_its_addresses() {
+    let seed = seed();
+    let mut random = Random(seed);
+    for _ in 0..300 {
+        let case = case(&mut random);
+        let before = RuleSet::parse(&case.text).unwrap();
+        let v6 = random.below(2) == 0;
+        let bits = if v6 { 128 } else { 32 };
+        let base = address(&mut random, v6, &[]);
+        let prefix = random.below(bits + 1);
+        let added = format!("{}deny from {}/{prefix}\n", case.text, ip(v6, base));
+        let after = RuleSet::parse(&added).unwrap();
+        let host = (u128::MAX >> (128 - bits))
+            .checked_shr(prefix as u32)
+            .unwrap_or(0);
+        for address in case.borders {
+            let inside = match address.to_canonical() {
+                IpAddr::V4(v4) => !v6 && (u128::from(u32::from(v4)) ^ base) & !host == 0,
+                IpAddr::V6(address) => v6 && (u128::from(address) ^ base) & !host == 0,
+            };
+            if !inside && !(v6 && is_mapped(base)) {
+                let (old, new) = (before.verdict(address), after.verdict(address));
+                assert_eq!(old, new, "seed {seed}, {address}\n{added}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lint_names_the_rules_that_never_decide() {
+    let seed = seed();
+    let mut random = Random(seed);
+    for _ in 0..300 {
+        let case = case(&mut random);
+        let rules = RuleSet::parse(&case.text).unwrap();
+        let mut decides: Vec<u32> = case
+            .borders
+            .iter()
+            .filter_map(|address| brute_force(&case, *address).1)
+            .collect();
+        decides.sort_unstable();
+        for problem in rules.lint() {
+            match problem.kind {
+                Kind::Unaligned { .. } => {}
+                Kind::Duplicate { .. } | Kind::Overruled { .. } | Kind::Covered { .. } => {
+                    assert!(
+                        decides.binary_search(&problem.line).is_err(),
+                        "seed {seed}: {problem:?}\n{}",
+                        case.text
+                    );
+                }
+                _ => panic!("seed {seed}: {problem:?}"),
+            }
+        }
+        // What decides an address decides one beside a border of some rule.
+        let idle: Vec<u32> = rules
+            .lint()
+            .iter()
+            .filter(|problem| !matches!(problem.kind, Kind::Unaligned { .. }))
+            .map(|problem| problem.line)
+            .collect();
+        for rule in &case.rules {
+            assert!(
+                decides.binary_search(&rule.line).is_ok() || idle.contains(&rule.line),
+                "seed {seed}: line {} neither decides nor is told\n{}",
+                rule.line,
+                case.text
+            );
+        }
+    }
+}
