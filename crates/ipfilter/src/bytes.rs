@@ -83,7 +83,7 @@ pub(crate) fn join(
     let constants = tables.each_ref().map(|parts| parts.constant);
     let mut sections: Vec<Vec<u8>> = Vec::with_capacity(SECTIONS);
     for parts in tables {
-        sections.extend([parts.nodes, parts.buckets, parts.entries]);
+        sections.extend([parts.nodes, parts.index, parts.words]);
     }
     sections.extend([idle, unaligned, sources]);
     let total = HEADER + sections.iter().map(Vec::len).sum::<usize>();

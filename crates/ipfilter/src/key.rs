@@ -1,5 +1,8 @@
 //! The three widths of keys: IPv4, the first half of IPv6, all of IPv6.
 
+/// Entries that are searched without a branch.
+pub(crate) const LANES: usize = 7;
+
 /// An address as a number.
 pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
     /// Bytes of a key.
@@ -8,6 +11,9 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
     const ENTRY: usize = Self::BYTES + 4;
     const MAX: Self;
 
+    /// How many of the first `own` entries, at most seven, have a key of at most `key`; they are
+    /// sorted. `None` when there is no room for eight. Three steps without a branch.
+    fn seek(entries: &[u8], own: usize, key: Self) -> Option<usize>;
     /// From the first bytes, little end first; zero when there are too few.
     fn read(bytes: &[u8]) -> Self;
     fn write(self, bytes: &mut Vec<u8>);
@@ -16,9 +22,9 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
     fn narrow(wide: u128) -> Self;
     /// `self - other`, modulo the width.
     fn minus(self, other: Self) -> Self;
-    /// `min(self >> shift, most)`; 0 where all bits are shifted out.
+    /// `min(self >> shift, most)`, for a shift below the width.
     fn shifted(self, shift: u32, most: u32) -> u32;
-    /// True when `self < 2^power`.
+    /// True when `self < 2^power`, for a power below the width.
     fn is_below(self, power: u32) -> bool;
 
     fn next(self) -> Option<Self> {
@@ -31,6 +37,20 @@ macro_rules! key {
         impl Key for $type {
             const BYTES: usize = size_of::<$type>();
             const MAX: Self = <$type>::MAX;
+
+            #[inline]
+            fn seek(entries: &[u8], own: usize, key: Self) -> Option<usize> {
+                let block = entries.first_chunk::<{ (LANES + 1) * Self::ENTRY }>()?;
+                let (lanes, _) = block.as_chunks::<{ Self::ENTRY }>();
+                let before = |place: usize| {
+                    let lane = lanes.get(place % (LANES + 1));
+                    let lane = lane.is_some_and(|lane| Self::read(lane) <= key);
+                    usize::from((place < own) & lane)
+                };
+                let mut count = 4 * before(3);
+                count += 2 * before(count + 1);
+                Some(count + before(count))
+            }
 
             #[inline]
             fn read(bytes: &[u8]) -> Self {
@@ -60,13 +80,13 @@ macro_rules! key {
 
             #[inline]
             fn shifted(self, shift: u32, most: u32) -> u32 {
-                let shifted = self.checked_shr(shift).unwrap_or(0);
+                let shifted = self.wrapping_shr(shift);
                 u32::try_from(shifted).unwrap_or(most).min(most)
             }
 
             #[inline]
             fn is_below(self, power: u32) -> bool {
-                self.checked_shr(power).unwrap_or(0) == 0
+                self.wrapping_shr(power) == 0
             }
         }
     };

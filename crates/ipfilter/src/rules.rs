@@ -161,18 +161,19 @@ impl<B: AsRef<[u8]>> RuleSet<B> {
             IpAddr::V4(v4) => self.v4.find(self.data.as_ref(), v4.into()),
             IpAddr::V6(v6) => self.find_v6(v6),
         };
-        let rule = self.line_of(tag);
-        Verdict {
-            allow: if rule.is_some() {
-                tag & ALLOW != 0
-            } else {
-                self.default == Action::Allow
+        match self.line_of(tag) {
+            None => Verdict {
+                allow: self.default == Action::Allow,
+                rule: None,
             },
-            rule,
+            rule => Verdict {
+                allow: tag & ALLOW != 0,
+                rule,
+            },
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn find_v6(&self, address: Ipv6Addr) -> Tag {
         let data = self.data.as_ref();
         let key = u128::from(address);
@@ -191,16 +192,25 @@ impl<B: AsRef<[u8]>> RuleSet<B> {
         if place == 0 {
             return None;
         }
-        let (mut source, mut before) = (0, 0);
-        for (number, known) in (0..).zip(&self.sources) {
-            if known.before < place {
-                (source, before) = (number, known.before);
-            }
+        if self.sources.len() == 1 {
+            return Some(Line {
+                source: 0,
+                line: place,
+            });
         }
-        Some(Line {
-            source,
-            line: place - before,
-        })
+        Some(self.line_of_several(place))
+    }
+
+    #[inline(never)]
+    fn line_of_several(&self, place: u32) -> Line {
+        let sources = &self.sources;
+        let later = sources.partition_point(|source| source.before < place);
+        let source = later.saturating_sub(1);
+        let before = sources.get(source).map_or(0, |source| source.before);
+        Line {
+            source: u32::try_from(source).unwrap_or(u32::MAX),
+            line: place.saturating_sub(before),
+        }
     }
 
     /// The verdict on `address`, with what it takes to tell it.

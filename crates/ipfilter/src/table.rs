@@ -1,7 +1,7 @@
 //! The table of verdicts: pieces of the address space, found in one or two steps.
 //!
 //! A node spreads the addresses between its first and its last border evenly over buckets of about
-//! four entries; an address reaches its bucket by one multiplication. A bucket that is still
+//! three entries; an address reaches its bucket by one multiplication. A bucket that is still
 //! crowded (rules come in clusters) is a node of its own. So the cost of a look-up depends on how
 //! rules are spread, hardly on their number.
 //!
@@ -10,41 +10,52 @@
 //! stands alone takes one entry, though it has two borders, and one with many exceptions takes no
 //! more.
 //!
-//! Everything is read from bytes, within bounds.
+//! Three parts, all read within bounds:
+//!
+//! | part | holds |
+//! |---|---|
+//! | nodes | 40 bytes each: see [`Node`]; the first one is the root |
+//! | index | for each 32 buckets 68 bytes: a place in the words, and 32 distances from it, two bytes each. Small, so that it stays in a near cache |
+//! | words | buckets: a head (the background, and how many entries in the low seven bits), then the entries, each a key and a value. Places count four bytes |
 
+use std::hint::select_unpredictable;
 use std::ops::Range;
 
-use crate::key::Key;
+use crate::key::{Key, LANES};
 use crate::sweep::{TAG_MASK, Tag};
 
-/// The low seven bits of an entry's value: how many addresses it covers, as a power of two.
+/// The low seven bits of an entry's value: how many addresses it covers, as a power of two. Those
+/// of a bucket's head: how many entries it has.
 const CODE: u32 = 0x7f;
-/// It covers all up to the next entry.
+/// Of an entry: it covers all up to the next one.
 const OPEN: u32 = 127;
-/// In a bucket's background: the bucket is the node that stands where a line would.
+/// Of a head: the bucket is the node whose number stands where a line would.
 const INNER: u32 = 126;
+/// Of a head: two words follow, where its entries are and how many.
+const LONG: u32 = 125;
 /// Powers above take an open entry.
 const POWER_MAX: u32 = 100;
 
-/// Entries looked at in one go, without a branch.
-const LANES: usize = 8;
 /// Entries that a bucket should have.
-const PER_BUCKET: usize = 4;
+const PER_BUCKET: usize = 3;
 /// Entries above which a bucket becomes a node.
 const CROWDED: usize = 12;
-/// Nodes on the way to a bucket. Below, a crowded bucket is searched by halves.
+/// Nodes below the root on the way to a bucket. Below, a crowded bucket is searched by halves.
 const DEPTH_MAX: usize = 8;
 const BUCKETS_MAX: usize = 1 << 26;
 
 const NODE_BYTES: usize = 40;
-const BUCKET_BYTES: usize = 8;
+/// Buckets of one block of the index.
+const BLOCK: usize = 32;
+const BLOCK_BYTES: usize = 4 + 2 * BLOCK;
+const WORD: usize = 4;
 
 /// Where the parts of a table stand in the bytes of a rule set.
 #[derive(Debug, Clone)]
 pub(crate) struct Table<K> {
     nodes: Range<usize>,
-    buckets: Range<usize>,
-    entries: Range<usize>,
+    index: Range<usize>,
+    words: Range<usize>,
     /// `None` where one value holds for all addresses.
     root: Option<Node<K>>,
     constant: Tag,
@@ -54,8 +65,8 @@ pub(crate) struct Table<K> {
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     pub(crate) nodes: Vec<u8>,
-    pub(crate) buckets: Vec<u8>,
-    pub(crate) entries: Vec<u8>,
+    pub(crate) index: Vec<u8>,
+    pub(crate) words: Vec<u8>,
     pub(crate) constant: Tag,
 }
 
@@ -69,8 +80,8 @@ struct Node<K> {
     shift: u32,
     /// The value below `base`.
     below: Tag,
-    /// Its first bucket.
-    buckets: u32,
+    /// The block of the index with its first bucket.
+    block: u32,
 }
 
 impl<K: Key> Node<K> {
@@ -79,14 +90,14 @@ impl<K: Key> Node<K> {
         let (scale, rest) = rest.split_at_checked(8)?;
         let (top, rest) = rest.split_at_checked(4)?;
         let (shift, rest) = rest.split_at_checked(4)?;
-        let (below, buckets) = rest.split_at_checked(4)?;
+        let (below, block) = rest.split_at_checked(4)?;
         Some(Self {
             base: K::read(base),
             scale: u64::read(scale),
             top: u32::read(top),
             shift: u32::read(shift),
             below: u32::read(below),
-            buckets: u32::read(buckets),
+            block: u32::read(block),
         })
     }
 
@@ -94,7 +105,7 @@ impl<K: Key> Node<K> {
         let mut bytes = Vec::with_capacity(NODE_BYTES);
         self.base.wide().write(&mut bytes);
         self.scale.write(&mut bytes);
-        for word in [self.top, self.shift, self.below, self.buckets] {
+        for word in [self.top, self.shift, self.below, self.block] {
             word.write(&mut bytes);
         }
         slot.copy_from_slice(&bytes);
@@ -102,19 +113,22 @@ impl<K: Key> Node<K> {
 
     /// The place of the bucket of an address at or above `base`, among the node's own.
     #[inline]
-    fn bucket_of(&self, key: K) -> u32 {
+    fn bucket_of(&self, key: K) -> usize {
         self.bucket_of_step(key.minus(self.base).shifted(self.shift, self.top))
     }
 
     #[inline]
-    fn bucket_of_step(&self, step: u32) -> u32 {
-        let place = u64::from(step).wrapping_mul(self.scale) >> 32;
-        u32::try_from(place).unwrap_or(u32::MAX)
+    fn bucket_of_step(&self, step: u32) -> usize {
+        (u64::from(step).wrapping_mul(self.scale) >> 32) as usize
+    }
+
+    fn buckets(&self) -> usize {
+        self.bucket_of_step(self.top) + 1
     }
 
     /// The first address of bucket `place`.
-    fn start_of(&self, place: u32) -> K {
-        let step = (u64::from(place) << 32).div_ceil(self.scale);
+    fn start_of(&self, place: usize) -> K {
+        let step = ((place as u64) << 32).div_ceil(self.scale);
         K::narrow(self.base.wide() + (u128::from(step) << self.shift))
     }
 
@@ -133,37 +147,8 @@ impl<K: Key> Node<K> {
             top,
             shift,
             below,
-            buckets: 0,
+            block: 0,
         }
-    }
-}
-
-/// A bucket: where its entries begin and end, and its background.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    first: usize,
-    end: usize,
-    background: u32,
-}
-
-impl Bucket {
-    /// Reads it together with the next one, whose entries begin where its own end.
-    #[inline]
-    fn read(buckets: &[u8], place: usize) -> Option<Self> {
-        let bytes = buckets.get(place.checked_mul(BUCKET_BYTES)?..)?;
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes.first_chunk::<12>()?;
-        Some(Self {
-            first: u32::from_le_bytes([a, b, c, d]) as usize,
-            background: u32::from_le_bytes([e, f, g, h]),
-            end: u32::from_le_bytes([i, j, k, l]) as usize,
-        })
-    }
-
-    fn write(slot: &mut [u8], first: usize, background: u32) {
-        let mut bytes = Vec::with_capacity(BUCKET_BYTES);
-        u32::try_from(first).unwrap_or(u32::MAX).write(&mut bytes);
-        background.write(&mut bytes);
-        slot.copy_from_slice(&bytes);
     }
 }
 
@@ -171,129 +156,158 @@ impl<K: Key> Table<K> {
     /// The table that stands at these places of `data`. Checks all that a look-up relies on.
     pub(crate) fn open(
         data: &[u8],
-        [nodes, buckets, entries]: [Range<usize>; 3],
+        [nodes, index, words]: [Range<usize>; 3],
         constant: Tag,
     ) -> Option<Self> {
         let root = data.get(nodes.clone())?.get(..NODE_BYTES);
         let table = Self {
             root: root.and_then(Node::read),
             nodes,
-            buckets,
-            entries,
+            index,
+            words,
             constant,
         };
         table.is_sound(data)?.then_some(table)
     }
 
     /// What decides on `key`.
+    ///
+    /// The places were checked by [`Table::open`]; each read is within `data` all the same. There
+    /// is hardly a branch on what was read, so that the next look-up need not wait for this one.
     #[inline]
     pub(crate) fn find(&self, data: &[u8], key: K) -> Tag {
-        let Some(root) = &self.root else {
-            return self.constant;
-        };
-        self.find_below(data, root, key).unwrap_or(0)
+        match &self.root {
+            Some(root) if key >= root.base => self.find_below(data, root, key).unwrap_or(0),
+            Some(root) => root.below,
+            None => self.constant,
+        }
     }
 
     #[inline]
     fn find_below(&self, data: &[u8], root: &Node<K>, key: K) -> Option<Tag> {
-        let buckets = data.get(self.buckets.clone())?;
-        let mut node = *root;
+        let bucket = self.bucket(data, root, key)?;
+        let (head, entries) = bucket.split_at_checked(WORD)?;
+        let head = u32::read(head);
+        let own = head & CODE;
+        if own as usize > LANES {
+            return self.find_slowly(data, bucket, key);
+        }
+        let before = K::seek(entries, own as usize, key)?;
+        let entry = entries.get(before.saturating_sub(1) * K::ENTRY..)?;
+        Self::decide(head, entry, before, key)
+    }
+
+    /// The bytes from the head of `key`'s bucket on.
+    #[inline]
+    fn bucket<'a>(&self, data: &'a [u8], node: &Node<K>, key: K) -> Option<&'a [u8]> {
+        let place = node.bucket_of(key);
+        let block = (node.block as usize + place / BLOCK) * BLOCK_BYTES;
+        let block = data
+            .get(self.index.start.wrapping_add(block)..)?
+            .first_chunk::<BLOCK_BYTES>()?;
+        let distance = block.get(WORD + place % BLOCK * 2..)?.first_chunk()?;
+        let word = u32::read(block) as usize + usize::from(u16::from_le_bytes(*distance));
+        data.get(self.words.start.wrapping_add(word * WORD)..)
+    }
+
+    /// The value of `entry`, the last of `before` entries up to `key`, if it reaches so far.
+    #[inline]
+    fn decide(head: u32, entry: &[u8], before: usize, key: K) -> Option<Tag> {
+        let value = u32::read(entry.get(K::BYTES..)?);
+        let code = value & CODE;
+        let reaches = (code == OPEN) | key.minus(K::read(entry)).is_below(code);
+        Some(select_unpredictable((before != 0) & reaches, value, head) & TAG_MASK)
+    }
+
+    /// Through inner nodes, and in buckets with many entries.
+    #[inline(never)]
+    fn find_slowly(&self, data: &[u8], bucket: &[u8], key: K) -> Option<Tag> {
+        let mut bucket = bucket;
         for _ in 0..=DEPTH_MAX {
-            if key < node.base {
-                return Some(node.below);
-            }
-            let place = node.buckets as usize + node.bucket_of(key) as usize;
-            let bucket = Bucket::read(buckets, place)?;
-            if bucket.background & CODE != INNER {
-                let entries = data.get(self.entries.clone())?;
-                return Self::find_in(entries, bucket, key);
-            }
-            let inner = (bucket.background >> 8) as usize * NODE_BYTES;
-            node = Node::read(
-                data.get(self.nodes.clone())?
-                    .get(inner..inner + NODE_BYTES)?,
-            )?;
+            let (start, entries) = bucket.split_at_checked(WORD)?;
+            let head = u32::read(start);
+            let (entries, own) = match head & CODE {
+                INNER => {
+                    let at = self.nodes.start + (head >> 8) as usize * NODE_BYTES;
+                    let node = Node::read(data.get(at..)?)?;
+                    if key < node.base {
+                        return Some(node.below);
+                    }
+                    bucket = self.bucket(data, &node, key)?;
+                    continue;
+                }
+                LONG => {
+                    let (place, rest) = entries.split_at_checked(WORD)?;
+                    let at = self.words.start + u32::read(place) as usize * WORD;
+                    (data.get(at..)?, u32::read(rest) as usize)
+                }
+                own => (entries, own as usize),
+            };
+            let before = Self::count_before(entries, own, key)?;
+            let entry = entries.get(before.saturating_sub(1) * K::ENTRY..)?;
+            return Self::decide(head, entry, before, key);
         }
         None
     }
 
-    /// The last entry at or before `key` decides, if it reaches so far. Entries of later buckets
-    /// have larger keys, so that a fixed number can be looked at.
-    #[inline]
-    fn find_in(entries: &[u8], bucket: Bucket, key: K) -> Option<Tag> {
-        let own = bucket.end.checked_sub(bucket.first)?;
-        let from = bucket.first.checked_mul(K::ENTRY)?;
-        let lanes = entries.get(from..from.checked_add(LANES * K::ENTRY)?)?;
-        let mut before = 0;
-        for entry in lanes.chunks_exact(K::ENTRY) {
-            before += usize::from(K::read(entry) <= key);
-        }
-        let before = if before == LANES && own > LANES {
-            Self::count_before(entries, bucket, key)?
-        } else {
-            before.min(own)
-        };
-        if before == 0 {
-            return Some(bucket.background);
-        }
-        let last = from + (before - 1) * K::ENTRY;
-        let entry = entries.get(last..last + K::ENTRY)?;
-        let value = u32::read(entry.get(K::BYTES..)?);
-        let code = value & CODE;
-        let inside = code == OPEN || key.minus(K::read(entry)).is_below(code);
-        Some(if inside {
-            value & TAG_MASK
-        } else {
-            bucket.background
-        })
-    }
-
-    #[cold]
-    fn count_before(entries: &[u8], bucket: Bucket, key: K) -> Option<usize> {
-        let (mut low, mut high) = (bucket.first, bucket.end);
+    fn count_before(entries: &[u8], own: usize, key: K) -> Option<usize> {
+        let (mut low, mut high) = (0, own);
         while low < high {
             let middle = low + (high - low) / 2;
-            let entry = entries.get(middle * K::ENTRY..)?;
-            if K::read(entry) <= key {
+            if K::read(entries.get(middle.checked_mul(K::ENTRY)?..)?) <= key {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        Some(low - bucket.first)
+        Some(low)
     }
 
     /// `None` or `false` when something is out of place. What holds then: a look-up stays within
     /// the parts and ends.
     fn is_sound(&self, data: &[u8]) -> Option<bool> {
         let nodes = data.get(self.nodes.clone())?;
-        let buckets = data.get(self.buckets.clone())?;
-        let entries = data.get(self.entries.clone())?;
+        let index = data.get(self.index.clone())?;
+        let words = data.get(self.words.clone())?;
         let whole = nodes.len() % NODE_BYTES == 0
-            && buckets.len() % BUCKET_BYTES == 0
-            && entries.len() % K::ENTRY == 0;
+            && index.len() % BLOCK_BYTES == 0
+            && words.len() % WORD == 0;
         if self.root.is_none() {
-            return Some(whole && buckets.is_empty() && entries.is_empty());
+            return Some(whole && index.is_empty() && words.is_empty());
         }
-        let count = (entries.len() / K::ENTRY).checked_sub(LANES)?;
-        // Each bucket belongs to one node: this bounds the work on bytes that lie.
-        let mut left = buckets.len() / BUCKET_BYTES;
-        for (id, bytes) in nodes.chunks_exact(NODE_BYTES).enumerate() {
+        let count = nodes.len() / NODE_BYTES;
+        // Each block belongs to one node: this bounds the work on bytes that lie.
+        let mut left = index.len() / BLOCK_BYTES;
+        for (number, bytes) in nodes.chunks_exact(NODE_BYTES).enumerate() {
             let node = Node::<K>::read(bytes)?;
-            let last = node.bucket_of_step(node.top);
-            left = left.checked_sub(last as usize + 2)?;
-            if node.scale > 1 << 32 || node.shift >= 128 {
+            if node.scale > 1 << 32 || node.shift as usize >= K::BYTES * 8 {
                 return Some(false);
             }
-            for place in 0..=last {
-                let place = node.buckets as usize + place as usize;
-                let bucket = Bucket::read(buckets, place)?;
-                let inner = bucket.background & CODE == INNER;
-                let child = (bucket.background >> 8) as usize;
-                if bucket.first > bucket.end
-                    || bucket.end > count
-                    || (inner && (child <= id || child >= nodes.len() / NODE_BYTES))
-                {
+            left = left.checked_sub(node.buckets().div_ceil(BLOCK))?;
+            for place in 0..node.buckets() {
+                let (block, lane) = (node.block as usize + place / BLOCK, place % BLOCK);
+                let block = index.get(block.checked_mul(BLOCK_BYTES)?..)?;
+                let distance = u16::from_le_bytes(*block.get(WORD + lane * 2..)?.first_chunk()?);
+                let word = u32::read(block) as usize + usize::from(distance);
+                let bucket = words.get(word.checked_mul(WORD)?..)?;
+                let head = u32::read(bucket);
+                let fits = match head & CODE {
+                    INNER => {
+                        let child = (head >> 8) as usize;
+                        number < child && child < count
+                    }
+                    LONG => {
+                        let at = u32::read(bucket.get(WORD..)?) as usize * WORD;
+                        let own = u32::read(bucket.get(2 * WORD..)?) as usize;
+                        let end = own.checked_mul(K::ENTRY)?.checked_add(at)?;
+                        own > 0 && bucket.len() >= 3 * WORD && end <= words.len()
+                    }
+                    own => {
+                        let lanes = (LANES + 1).max(own as usize);
+                        bucket.len() >= WORD + lanes * K::ENTRY
+                    }
+                };
+                if !fits {
                     return Some(false);
                 }
             }
@@ -308,6 +322,8 @@ pub(crate) struct Maker<K> {
     parts: Parts,
     leaf: Vec<(K, u32)>,
     local: Vec<(K, Tag)>,
+    /// Entries of long buckets, which stand behind all others, with the place of the bucket.
+    long: Vec<(usize, Vec<(K, u32)>)>,
 }
 
 impl<K: Key> Maker<K> {
@@ -319,66 +335,92 @@ impl<K: Key> Maker<K> {
             [only] => maker.parts.constant = only.1,
             [first, borders @ ..] => {
                 maker.node(first.1, borders, 0);
-                // So that the last bucket too can be looked at in one go.
-                for _ in 0..LANES {
-                    K::MAX.write(&mut maker.parts.entries);
-                    OPEN.write(&mut maker.parts.entries);
-                }
+                maker.write_long();
+                // So that the last bucket too can be read as if it were full.
+                let words = &mut maker.parts.words;
+                words.resize(words.len() + (LANES + 1) * K::ENTRY, 0);
             }
         }
         maker.parts
     }
 
-    fn entries(&self) -> usize {
-        self.parts.entries.len() / K::ENTRY
-    }
-
     /// A node over `borders`, of which there is at least one; `below` holds before the first.
     /// Returns its number.
     fn node(&mut self, below: Tag, borders: &[(K, Tag)], depth: usize) -> u32 {
-        let id = self.parts.nodes.len() / NODE_BYTES;
-        self.parts.nodes.resize((id + 1) * NODE_BYTES, 0);
+        let number = self.parts.nodes.len() / NODE_BYTES;
+        self.parts.nodes.resize((number + 1) * NODE_BYTES, 0);
         let mut node = Node::spread(borders, below, wanted_buckets(below, borders));
-        let start = self.parts.buckets.len() / BUCKET_BYTES;
-        node.buckets = u32::try_from(start).unwrap_or(u32::MAX);
-        let count = node.bucket_of_step(node.top) as usize + 1;
-        // One more, which ends the entries of the last.
-        let end = start + count + 1;
-        self.parts.buckets.resize(end * BUCKET_BYTES, 0);
-        if let Some(slot) = self.parts.nodes.get_mut(id * NODE_BYTES..) {
+        let index = self.parts.index.len();
+        node.block = small(index / BLOCK_BYTES);
+        let blocks = node.buckets().div_ceil(BLOCK);
+        self.parts.index.resize(index + blocks * BLOCK_BYTES, 0);
+        if let Some(slot) = self.parts.nodes.get_mut(number * NODE_BYTES..) {
             node.write(slot);
         }
         let mut carried = below;
         let mut rest = borders;
-        for place in 0..count {
-            let number = u32::try_from(place).unwrap_or(u32::MAX);
+        let mut inner = Vec::new();
+        let mut first = 0;
+        for place in 0..node.buckets() {
             let own = rest
                 .iter()
-                .take_while(|border| node.bucket_of(border.0) == number)
+                .take_while(|border| node.bucket_of(border.0) == place)
                 .count();
             let (own, later) = rest.split_at_checked(own).unwrap_or_default();
             rest = later;
-            let first = self.entries();
-            let background = self.bucket(node.start_of(number), carried, own, depth);
-            self.set_bucket(start + place, first, background);
+            let word = self.parts.words.len() / WORD;
+            if place % BLOCK == 0 {
+                first = word;
+            }
+            self.point(
+                index + place / BLOCK * BLOCK_BYTES,
+                place % BLOCK,
+                first,
+                word,
+            );
+            if self.bucket(node.start_of(place), carried, own, depth) {
+                inner.push((word, carried, own));
+            }
             carried = own.last().map_or(carried, |border| border.1);
         }
-        self.set_bucket(start + count, self.entries(), 0);
-        u32::try_from(id).unwrap_or(u32::MAX)
+        // Behind all buckets of this node, so that distances within a block stay small.
+        for (word, carried, borders) in inner {
+            let child = self.node(carried, borders, depth + 1);
+            self.patch(word, &[child << 8 | INNER]);
+        }
+        small(number)
     }
 
-    fn set_bucket(&mut self, place: usize, first: usize, background: u32) {
-        let at = place * BUCKET_BYTES;
-        if let Some(slot) = self.parts.buckets.get_mut(at..at + BUCKET_BYTES) {
-            Bucket::write(slot, first, background);
+    /// Writes one place of the index.
+    fn point(&mut self, block: usize, lane: usize, first: usize, word: usize) {
+        let distance = u16::try_from(word - first).unwrap_or(u16::MAX);
+        if let Some((start, lanes)) = self
+            .parts
+            .index
+            .get_mut(block..)
+            .and_then(|block| block.split_at_mut_checked(WORD))
+        {
+            start.copy_from_slice(&small(first).to_le_bytes());
+            if let Some(slot) = lanes.get_mut(lane * 2..lane * 2 + 2) {
+                slot.copy_from_slice(&distance.to_le_bytes());
+            }
         }
     }
 
-    /// Writes the entries of a bucket that begins at `start`, where `carried` holds up to the
-    /// first border; returns its background.
-    fn bucket(&mut self, start: K, carried: Tag, borders: &[(K, Tag)], depth: usize) -> u32 {
+    fn patch(&mut self, word: usize, values: &[u32]) {
+        for (place, value) in (word..).zip(values) {
+            if let Some(slot) = self.parts.words.get_mut(place * WORD..(place + 1) * WORD) {
+                slot.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+    }
+
+    /// Writes a bucket that begins at `start`, where `carried` holds up to the first border. True
+    /// when it is to become a node: then there is only room for its head.
+    fn bucket(&mut self, start: K, carried: Tag, borders: &[(K, Tag)], depth: usize) -> bool {
         if borders.is_empty() {
-            return carried;
+            carried.write(&mut self.parts.words);
+            return false;
         }
         self.local.clear();
         if borders.first().is_some_and(|border| border.0 > start) {
@@ -387,15 +429,41 @@ impl<K: Key> Maker<K> {
         self.local.extend_from_slice(borders);
         let background = background(&self.local);
         leaf(&self.local, background, &mut self.leaf);
-        if self.leaf.len() > CROWDED && depth < DEPTH_MAX {
-            return self.node(carried, borders, depth + 1) << 8 | INNER;
+        if self.leaf.len() <= CROWDED {
+            (background | small(self.leaf.len())).write(&mut self.parts.words);
+            for (key, value) in &self.leaf {
+                key.write(&mut self.parts.words);
+                value.write(&mut self.parts.words);
+            }
+            return false;
         }
-        for (key, value) in &self.leaf {
-            key.write(&mut self.parts.entries);
-            value.write(&mut self.parts.entries);
+        if depth < DEPTH_MAX {
+            0_u32.write(&mut self.parts.words);
+            return true;
         }
-        background
+        self.long
+            .push((self.parts.words.len() / WORD, self.leaf.clone()));
+        for word in [background | LONG, 0, 0] {
+            word.write(&mut self.parts.words);
+        }
+        false
     }
+
+    fn write_long(&mut self) {
+        for (word, entries) in std::mem::take(&mut self.long) {
+            let place = self.parts.words.len() / WORD;
+            self.patch(word + 1, &[small(place), small(entries.len())]);
+            for (key, value) in entries {
+                key.write(&mut self.parts.words);
+                value.write(&mut self.parts.words);
+            }
+        }
+    }
+}
+
+/// Sizes here follow from at most 2^24 lines.
+fn small(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
 }
 
 /// As many buckets as give each its few entries; fewer where most of them would be empty.

@@ -1,0 +1,137 @@
+//! Nanoseconds per look-up, for growing rule sets, beside other structures. `bench/ipfilter/run`
+//! runs it; docs/benchmarks.md says what came out.
+//!
+//! A figure is the median over rounds of: the time of 10⁶ look-ups of prepared addresses, divided
+//! by 10⁶. `free`: no look-up waits for another; `chain`: each waits for the one before.
+
+mod data;
+mod engines;
+mod report;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use data::Family;
+use engines::Kind;
+use report::Row;
+
+/// Counts the bytes that are held.
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const ADDRESSES: usize = 1_000_000;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let own_only = arguments.iter().any(|argument| argument == "--own");
+    let rounds = if quick { 3 } else { 7 };
+    let sizes: &[usize] = if quick {
+        &[10, 1_000, 100_000, 1_000_000]
+    } else {
+        &[10, 1_000, 100_000, 1_000_000, 5_000_000]
+    };
+    let mut rows = Vec::new();
+    for family in [Family::V4, Family::V6, Family::V4Clustered, Family::V6Clustered] {
+        for size in sizes {
+            rows.extend(one_size(family, *size, rounds, own_only));
+        }
+    }
+    println!("\n{}", report::table(&rows));
+    if let Some(place) = arguments.iter().position(|argument| argument == "--svg")
+        && let Some(file) = arguments.get(place + 1)
+        && let Err(error) = std::fs::write(file, report::plot(&rows))
+    {
+        eprintln!("error: {file} can't be written: {error}");
+    }
+}
+
+/// All structures at one size, round by round, so that a noisy moment hits all of them.
+fn one_size(family: Family, size: usize, rounds: usize, own_only: bool) -> Vec<Row> {
+    let rules = data::rules(family, size, 7);
+    let sets = [
+        ("uniform", data::uniform(family, ADDRESSES, 11)),
+        ("hit", data::hits(&rules, ADDRESSES, 13)),
+        ("miss", data::misses(family, &rules, ADDRESSES, 17)),
+    ];
+    let mut rows = Vec::new();
+    let mut built = Vec::new();
+    for kind in Kind::ALL {
+        if (own_only && *kind != Kind::Munjigi) || !kind.can(size) {
+            continue;
+        }
+        let source = engines::prepare(*kind, family, &rules);
+        let before = HELD.load(Ordering::Relaxed);
+        let start = processor_time();
+        let Some(engine) = engines::build(*kind, family, &source) else {
+            continue;
+        };
+        let seconds = processor_time() - start;
+        let bytes = HELD.load(Ordering::Relaxed).saturating_sub(before);
+        built.push((engine, seconds, bytes));
+    }
+    for (addresses_name, addresses) in &sets {
+        if addresses.is_empty() {
+            continue;
+        }
+        let mut times: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); built.len()];
+        for _ in 0..rounds {
+            for ((engine, _, _), (free, chain)) in built.iter().zip(&mut times) {
+                let few = &addresses[..engine.most(size, addresses.len())];
+                free.push(time(few, |addresses| engine.free(addresses)));
+                chain.push(time(few, |addresses| engine.chain(addresses)));
+            }
+        }
+        for ((engine, seconds, bytes), (free, chain)) in built.iter().zip(times) {
+            let row = Row {
+                family: family.name(),
+                rules: size,
+                engine: engine.name(),
+                addresses: addresses_name,
+                free: median(free),
+                chain: median(chain),
+                build: *seconds,
+                bytes_per_rule: *bytes as f64 / size as f64,
+            };
+            println!("{row}");
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+fn time(addresses: &[IpAddr], run: impl Fn(&[IpAddr]) -> u64) -> f64 {
+    let start = processor_time();
+    black_box(run(black_box(addresses)));
+    (processor_time() - start) * 1e9 / addresses.len() as f64
+}
+
+/// Seconds that this thread ran: what other programs took of the machine is left out.
+fn processor_time() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
