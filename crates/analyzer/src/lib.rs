@@ -1,5 +1,6 @@
 //! The built-in model: unpack → classify → parse → IR → engines → rank → explain → report.
 
+mod around;
 mod cache;
 mod classify;
 pub mod engine;

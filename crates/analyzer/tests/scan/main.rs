@@ -9,6 +9,7 @@
 )]
 
 mod archives;
+mod around;
 mod damage;
 mod hostile;
 mod model;
