@@ -242,12 +242,13 @@ impl Built {
         let router = face::router(
             [
                 pages::router(pages.clone()),
-                auth::router(auth.clone(), pages),
+                auth::router(auth.clone(), pages.clone()),
                 uploads::router(uploads),
                 jobs::router(jobs),
                 admin::router(admin),
                 face::operations(operations),
             ],
+            pages,
             guard,
         );
         Ok(Self {

@@ -20,7 +20,7 @@ test.before(async () => {
   await eventually(() => page.url().includes("/jobs/"), { within: 60_000, what: "the job's page" });
   await shows(page, "Done", ".outcome", 60_000);
   const job = new URL(page.url()).pathname;
-  pages = { upload: "/", jobs: "/jobs", job, findings: `${job}/findings`, status: "/status", settings: "/settings", unknown: "/jobs/01UNKNOWN" };
+  pages = { upload: "/", jobs: "/jobs", job, findings: `${job}/findings`, status: "/status", settings: "/settings", unknown: "/jobs/01UNKNOWN", missing: "/not/here" };
 });
 
 test.after(async () => {
