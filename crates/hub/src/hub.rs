@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin, Gate, Sources};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
-use crate::jobs::{self, JobLimits, Jobs, JobsError, JobsWiring};
+use crate::jobs::{self, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
 use crate::registry::Registries;
 use crate::settings::HubSettings;
@@ -279,7 +279,7 @@ fn jobs_wiring(
         folder: settings.data.join("results"),
         event_ttl: settings.event_ttl,
         keep_results: settings.keep_results,
-        limits: JobLimits::default(),
+        limits: settings.jobs,
     }
 }
 
