@@ -209,11 +209,8 @@ impl Built {
             shutdown: shutdown.clone(),
         })
         .await?;
-        tasks.spawn(remove_users(
-            auth.clone(),
-            uploads.clone(),
-            shutdown.clone(),
-        ));
+        let removing = remove_users(auth.clone(), uploads.clone(), shutdown.clone());
+        tasks.spawn(removing);
         let listener = bind(settings)?;
         let address = local(&listener, settings.address)?;
         let client = client()?;

@@ -4,8 +4,8 @@ use futures_util::{SinkExt, StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::site::{As, Site, cookie, problem};
 
@@ -456,14 +456,14 @@ async fn users_survive_a_restart_and_a_second_hub_is_refused() {
 async fn refused(site: &Site, who: &As) -> u16 {
     let request = handshake(site, who);
     match tokio_tungstenite::connect_async(request).await {
-        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+        Err(Error::Http(response)) => {
             let body = response.body().clone().unwrap_or_default();
             let problem: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(problem["code"], "too_many_sockets");
             assert!(response.headers().contains_key("retry-after"));
             response.status().as_u16()
         }
-        other => panic!("{other:?}"),
+        other => unreachable!("{other:?}"),
     }
 }
 
@@ -548,13 +548,13 @@ async fn a_hub_that_stops_tells_every_socket_even_one_that_does_not_read() {
         }
     }
     busy.send(Message::text("nonsense")).await.unwrap();
-    let stopped = tokio::spawn(site.stop());
-    assert_eq!(closed(quiet).await, 1001);
-    assert_eq!(closed(busy).await, 1001);
-    tokio::time::timeout(Duration::from_secs(15), stopped)
-        .await
-        .expect("the hub waits for nobody who does not read")
-        .unwrap();
+    let (stopped, quiet, busy) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(15), site.stop()),
+        closed(quiet),
+        closed(busy)
+    );
+    assert_eq!((quiet, busy), (1001, 1001));
+    stopped.expect("the hub waits for nobody who does not read");
 }
 
 #[tokio::test]
