@@ -178,6 +178,19 @@ test("no page loads more than 200 KB, and the first paint is quick", async () =>
   }
 });
 
+test("an unknown address says so, with 404, signed in or not", async () => {
+  for (const context of [page.browserContext(), await browser.createBrowserContext()]) {
+    const at = await openPage(context);
+    const response = await at.goto(`${site.origin}/not/here`);
+    assert.equal(response.status(), 404);
+    await shows(at, "There is no page at this address");
+    await press(at, "Jobs");
+    await shows(at, context === page.browserContext() ? "shop.zip" : "Sign in to Munjigi");
+    assert.deepEqual(at.faults, []);
+    await at.close();
+  }
+});
+
 test("a wrong password is said, a right one goes back to where one was", async () => {
   await page.goto(`${site.origin}/settings`);
   await page.waitForSelector("#new-password");

@@ -259,7 +259,7 @@ mod tests {
             &format!("{{\"files\": [{{\"path\": \"{long}\", \"status\": \"skipped\"}}]}}"),
             &format!("{{\"files\": [{{\"path\": \"{escaped}\", \"status\": \"skipped\"}}]}}"),
         ] {
-            assert_eq!(summarised(text), None, "{:.60}", text);
+            assert_eq!(summarised(text), None, "{text:.60}");
         }
         assert!(summarised("{\"files\": [], \"more\": [1]}").is_some());
     }
