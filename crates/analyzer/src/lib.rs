@@ -6,6 +6,7 @@ mod classify;
 pub mod engine;
 mod file;
 pub mod finding;
+pub mod foreign;
 pub mod intake;
 mod ir;
 mod lines;

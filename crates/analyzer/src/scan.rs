@@ -310,14 +310,19 @@ fn base(index: usize, folder: Option<&Path>, description: &str) -> Base {
     }
 }
 
+/// The first part of every place in an upload called `name`.
+pub(crate) fn upload_name(name: &str) -> EntryPath {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let last: String = last.chars().filter(|c| !c.is_control()).collect();
+    let usable = !matches!(last.as_str(), "" | "." | "..");
+    EntryPath::new(if usable { last.as_bytes() } else { b"upload" })
+}
+
 /// The first part of every place in a file: its name as asked for (not the target of a link), or the upload's.
 fn place_of(path: &Path, absolute: &Path, name: Option<&str>) -> EntryPath {
     use std::os::unix::ffi::OsStrExt;
     if let Some(name) = name {
-        let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-        let last: String = last.chars().filter(|c| !c.is_control()).collect();
-        let usable = !matches!(last.as_str(), "" | "." | "..");
-        return EntryPath::new(if usable { last.as_bytes() } else { b"upload" });
+        return upload_name(name);
     }
     let name = path
         .file_name()

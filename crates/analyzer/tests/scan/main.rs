@@ -11,6 +11,7 @@
 mod archives;
 mod around;
 mod damage;
+mod foreign;
 mod hostile;
 mod model;
 mod report;

@@ -42,6 +42,14 @@ async fn what_is_not_yours_does_not_exist() {
             Method::GET,
             format!("/api/jobs/{event_id}/results/{analyze_id}.tar.zst"),
         ),
+        (
+            Method::GET,
+            format!("/api/jobs/{event_id}/coverage/{analyze_id}"),
+        ),
+        (
+            Method::GET,
+            format!("/api/jobs/{event_id}/coverage/{analyze_id}/summary"),
+        ),
         (Method::HEAD, format!("/api/uploads/{upload}")),
         (Method::DELETE, format!("/api/uploads/{upload}")),
     ] {
