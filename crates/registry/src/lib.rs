@@ -2,6 +2,7 @@
 //!
 //! In this version: JSON, one registry alone. XML and replication between peers come later.
 
+mod answers;
 mod face;
 mod guard;
 pub mod leases;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use answers::Answers;
 use leases::Leases;
 use settings::RegistrySettings;
 
@@ -47,6 +49,7 @@ pub struct Registry {
 #[derive(Debug)]
 struct Shared {
     leases: Mutex<Leases>,
+    answers: Answers,
     /// The version of what is held, sent after each change.
     version: watch::Sender<u64>,
     ticks: Ticks,
@@ -96,6 +99,7 @@ impl Registry {
         let shared = Arc::new(Shared {
             version: watch::Sender::new(leases.version()),
             leases: Mutex::new(leases),
+            answers: Answers::new(),
             ticks: Ticks::from(clock.now()),
             kept,
             settings,

@@ -6,6 +6,7 @@
 
 mod api;
 mod archive;
+mod coverage;
 mod sarif;
 
 use std::io;
