@@ -95,10 +95,11 @@ impl Registry {
             connections: settings.connections_max,
             ..listen::Limits::default()
         };
+        let leases = Leases::new(settings.limits);
         let shared = Arc::new(Shared {
-            leases: Mutex::new(Leases::new(settings.limits)),
+            version: watch::Sender::new(leases.version()),
+            leases: Mutex::new(leases),
             answers: Answers::new(),
-            version: watch::Sender::new(0),
             ticks: Ticks::from(clock.now()),
             kept,
             settings,
@@ -144,8 +145,8 @@ impl Shared {
     fn change<T>(&self, act: impl FnOnce(&mut Leases) -> T) -> T {
         let mut leases = self.leases();
         let answer = act(&mut leases);
+        // While the lock is held: versions are told in their order.
         let version = leases.version();
-        drop(leases);
         self.version.send_if_modified(|known| {
             let changed = *known != version;
             *known = version;

@@ -187,7 +187,6 @@ async fn what_goes_wrong_on_workers_is_tried_again_and_then_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails in about every second run: a cancel while the result is collected can leave it on the worker (docs/plan.md)"]
 async fn a_cancelled_job_leaves_nothing_wherever_it_was() {
     let bench = Bench::new().await;
     for status in [
