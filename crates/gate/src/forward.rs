@@ -286,7 +286,7 @@ async fn respond(
     record: &Record,
     upload: &Upload,
 ) -> Result<Answer, Stop> {
-    let mut rest = None;
+    let mut rest = plan.upstream.early.take();
     let mut interim = 0;
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
 use crate::forward;
 use crate::http1::Framing;
@@ -50,7 +51,8 @@ pub(crate) async fn ask(
     }
     timer.set(after);
     let early = poll_fn(|context| {
-        if first.stream.poll_readable(context).is_ready() {
+        // Also when it broke: that is found out again where it is dealt with.
+        if poll_answer(&first, context).is_ready() {
             return Poll::Ready(First::One);
         }
         if connection.stream.poll_broken(context).is_ready() {
@@ -119,22 +121,27 @@ async fn race(
     };
     let mut second = pin!(second);
     let mut reached: Option<Upstream> = None;
-    let mut reaching = true;
+    let (mut reaching, mut first_lives) = (true, true);
     poll_fn(|context: &mut Context<'_>| {
         if reaching && let Poll::Ready(outcome) = second.as_mut().poll(context) {
             reaching = false;
             reached = outcome;
-            if reached.is_none() {
-                return Poll::Ready(First::Alone);
-            }
         }
-        if let Some(second) =
-            reached.take_if(|second| second.stream.poll_readable(context).is_ready())
+        if let Some(upstream) = &reached
+            && let Poll::Ready(good) = poll_answer(upstream, context)
+            && let Some(upstream) = reached.take()
+            && good
         {
-            return Poll::Ready(First::Two(second));
+            return Poll::Ready(First::Two(upstream));
         }
-        if first.stream.poll_readable(context).is_ready() {
-            return Poll::Ready(First::One);
+        if first_lives && let Poll::Ready(good) = poll_answer(first, context) {
+            if good {
+                return Poll::Ready(First::One);
+            }
+            first_lives = false;
+        }
+        if !reaching && reached.is_none() {
+            return Poll::Ready(First::Alone);
         }
         if connection.stream.poll_broken(context).is_ready() {
             return Poll::Ready(First::ClientGone);
@@ -145,4 +152,22 @@ async fn race(
             .map(|()| First::Nobody)
     })
     .await
+}
+
+/// Reads what comes back first and keeps it with the upstream; false when the connection ended.
+fn poll_answer(upstream: &Upstream, context: &Context<'_>) -> Poll<bool> {
+    let stream = &upstream.stream;
+    if stream.poll_readable(context).is_pending() {
+        return Poll::Pending;
+    }
+    let mut buffer = Buffer::new(stream.core(), SMALL);
+    match stream.poll_read(context, buffer.spare()) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(count)) if count > 0 => {
+            buffer.fill(count);
+            upstream.early.replace(Some(buffer));
+            Poll::Ready(true)
+        }
+        Poll::Ready(_) => Poll::Ready(false),
+    }
 }

@@ -1,7 +1,7 @@
 //! Choose backend, and reach it: a connection that was kept, or a new one; another backend when
 //! that fails; a place in the queue when all are full.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::backends::{Backend, InFlight, Service, Set};
 use crate::decide::{self, Candidate, Routed, Wanted};
+use crate::driver::buffer::Buffer;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::pipeline::Stop;
@@ -32,6 +33,8 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The client is to be told that it stays with this backend.
     pub(crate) new_client: bool,
+    /// What was read of the answer already.
+    pub(crate) early: RefCell<Option<Buffer>>,
     service: Arc<Service>,
     /// When the request could be sent.
     since: Instant,
@@ -185,6 +188,7 @@ impl<'a> Search<'a> {
                         flight,
                         reused,
                         new_client,
+                        early: RefCell::default(),
                         service: Arc::clone(self.service()),
                         since: now,
                         settled: Cell::new(false),

@@ -168,7 +168,12 @@ impl Service {
         let question = Question {
             balance: settings.balance,
             now,
-            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+            // A further try takes nobody's turn.
+            turn: if tried.is_empty() {
+                self.turn.fetch_add(1, Ordering::Relaxed)
+            } else {
+                self.turn.load(Ordering::Relaxed)
+            },
             hash,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             slow_start: settings.slow_start,
