@@ -108,7 +108,7 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
-            plan.upstream.settle(Outcome::Good, plan.shard.core.now());
+            plan.search.settle(plan.upstream, Outcome::Good);
             let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
             Ok(Ended {
                 reason,
@@ -291,7 +291,7 @@ async fn respond(
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
         if interim == 0 {
-            plan.upstream.answered(plan.shard.core.now());
+            plan.search.answered(plan.upstream);
         }
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));

@@ -18,6 +18,7 @@ use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::service::Outcome;
 
 /// True for requests that may be asked twice.
 pub(crate) fn fits(head: &RequestHead) -> bool {
@@ -30,7 +31,7 @@ pub(crate) fn fits(head: &RequestHead) -> bool {
 enum First {
     One,
     Two(Upstream),
-    /// The second one can't be had.
+    /// It failed, and there is no second one.
     Alone,
     ClientGone,
     Nobody,
@@ -63,17 +64,15 @@ pub(crate) async fn ask(
     .await;
     match early {
         First::ClientGone => return Err(Stop::End(Reason::ClientGone)),
-        First::Nobody if search.may_hedge() => {}
-        _ => return Ok((first, true)),
+        First::Nobody => {}
+        First::One | First::Two(_) | First::Alone => return Ok((first, true)),
     }
-    search.avoid(first.backend());
     let response = search.routed.settings.timeout.response;
     timer.set(response.saturating_sub(after));
     let outcome = race(search, &first, head, connection, record).await;
-    let now = connection.stream.core().now();
     match outcome {
         First::Two(second) => {
-            first.answered(now);
+            search.answered(&first);
             Ok((second, true))
         }
         First::One | First::Alone => {
@@ -82,7 +81,7 @@ pub(crate) async fn ask(
         }
         First::ClientGone => Err(Stop::End(Reason::ClientGone)),
         First::Nobody => {
-            first.settle(crate::service::Outcome::Failed, now);
+            search.settle(&first, Outcome::Failed);
             let detail = "no backend answered in time";
             Err(Rejection::new(Reason::ResponseTimeout, detail).into())
         }
@@ -104,7 +103,8 @@ async fn send(
     written.await.is_ok()
 }
 
-/// Reaches a second backend while the first is listened to, then listens to both.
+/// Reaches a second backend, if that is granted, while the first is listened to; then listens to
+/// both.
 async fn race(
     search: &mut Search<'_>,
     first: &Upstream,
@@ -113,6 +113,8 @@ async fn race(
     record: &mut Record,
 ) -> First {
     let own = Timer::new(connection.stream.core());
+    let mut reaching = search.may_hedge();
+    search.avoid(first.backend());
     let second = async {
         let second = search.reach(&own, record).await.ok()?;
         let other = second.backend().id != first.backend().id;
@@ -121,7 +123,7 @@ async fn race(
     };
     let mut second = pin!(second);
     let mut reached: Option<Upstream> = None;
-    let (mut reaching, mut first_lives) = (true, true);
+    let mut first_lives = true;
     poll_fn(|context: &mut Context<'_>| {
         if reaching && let Poll::Ready(outcome) = second.as_mut().poll(context) {
             reaching = false;
@@ -140,7 +142,7 @@ async fn race(
             }
             first_lives = false;
         }
-        if !reaching && reached.is_none() {
+        if !reaching && reached.is_none() && !first_lives {
             return Poll::Ready(First::Alone);
         }
         if connection.stream.poll_broken(context).is_ready() {

@@ -35,7 +35,6 @@ pub(crate) struct Upstream {
     pub(crate) new_client: bool,
     /// What was read of the answer already.
     pub(crate) early: RefCell<Option<Buffer>>,
-    service: Arc<Service>,
     /// When the request could be sent.
     since: Instant,
     settled: Cell<bool>,
@@ -44,19 +43,6 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn backend(&self) -> &Arc<Backend> {
         &self.flight.0
-    }
-
-    /// The head of an answer is there.
-    pub(crate) fn answered(&self, now: Instant) {
-        let took = now.saturating_duration_since(self.since);
-        self.service.answered(&self.flight.0, took, now);
-    }
-
-    /// Notes what became of the request. Only the first word counts.
-    pub(crate) fn settle(&self, outcome: Outcome, now: Instant) {
-        if !self.settled.replace(true) {
-            self.service.observe(&self.flight.0, outcome, now);
-        }
     }
 }
 
@@ -138,6 +124,21 @@ impl<'a> Search<'a> {
         may
     }
 
+    /// The head of an answer is there.
+    pub(crate) fn answered(&self, upstream: &Upstream) {
+        let now = self.shard.core.now();
+        let took = now.saturating_duration_since(upstream.since);
+        self.service().answered(upstream.backend(), took, now);
+    }
+
+    /// Notes what became of the request at `upstream`. Only the first word counts.
+    pub(crate) fn settle(&self, upstream: &Upstream, outcome: Outcome) {
+        if !upstream.settled.replace(true) {
+            let now = self.shard.core.now();
+            self.service().observe(upstream.backend(), outcome, now);
+        }
+    }
+
     /// Leaves `backend` out while there is another.
     pub(crate) fn avoid(&mut self, backend: &Backend) {
         self.tried.push(backend.id);
@@ -189,7 +190,6 @@ impl<'a> Search<'a> {
                         reused,
                         new_client,
                         early: RefCell::default(),
-                        service: Arc::clone(self.service()),
                         since: now,
                         settled: Cell::new(false),
                     });

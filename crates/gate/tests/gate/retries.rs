@@ -45,8 +45,8 @@ async fn failing(how: &'static str) -> (Origin, Arc<AtomicUsize>) {
                     "reset" => return,
                     "timeout" => tokio::time::sleep(PATIENCE).await,
                     status => {
-                        peer.send(&response(status.parse().unwrap(), "", "no"))
-                            .await
+                        let answer = response(status.parse().unwrap(), "", "no");
+                        peer.send(&answer).await;
                     }
                 }
             }
