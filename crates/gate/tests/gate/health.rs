@@ -506,6 +506,31 @@ async fn refused_connections_eject_and_at_most_so_many_are_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_is_silent_or_falls_silent_is_ejected() {
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"] {
+        let silent = origin(move |mut peer, _| async move {
+            while let Some(_head) = peer.head().await {
+                peer.send(answer).await;
+            }
+        })
+        .await;
+        let good = numbered(1).await;
+        let mut settings = ejecting(&[silent.address, good[0].address], LONG, 0.5);
+        settings.routes[0].timeout.response = Duration::from_millis(100);
+        settings.routes[0].timeout.idle = Duration::from_millis(100);
+        let gate = watched(settings, Wiring::default()).await;
+        for _ in 0..6 {
+            let mut client = client(&gate.gate).await;
+            client
+                .send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                .await;
+            client.rest().await;
+        }
+        gate.until(&["ejected", "up"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ejected_backend_comes_back_after_its_time() {
     let broken = Arc::new(AtomicU16::new(503));
     let state = Arc::clone(&broken);
