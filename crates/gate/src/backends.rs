@@ -376,6 +376,19 @@ impl Service {
         }
     }
 
+    /// This service under other settings. What it knows of backends goes along, so that figures and kept connections
+    /// stay and nobody meets a service without backends; who may still be used is judged when it is followed anew.
+    #[must_use]
+    pub(crate) fn changed(&self, settings: ServiceSettings) -> Self {
+        let same_source = std::mem::discriminant(&self.settings.discovery)
+            == std::mem::discriminant(&settings.discovery);
+        let next = Self::new(&self.name, settings);
+        if same_source {
+            next.set.store(self.set.load_full());
+        }
+        next
+    }
+
     /// Chooses a backend of `set`, leaving out those tried while there is another.
     #[must_use]
     pub(crate) fn choose<'a>(&self, set: &'a Set, tried: &[u64]) -> Option<&'a Arc<Backend>> {

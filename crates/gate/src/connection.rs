@@ -62,10 +62,17 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
     let timer = Timer::new(&shard.core);
     loop {
         let accepted = poll_fn(|context| {
-            if listener.closed.load(Ordering::Relaxed) {
+            let closed = listener.closed.load(Ordering::Relaxed);
+            if closed && shard.shared.leaving.load(Ordering::Relaxed) {
+                // Another process listens on this socket: who waits in its queue is taken there.
                 return Poll::Ready(None);
             }
-            socket.poll_accept(context).map(Some)
+            let next = socket.poll_accept(context).map(Some);
+            // A closed listener still takes those who were in its queue: the kernel would reset them.
+            if closed && next.is_pending() && !socket.may_have_more() {
+                return Poll::Ready(None);
+            }
+            next
         })
         .await;
         match accepted {
@@ -140,11 +147,12 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
     let mut armed = false;
     poll_fn(|context| {
-        if shard.draining() {
-            return Poll::Ready(Wake::End(None));
-        }
+        // First what is there: a request that has arrived is answered, also while the gate drains.
         if connection.stream.poll_readable(context).is_ready() {
             return Poll::Ready(Wake::Request);
+        }
+        if shard.draining() {
+            return Poll::Ready(Wake::End(None));
         }
         if !armed {
             armed = true;

@@ -20,7 +20,7 @@ const NAMES_EVERY: Duration = Duration::from_secs(30);
 /// The tasks that follow discovery, by service.
 #[derive(Debug)]
 pub(crate) struct Followers {
-    registry: Option<Arc<dyn Discovery>>,
+    registry: Mutex<Option<Arc<dyn Discovery>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<HashMap<String, (Arc<Service>, CancellationToken)>>,
@@ -29,7 +29,7 @@ pub(crate) struct Followers {
 impl Followers {
     pub(crate) fn new(registry: Option<Arc<dyn Discovery>>) -> Self {
         Self {
-            registry,
+            registry: Mutex::new(registry),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             running: Mutex::new(HashMap::new()),
@@ -65,7 +65,12 @@ impl Followers {
             own: snapshot.own.clone(),
             backends_max: snapshot.settings.limits.backends_max,
         };
-        match (&service.settings.discovery, &self.registry) {
+        let registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match (&service.settings.discovery, registry) {
             (DiscoverySettings::Static(backends), _) => {
                 let (literal, named): (Vec<_>, Vec<_>) = backends
                     .iter()
@@ -87,6 +92,20 @@ impl Followers {
                 tracing::warn!(service = service.name, "there is no registry to ask");
             }
         }
+    }
+
+    /// Follows nobody for now: what is known stays.
+    pub(crate) fn freeze(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, (_, stop)) in running.drain() {
+            stop.cancel();
+        }
+    }
+
+    /// Follows the services of `snapshot` again, with the registry as it is now.
+    pub(crate) fn thaw(&self, registry: Option<Arc<dyn Discovery>>, snapshot: &Snapshot) {
+        *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+        self.follow(snapshot);
     }
 
     pub(crate) async fn stop(&self) {

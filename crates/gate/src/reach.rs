@@ -12,6 +12,7 @@ use crate::backends::{Backend, InFlight, Set};
 use crate::decide::{self, Routed, Wanted};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::hold;
 use crate::pipeline::Stop;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
@@ -47,6 +48,9 @@ impl Search<'_> {
     /// # Errors
     /// A rejection with the cause of the last try.
     pub(crate) async fn reach(&self, timer: &Timer, record: &mut Record) -> Result<Upstream, Stop> {
+        if self.shard.shared.hold.is_on() {
+            Box::pin(hold::wait(self.shard, self.set, timer)).await?;
+        }
         let mut tried = Vec::new();
         loop {
             let service = &self.routed.route.service;

@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod discovery;
 mod explain;
+mod handover;
 mod outcome;
 mod roles;
 mod run;

@@ -297,6 +297,10 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// How long requests in flight may take once the gate was told to end.
+    pub drain: Duration,
+    /// How long tunnels go on once another process has taken over.
+    pub drain_max: Duration,
 }
 
 impl Default for LimitsSettings {
@@ -310,6 +314,8 @@ impl Default for LimitsSettings {
             backend_idle_max: 256,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            drain: Duration::from_secs(10),
+            drain_max: Duration::from_secs(3_600),
         }
     }
 }

@@ -561,5 +561,7 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             defaults.access_log_lines,
             16..=1_000_000,
         ),
+        drain: table.duration("drain", defaults.drain, short..=hour),
+        drain_max: table.duration("drain_max", defaults.drain_max, short..=MONTH),
     }
 }

@@ -458,6 +458,20 @@ pub(super) static LIMITS: Schema = Schema {
             "16 to 1000000",
             "lines that may wait to be written; more are dropped and counted",
         ),
+        Key::new(
+            "drain",
+            "duration",
+            "\"10s\"",
+            "100ms to 1h",
+            "how long requests in flight may take at the end (SIGTERM); then they are cut",
+        ),
+        Key::new(
+            "drain_max",
+            "duration",
+            "\"1h\"",
+            "100ms to 30d",
+            "how long tunnels go on after another process took over (SIGUSR2); then they get 1001",
+        ),
     ],
 };
 

@@ -9,8 +9,11 @@
 
 mod chaos;
 mod events;
+mod handover;
+mod load;
 mod main_job;
 mod memory;
+mod reload;
 mod users;
 
 use std::path::{Path, PathBuf};
