@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{Member, Service, State};
-use crate::gate::StartError;
+use crate::gate::{Remotes, StartError};
 use crate::metrics;
+use crate::orders;
 use crate::settings::AdminSettings;
 use crate::shard::{Listener, Shared};
 use crate::stats::Totals;
@@ -34,6 +35,7 @@ use crate::stats::Totals;
 pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
+    pub(crate) remotes: Remotes,
 }
 
 impl View {
@@ -202,6 +204,7 @@ fn router(view: View) -> Router {
         .route("/backends", get(backends))
         .route("/routes", get(routes))
         .route("/connections", get(connections))
+        .merge(orders::router())
         .route("/status", get(status))
         .fallback(async || Problem::not_found("page of the admin face"))
         .with_state(view)

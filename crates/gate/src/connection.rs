@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
+use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
 use crate::shard::{Listener, Seat, Shard};
@@ -31,6 +32,7 @@ pub(crate) struct Connection {
     pub(crate) timer: Timer,
     pub(crate) peer: SocketAddr,
     pub(crate) seat: Seat,
+    pub(crate) listed: Listed,
     /// What was read beyond the last request.
     pub(crate) leftover: Option<Buffer>,
 }
@@ -98,11 +100,13 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         shard.core.spawn(refuse(stream, timer));
         return;
     };
+    let listed = Listed::new(&shard.live, listener, peer, shard.core.now());
     let connection = Connection {
         stream,
         timer,
         peer,
         seat,
+        listed,
         leftover: None,
     };
     shard.core.spawn(serve(Rc::clone(shard), connection));
@@ -136,6 +140,7 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             }
             return;
         }
+        connection.listed.request(shard.core.now());
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
             After::Linger => return Box::pin(linger(connection)).await,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
 use munjigi_foundation::listen::{Sockets, label};
+use tokio::sync::oneshot;
 
 use crate::access_log::{self, LogWriter};
 use crate::admin::{self, AdminFace};
@@ -24,6 +25,7 @@ use crate::driver::Driver;
 use crate::driver::tcp::TcpListener;
 use crate::driver::timer::Timer;
 use crate::hold::{Hold, is_same};
+use crate::live;
 use crate::reload::{Changes, ReloadError, stays};
 use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Shard, Shared};
@@ -85,6 +87,8 @@ pub enum StartError {
 /// What a thread is told.
 enum Order {
     Listen(std::net::TcpListener, Arc<Listener>),
+    /// List the open connections.
+    List(live::Wanted, oneshot::Sender<(Vec<live::Row>, usize)>),
     /// Look at what changed: a listener was closed, or a drain began.
     Look,
     Stop,
@@ -102,9 +106,38 @@ impl std::fmt::Debug for Order {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::Listen(..) => "Listen",
+            Self::List(..) => "List",
             Self::Look => "Look",
             Self::Stop => "Stop",
         })
+    }
+}
+
+/// The way to all threads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Remotes(Arc<Mutex<Vec<Remote>>>);
+
+impl Remotes {
+    /// The open connections of all threads, the oldest first, and how many there are.
+    pub(crate) async fn list(&self, wanted: live::Wanted) -> (Vec<live::Row>, usize) {
+        let mut answers = Vec::new();
+        for remote in &*lock(&self.0) {
+            let (sender, answer) = oneshot::channel();
+            if remote.send(Order::List(wanted, sender)).is_ok() {
+                answers.push(answer);
+            }
+        }
+        let (mut all, mut total) = (Vec::new(), 0);
+        for answer in answers {
+            // A thread that ended meanwhile has no connections.
+            if let Ok((rows, count)) = answer.await {
+                all.extend(rows);
+                total += count;
+            }
+        }
+        all.sort_by(|left, right| right.age.total_cmp(&left.age));
+        all.truncate(wanted.limit);
+        (all, total)
     }
 }
 
@@ -123,7 +156,7 @@ impl Remote {
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,
-    remotes: Vec<Remote>,
+    remotes: Remotes,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
     /// Closed by a reload, with connections that go on.
@@ -168,13 +201,15 @@ impl Gate {
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
         });
         let listeners = Arc::new(Mutex::new(HashMap::new()));
+        let remotes = Remotes::default();
         let view = admin::View {
             shared: Arc::clone(&shared),
             listeners: Arc::clone(&listeners),
+            remotes: remotes.clone(),
         };
         let admin = AdminFace::start(&admin_settings, view, &sockets).await?;
-        let mut gate = Self {
-            remotes: Vec::new(),
+        let gate = Self {
+            remotes,
             threads: Mutex::default(),
             listeners,
             retired: Mutex::default(),
@@ -204,7 +239,7 @@ impl Gate {
         self.listen(waiting)
     }
 
-    fn start_thread(&mut self, index: usize) -> Result<(), StartError> {
+    fn start_thread(&self, index: usize) -> Result<(), StartError> {
         let (orders, inbox) = sync_channel(ORDERS_MAX);
         let waker = Arc::new(Mutex::new(None));
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&waker));
@@ -222,7 +257,7 @@ impl Gate {
             .recv()
             .map_err(|_| StartError::Ended)?
             .map_err(StartError::Thread)?;
-        self.remotes.push(Remote { orders, waker });
+        lock(&self.remotes.0).push(Remote { orders, waker });
         Ok(())
     }
 
@@ -230,7 +265,8 @@ impl Gate {
         for bound in bound {
             let listener = Arc::new(Listener::new(&bound.settings, bound.address));
             // There may be more sockets than threads: another process may have had more of them.
-            let threads = self.remotes.iter().cycle();
+            let remotes = lock(&self.remotes.0);
+            let threads = remotes.iter().cycle();
             for (socket, remote) in bound.sockets.into_iter().zip(threads) {
                 remote.send(Order::Listen(socket, Arc::clone(&listener)))?;
             }
@@ -424,7 +460,7 @@ impl Gate {
     }
 
     fn tell_all(&self) {
-        for remote in &self.remotes {
+        for remote in &*lock(&self.remotes.0) {
             // A thread that has ended has nothing to look at.
             drop(remote.send(Order::Look));
         }
@@ -473,7 +509,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        for remote in &self.remotes {
+        for remote in &*lock(&self.remotes.0) {
             drop(remote.send(Order::Stop));
         }
         let threads = self
@@ -620,6 +656,10 @@ async fn take_orders(shard: Rc<Shard>, inbox: Receiver<Order>, waker: Arc<Mutex<
                         tracing::error!(%error, listener = listener.name, "can't listen");
                     }
                 },
+                Order::List(wanted, answer) => {
+                    // Who asked may have gone meanwhile.
+                    drop(answer.send(shard.live.list(wanted, shard.core.now())));
+                }
                 Order::Look => shard.core.wake_all(),
                 Order::Stop => {
                     shard.core.stop();

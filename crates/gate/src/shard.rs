@@ -15,6 +15,7 @@ use crate::access_log::LogHandle;
 use crate::driver::Core;
 use crate::driver::tcp::TcpStream;
 use crate::hold::Hold;
+use crate::live::Live;
 use crate::settings::ListenerSettings;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
@@ -93,6 +94,7 @@ pub(crate) struct Shard {
     pub(crate) index: usize,
     pub(crate) stats: Arc<ThreadStats>,
     pub(crate) pool: Pool,
+    pub(crate) live: Rc<Live>,
     snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     date: RefCell<(i64, String)>,
     date_checked: Cell<Option<Instant>>,
@@ -111,6 +113,7 @@ impl Shard {
             index,
             stats: Arc::clone(stats),
             pool: Pool::default(),
+            live: Rc::default(),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             date: RefCell::default(),
             date_checked: Cell::new(None),

@@ -290,7 +290,8 @@ async fn told_twice_it_ends_at_once() {
     let text = settings(0, gate.web, gate.second, silent.local_addr().unwrap())
         .replace("[gate.limits]", "[gate.limits]\ndrain = \"1h\"");
     gate.reload(&text, "settings were reloaded").await;
-    let asking = tokio::spawn(reqwest::get(format!("http://{}/", gate.web)));
+    let mut asking = JoinSet::new();
+    asking.spawn(reqwest::get(format!("http://{}/", gate.web)));
     let (_kept, _) = silent.accept().await.unwrap();
     gate.signal(Signal::TERM);
     eventually("it drains", WITHIN, async || {
@@ -301,5 +302,5 @@ async fn told_twice_it_ends_at_once() {
     assert!(tokio::net::TcpStream::connect(gate.web).await.is_err());
     gate.signal(Signal::TERM);
     assert_eq!(gate.program.wait().await.unwrap(), 1);
-    assert!(asking.await.unwrap().is_err());
+    assert!(asking.join_next().await.unwrap().unwrap().is_err());
 }
