@@ -24,6 +24,8 @@ use crate::discovery::Followers;
 use crate::driver::Driver;
 use crate::driver::tcp::TcpListener;
 use crate::driver::timer::Timer;
+use crate::health::keeper::{self, Keeping};
+use crate::health::uptime::Uptimes;
 use crate::hold::{Hold, is_same};
 use crate::live;
 use crate::reload::{Changes, ReloadError, stays};
@@ -31,6 +33,7 @@ use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
+use crate::sticky;
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -187,9 +190,18 @@ impl Gate {
         own.extend(settings.admin.address);
         let threads = settings.threads.max(1);
         let admin_settings = settings.admin.clone();
+        let keeping = Keeping {
+            uptimes: Arc::new(Uptimes::open(&settings.data)),
+            clock: wiring.clock.clone(),
+            probes: Arc::new(tokio::sync::Semaphore::new(keeper::PROBES_MAX)),
+        };
+        let uptimes = Arc::clone(&keeping.uptimes);
+        let mut settings = settings;
+        sticky::fill_secrets(&mut settings);
         let snapshot = Arc::new(Snapshot::new(settings, own.clone(), None));
-        let followers = Followers::new(wiring.discovery);
+        let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
+        followers.keep_uptimes();
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
             leaving: AtomicBool::new(false),
@@ -206,6 +218,7 @@ impl Gate {
             shared: Arc::clone(&shared),
             listeners: Arc::clone(&listeners),
             remotes: remotes.clone(),
+            uptimes,
         };
         let admin = AdminFace::start(&admin_settings, view, &sockets).await?;
         let gate = Self {
@@ -312,6 +325,7 @@ impl Gate {
         let mut settings = settings;
         let mut changes = Changes::between(before.settings(), &settings);
         settings.threads = before.settings().threads;
+        sticky::fill_secrets(&mut settings);
         let old = &before.settings().listeners;
         let (stay, new): (Vec<_>, Vec<_>) = settings
             .listeners
@@ -414,7 +428,7 @@ impl Gate {
         let sets = snapshot.services.values().map(|service| service.set.load());
         sets.map(|set| {
             let ours = set
-                .usable()
+                .up()
                 .iter()
                 .filter(|backend| addresses.iter().any(|held| is_same(*held, backend.address)));
             ours.map(|backend| u64::from(backend.in_flight.load(Ordering::Relaxed)))
@@ -443,8 +457,8 @@ impl Gate {
             .map(|service| service.set.load())
             .collect();
         addresses.iter().all(|wanted| {
-            let mut usable = sets.iter().flat_map(|set| set.usable());
-            usable.any(|backend| is_same(*wanted, backend.address))
+            let mut backends = sets.iter().flat_map(|set| set.up());
+            backends.any(|backend| is_same(*wanted, backend.address))
         })
     }
 

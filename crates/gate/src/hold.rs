@@ -53,7 +53,7 @@ impl Hold {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        set.usable()
+        set.up()
             .iter()
             .any(|backend| held.iter().any(|held| is_same(*held, backend.address)))
     }

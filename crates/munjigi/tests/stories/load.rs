@@ -34,29 +34,36 @@ pub(crate) async fn origin() -> (SocketAddr, JoinSet<()>) {
 }
 
 async fn answer(mut stream: TcpStream) {
-    let mut head = [0; 1024];
-    let Ok(count) = stream.peek(&mut head).await else {
-        return;
-    };
-    let head = String::from_utf8_lossy(&head[..count]).to_lowercase();
-    if head.contains("upgrade: websocket") {
-        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
+    loop {
+        // A gate may send the handshake on a connection that served requests before.
+        let mut start = [0; 1024];
+        let Ok(count @ 1..) = stream.peek(&mut start).await else {
             return;
         };
-        while let Some(Ok(message)) = socket.next().await {
-            if !message.is_text() || socket.send(message).await.is_err() {
-                return;
-            }
+        let start = String::from_utf8_lossy(&start[..count]).to_lowercase();
+        if start.contains("upgrade: websocket") {
+            return echo(stream).await;
         }
-        return;
-    }
-    while let Some(head) = head_of(&mut stream).await {
+        let Some(head) = head_of(&mut stream).await else {
+            return;
+        };
         let mut body = vec![0; length(&head)];
         if stream.read_exact(&mut body).await.is_err() {
             return;
         }
         let sent = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         if sent.await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn echo(stream: TcpStream) {
+    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
+        return;
+    };
+    while let Some(Ok(message)) = socket.next().await {
+        if !message.is_text() || socket.send(message).await.is_err() {
             return;
         }
     }
@@ -88,8 +95,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins: half of the `clients` keep their connections while they may, half open one for each request; every
-    /// other request has a body.
+    /// Begins: half of the `clients` keep their connections while they may, half open one for each request.
     pub(crate) fn begin(address: SocketAddr, path: &'static str, clients: usize) -> Self {
         let stop = CancellationToken::new();
         let answered = Arc::new(AtomicU64::new(0));

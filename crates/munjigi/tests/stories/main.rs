@@ -13,6 +13,7 @@ mod handover;
 mod load;
 mod main_job;
 mod memory;
+mod operators;
 mod reload;
 mod users;
 
