@@ -1,6 +1,9 @@
 //! Keeps the backends of every service up to date: one small task for each, on the Tokio runtime
 //! beside the loops.
 
+mod dns;
+mod file;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,6 +99,13 @@ impl Followers {
                 let known = Arc::clone(&receiver.borrow());
                 rules.apply(&known, true);
                 self.tasks.spawn(follow_registry(rules, receiver, stop));
+            }
+            (DiscoverySettings::Dns(settings), _) => {
+                let followed = dns::follow(rules, settings.clone(), stop);
+                self.tasks.spawn(followed);
+            }
+            (DiscoverySettings::File(file), _) => {
+                self.tasks.spawn(file::follow(rules, file.clone(), stop));
             }
             (DiscoverySettings::Registry, None) => {
                 tracing::warn!(service = service.name, "there is no registry to ask");

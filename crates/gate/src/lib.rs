@@ -48,6 +48,7 @@ mod stats;
 mod sticky;
 mod target;
 mod tunnel;
+mod watch;
 pub mod ws;
 
 pub use backends::{Backends, Discovery, Instance};

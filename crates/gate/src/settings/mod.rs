@@ -1,5 +1,6 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod discovery;
 mod read;
 mod schema;
 mod upstream;
@@ -15,6 +16,7 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
@@ -228,16 +230,6 @@ pub struct ServiceSettings {
     pub breaker: Option<BreakerSettings>,
     /// With a smaller share of good backends than this, all are asked.
     pub panic_below: Option<Share>,
-}
-
-/// Where the backends of a service come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DiscoverySettings {
-    /// From the registry, by the service's name.
-    #[default]
-    Registry,
-    /// From the settings.
-    Static(Vec<BackendSettings>),
 }
 
 /// One of `backends`.

@@ -2,6 +2,7 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
+use super::discovery::{self, DNS};
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
 
 /// `[gate]`
@@ -278,13 +279,9 @@ pub(super) static SERVICE: Schema = Schema {
     place: "[gate.service.NAME]",
     meaning: "where the backends of a service are, and how one is chosen",
     keys: &[
-        Key::new(
-            "discovery",
-            "text",
-            "",
-            "",
-            "\"static\" or \"registry\"; static when there are `backends`",
-        ),
+        discovery::KEYS[0],
+        discovery::KEYS[1],
+        discovery::KEYS[2],
         Key::new(
             "networks",
             "list of networks",
@@ -494,5 +491,5 @@ pub(super) static LIMITS: Schema = Schema {
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
     &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
-    &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
+    &DNS, &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
 ];

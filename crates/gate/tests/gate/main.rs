@@ -16,6 +16,7 @@
 
 mod control;
 mod corpus;
+mod discovery;
 mod failures;
 mod forwarding;
 mod lookup;
