@@ -306,7 +306,7 @@ async fn answer(
     }
     // With a body still under way, or with a head that was not understood, nobody knows where
     // the next request begins.
-    let close = shard.draining()
+    let close = shard.leaving()
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
             head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()

@@ -1,5 +1,6 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod discovery;
 mod read;
 mod schema;
 mod upstream;
@@ -15,6 +16,7 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
@@ -230,16 +232,6 @@ pub struct ServiceSettings {
     pub panic_below: Option<Share>,
 }
 
-/// Where the backends of a service come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DiscoverySettings {
-    /// From the registry, by the service's name.
-    #[default]
-    Registry,
-    /// From the settings.
-    Static(Vec<BackendSettings>),
-}
-
 /// One of `backends`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSettings {
@@ -320,6 +312,10 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// How long requests in flight may take once the gate was told to end.
+    pub drain: Duration,
+    /// How long tunnels go on once another process has taken over.
+    pub drain_max: Duration,
 }
 
 impl Default for LimitsSettings {
@@ -333,6 +329,8 @@ impl Default for LimitsSettings {
             backend_idle_max: 256,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            drain: Duration::from_secs(10),
+            drain_max: Duration::from_secs(3_600),
         }
     }
 }
