@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{Request, State as Extract};
+use axum::extract::{Query, Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -208,6 +208,8 @@ fn router(view: View) -> Router {
         .route("/routes", get(routes))
         .route("/connections", get(connections))
         .merge(orders::router())
+        .route("/ip-filter", get(ip_filter))
+        .route("/ip-filter/explain", get(explain_ip))
         .route("/status", get(status))
         .fallback(async || Problem::not_found("page of the admin face"))
         .with_state(view)
@@ -332,6 +334,48 @@ async fn backends(Extract(view): Extract<View>) -> Json<Value> {
 
 async fn routes(Extract(view): Extract<View>) -> Json<Value> {
     Json(json!({ "routes": route_list(&view) }))
+}
+
+fn no_ip_filter() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_ip_filter",
+        "there is no [gate.ip_filter]: everybody may come in",
+    )
+}
+
+/// The IP filter: rules in force, figures, what was wrong with files.
+async fn ip_filter(Extract(view): Extract<View>) -> Result<Json<Value>, Problem> {
+    let snapshot = view.shared.snapshot.load();
+    let filter = snapshot.ip_filter.as_ref().ok_or_else(no_ip_filter)?;
+    Ok(Json(filter.page()))
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    address: IpAddr,
+}
+
+/// The verdict on one address by the rules in force, with the rule.
+async fn explain_ip(
+    Extract(view): Extract<View>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
+    let snapshot = view.shared.snapshot.load_full();
+    let filter = snapshot.ip_filter.clone().ok_or_else(no_ip_filter)?;
+    // The rule's text is read from its file.
+    let told = tokio::task::spawn_blocking(move || {
+        let allow = filter.rules().verdict(asked.address).allow;
+        json!({ "address": asked.address, "allow": allow, "why": filter.explain(asked.address) })
+    });
+    told.await.map(Json).map_err(|_| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the verdict could not be told",
+        )
+    })
 }
 
 async fn connections(Extract(view): Extract<View>) -> Json<Value> {

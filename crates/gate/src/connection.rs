@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
+use crate::ip_filter;
 use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
@@ -94,6 +95,9 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
 }
 
 fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    if ip_filter::closes(shard, peer.ip(), true) {
+        return;
+    }
     let timer = Timer::new(&shard.core);
     let Some(seat) = Seat::take(listener) else {
         shard.stats.reason(Reason::TooManyConnections);

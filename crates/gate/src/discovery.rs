@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backends::{Admission, Backends, Discovery, Instance, Service};
 use crate::health::keeper::{self, Keeping};
+use crate::ip_filter::Filter;
 use crate::settings::{BackendSettings, DiscoverySettings};
 use crate::snapshot::Snapshot;
 
@@ -31,6 +32,7 @@ pub(crate) struct Followers {
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<HashMap<String, (Arc<Service>, CancellationToken)>>,
+    rules: Mutex<Option<(Arc<Filter>, CancellationToken)>>,
 }
 
 impl Followers {
@@ -41,6 +43,24 @@ impl Followers {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             running: Mutex::new(HashMap::new()),
+            rules: Mutex::default(),
+        }
+    }
+
+    /// Follows the files of the IP filter of `snapshot`, and no other.
+    pub(crate) fn follow_rules(&self, snapshot: &Snapshot) {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, stop)) = rules.take() {
+            stop.cancel();
+        }
+        if let Some(filter) = snapshot
+            .ip_filter
+            .as_ref()
+            .filter(|filter| filter.has_files())
+        {
+            let stop = self.stop.child_token();
+            self.tasks.spawn(Arc::clone(filter).follow(stop.clone()));
+            *rules = Some((Arc::clone(filter), stop));
         }
     }
 

@@ -113,6 +113,10 @@ fn decide_all(
     );
     let client = decide::client(snapshot, asked.from, &head);
     say("client", client.to_string());
+    if let Some(filter) = &snapshot.ip_filter {
+        say("ip filter", filter.explain(client));
+        filter.admits(client)?;
+    }
     let routed = decide::route(snapshot, listener, &head)?;
     say(
         "route",

@@ -201,6 +201,7 @@ impl Gate {
         let snapshot = Arc::new(Snapshot::new(settings, own.clone(), None));
         let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
+        followers.follow_rules(&snapshot);
         followers.keep_uptimes();
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
@@ -336,6 +337,7 @@ impl Gate {
         self.log_by(&mut changes, log);
         let next = Arc::new(Snapshot::new(settings, self.own.clone(), Some(&before)));
         self.followers.follow(&next);
+        self.followers.follow_rules(&next);
         self.shared.snapshot.store(next);
         let retired = self.keep_only(&stay);
         let listening = self.listen(bound);

@@ -25,6 +25,7 @@ pub mod health;
 mod hedge;
 mod hold;
 pub mod http1;
+pub mod ip_filter;
 mod live;
 mod meter;
 mod metrics;

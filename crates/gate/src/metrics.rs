@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::figures;
 use crate::health::uptime::Uptimes;
+use crate::ip_filter::{self, Filter};
 use crate::shard::{Listener, Shared};
 use crate::stats::{BOUNDS, Totals};
 
@@ -59,7 +60,51 @@ pub(crate) fn page(
         ));
     }
     routes_part(&mut page, shared, uptimes);
+    if let Some(filter) = &shared.snapshot.load().ip_filter {
+        ip_filter_part(&mut page, filter);
+    }
     page.0
+}
+
+fn ip_filter_part(page: &mut Page, filter: &Filter) {
+    let figures = filter.metrics();
+    page.head(
+        "munjigi_gate_ip_verdicts_total",
+        "counter",
+        "Connections and requests that the IP filter judged, by verdict and by what decided.",
+    );
+    for ((verdict, by), count) in ip_filter::VERDICTS.iter().zip(figures.verdicts) {
+        page.put(format_args!(
+            "munjigi_gate_ip_verdicts_total{{verdict=\"{verdict}\",by=\"{by}\"}} {count}\n"
+        ));
+    }
+    page.head(
+        "munjigi_gate_ip_decided",
+        "gauge",
+        "How often rules of each source decided, since they were read.",
+    );
+    for (source, count) in &figures.sources {
+        let source = label(source);
+        page.put(format_args!(
+            "munjigi_gate_ip_decided{{source=\"{source}\"}} {count}\n"
+        ));
+    }
+    page.single(
+        "munjigi_gate_ip_rules",
+        "gauge",
+        "Rules of the IP filter.",
+        figures.rules,
+    );
+    page.head(
+        "munjigi_gate_ip_reloads_total",
+        "counter",
+        "Changed files of rules, by what came of them.",
+    );
+    for (result, count) in figures.reloads {
+        page.put(format_args!(
+            "munjigi_gate_ip_reloads_total{{result=\"{result}\"}} {count}\n"
+        ));
+    }
 }
 
 fn totals_part(page: &mut Page, shared: &Shared, totals: &Totals) {

@@ -1,7 +1,7 @@
 //! A request, from its first byte to its last. The stages in order, as in
 //! docs/life-of-a-request.md:
 //!
-//! accept (`connection`) → read head → route → limits → choose backend → forward, streaming both
+//! accept (`connection`) → ip filter → read head → route → limits → choose backend → forward, streaming both
 //! ways → finish.
 //!
 //! Each stage passes or returns a [`Stop`] through `?`; `answer` turns a rejection into a
@@ -22,6 +22,7 @@ use crate::forward;
 use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
+use crate::ip_filter;
 use crate::reach::{self, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
@@ -106,7 +107,9 @@ async fn run(
     let head = read_head(shard, connection, &snapshot.settings.limits).await?;
     let head = &*kept.insert(head);
     record.head_read = Some(shard.core.now());
-    record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
+    let client = decide::client(snapshot, connection.peer.ip(), head);
+    record.client = Some(client);
+    ip_filter::admit(shard, snapshot, client)?;
 
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
     routed.route.count(shard.index);
@@ -117,7 +120,6 @@ async fn run(
     decide::limits(routed.settings, head)?;
 
     let set = routed.route.service.set.load_full();
-    let client = record.client.unwrap_or(connection.peer.ip());
     let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
     let body = match routed.settings.retry.body_max {
         0 => None,
@@ -305,8 +307,14 @@ async fn answer(
         return After::Gone;
     }
     // With a body still under way, or with a head that was not understood, nobody knows where
-    // the next request begins.
+    // the next request begins. Who may not come in has no next one, unless it came by a proxy.
+    let peer = connection.peer.ip().to_canonical();
+    let denied = matches!(rejection.reason, Reason::IpDenied | Reason::IpHidden);
     let close = shard.leaving()
+        || (denied
+            && record
+                .client
+                .is_some_and(|client| client.to_canonical() == peer))
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
             head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()

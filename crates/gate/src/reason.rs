@@ -69,6 +69,12 @@ reasons! {
     ReaderTooSlow = "reader_too_slow", 0, "";
     /// The body is larger than `request_body_max`.
     BodyTooLarge = "body_too_large", 413, "Content Too Large";
+    /// The IP filter refused the client.
+    IpDenied = "ip_denied", 403, "Forbidden";
+    /// The same with `reject = "404"`: the client is not told.
+    IpHidden = "not_found", 404, "Not Found";
+    /// The same, and the connection was closed.
+    IpClosed = "ip_closed", 0, "";
     /// No route.
     NoRoute = "no_route", 404, "Not Found";
     /// `/internal/` from outside.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backends::Service;
+use crate::ip_filter::Filter;
 use crate::routes::Routes;
 use crate::settings::{GateSettings, RouteSettings};
 
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub(crate) services: HashMap<String, Arc<Service>>,
     /// Addresses that are the gate's own: never backends.
     pub(crate) own: Vec<SocketAddr>,
+    /// Who may come in; all when absent.
+    pub(crate) ip_filter: Option<Arc<Filter>>,
 }
 
 impl Snapshot {
@@ -97,7 +100,12 @@ impl Snapshot {
                     ),
             });
         }
+        let ip_filter = settings.ip_filter.as_ref().map(|wanted| {
+            let before = previous.and_then(|previous| previous.ip_filter.as_deref());
+            Filter::new(wanted, threads, before)
+        });
         Self {
+            ip_filter,
             settings,
             table,
             routes,

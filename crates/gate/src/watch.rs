@@ -19,7 +19,7 @@ struct Mark {
 }
 
 /// Files, and how they were when they were looked at last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Watch(Vec<(PathBuf, Option<Mark>)>);
 
 impl Watch {

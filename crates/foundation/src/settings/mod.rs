@@ -13,7 +13,7 @@ mod table;
 mod types;
 
 pub use document::{Document, Environment};
-pub use problem::{Problem, Problems, Severity};
+pub use problem::{Excerpt, Problem, Problems, Severity};
 pub use schema::{Key, Schema};
 pub use table::{Item, Table};
 pub use types::{HostPort, Rate, Secret, Setting, Size, format_duration, parse_duration};

@@ -20,6 +20,20 @@ pub struct Problem {
     pub span: Option<Range<usize>>,
     /// What to do.
     pub hint: Option<String>,
+    /// Where it is, when it is in a file that the settings name. `span` is that name then.
+    pub excerpt: Option<Excerpt>,
+}
+
+/// A line of another file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// The line, without its end.
+    pub text: String,
+    /// Bytes of `text`.
+    pub span: Range<usize>,
 }
 
 /// Collects problems while settings are read, so that all can be shown at once.
@@ -69,12 +83,18 @@ impl Problems {
         message: String,
         hint: Option<String>,
     ) {
-        self.0.borrow_mut().push(Problem {
+        self.add(Problem {
             severity,
             message,
             span,
             hint,
+            excerpt: None,
         });
+    }
+
+    /// Records a problem of any form.
+    pub fn add(&self, problem: Problem) {
+        self.0.borrow_mut().push(problem);
     }
 
     /// True when at least one problem is an error.
@@ -104,13 +124,21 @@ impl Problem {
             Severity::Warning => Level::WARNING,
         };
         let title = level.primary_title(self.message.as_str());
-        let mut group = match &self.span {
-            Some(span) => {
+        let mut group = match (&self.excerpt, &self.span) {
+            (Some(excerpt), _) => {
+                let end = excerpt.span.end.min(excerpt.text.len());
+                let place = AnnotationKind::Primary.span(excerpt.span.start.min(end)..end);
+                let snippet = Snippet::source(excerpt.text.as_str())
+                    .path(excerpt.file.as_str())
+                    .line_start(excerpt.line);
+                title.element(snippet.annotation(place))
+            }
+            (None, Some(span)) => {
                 let end = span.end.min(text.len());
                 let place = AnnotationKind::Primary.span(span.start.min(end)..end);
                 title.element(Snippet::source(text).path(file).annotation(place))
             }
-            None => title.element(Origin::path(file)),
+            (None, None) => title.element(Origin::path(file)),
         };
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.with_name("hint").message(hint.as_str()));

@@ -103,6 +103,19 @@ impl<'a> Table<'a> {
         &self.reading.document.base
     }
 
+    /// The name of the settings file, for messages.
+    #[must_use]
+    pub fn file(&self) -> &'a str {
+        &self.reading.document.name
+    }
+
+    /// The line of the settings file that byte `offset` is in, from 1.
+    #[must_use]
+    pub fn line_of(&self, offset: usize) -> usize {
+        let before = self.reading.document.text.bytes().take(offset);
+        before.filter(|byte| *byte == b'\n').count() + 1
+    }
+
     /// Where the table stands, to point at when something is missing.
     #[must_use]
     pub fn span(&self) -> Option<Range<usize>> {

@@ -1,6 +1,7 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
 mod discovery;
+mod ip_filter;
 mod read;
 mod schema;
 mod upstream;
@@ -17,6 +18,8 @@ use munjigi_foundation::settings::{HostPort, Secret};
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
+pub(crate) use ip_filter::{Complaint, Refused};
+pub use ip_filter::{Inline, IpFilterSettings, Reject, RuleFile};
 pub use schema::ALL as SCHEMAS;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
@@ -41,6 +44,8 @@ pub struct GateSettings {
     pub listeners: Vec<ListenerSettings>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are kept and believed.
     pub trusted: Vec<Network>,
+    /// Who may come in; all when absent.
+    pub ip_filter: Option<IpFilterSettings>,
     /// In the order of the file.
     pub routes: Vec<RouteSettings>,
     /// By name. A service without a table is looked up in the registry by its name.
@@ -62,6 +67,7 @@ impl Default for GateSettings {
             zone: None,
             listeners: Vec::new(),
             trusted: Vec::new(),
+            ip_filter: None,
             routes: Vec::new(),
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),

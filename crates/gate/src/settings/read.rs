@@ -51,6 +51,9 @@ impl GateSettings {
             registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
             admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
             limits: read_limits(&table.table_or_empty("limits", &schema::LIMITS)),
+            ip_filter: table
+                .table("ip_filter", &super::ip_filter::IP_FILTER)
+                .and_then(|table| super::ip_filter::read(&table)),
             listeners,
         })
     }
