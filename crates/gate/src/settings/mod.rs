@@ -3,6 +3,7 @@
 mod discovery;
 mod read;
 mod schema;
+mod trace;
 mod upstream;
 mod upstream_read;
 mod upstream_schema;
@@ -18,6 +19,7 @@ pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
+pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
     LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
@@ -49,6 +51,8 @@ pub struct GateSettings {
     pub registry: RegistrySettings,
     /// The operators' face.
     pub admin: AdminSettings,
+    /// Where traces go; nowhere when absent.
+    pub trace: Option<TraceSettings>,
     /// Limits of connections and heads.
     pub limits: LimitsSettings,
 }
@@ -66,6 +70,7 @@ impl Default for GateSettings {
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
             admin: AdminSettings::default(),
+            trace: None,
             limits: LimitsSettings::default(),
         }
     }

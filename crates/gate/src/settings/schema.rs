@@ -3,6 +3,7 @@
 use munjigi_foundation::settings::{Key, Schema};
 
 use super::discovery::{self, DNS};
+use super::trace::TRACE;
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
 
 /// `[gate]`
@@ -67,6 +68,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "",
             "the gate's own face for operators",
+        ),
+        Key::new(
+            "trace",
+            "table",
+            "",
+            "",
+            "where traces go; nowhere when absent",
         ),
         Key::new("limits", "table", "", "", "limits of connections and heads"),
         Key::later("ip_filter", "who may connect"),
@@ -491,5 +499,5 @@ pub(super) static LIMITS: Schema = Schema {
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
     &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
-    &DNS, &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
+    &DNS, &TRACE, &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
 ];

@@ -22,4 +22,5 @@ mod forwarding;
 mod lookup;
 mod rewriting;
 mod support;
+mod traces;
 mod tunnels;
