@@ -545,7 +545,7 @@ async fn deliver(
     };
     let close = !plan.head.keeps_alive()
         || framing == Framing::UntilClose
-        || plan.shard.draining()
+        || plan.shard.leaving()
         || !upload.complete.get()
         || !upload.intact.get();
     let mut lead = Vec::with_capacity(1_024);

@@ -103,14 +103,18 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    if let Some(tracer) = &shard.shared.tracer {
+        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
+        record.trace = Some(tracer.begin(&mut head, trusted));
+    }
     let head = &*kept.insert(head);
     record.head_read = Some(shard.core.now());
     record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
 
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
     routed.route.count(shard.index);
-    if shard.shared.log.is_on() {
+    if shard.shared.log.is_on() || record.trace.is_some() {
         record.route = Some(routed.settings.name.clone());
         record.service = Some(routed.settings.service.clone());
     }
@@ -306,7 +310,7 @@ async fn answer(
     }
     // With a body still under way, or with a head that was not understood, nobody knows where
     // the next request begins.
-    let close = shard.draining()
+    let close = shard.leaving()
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
             head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()

@@ -1,7 +1,9 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod discovery;
 mod read;
 mod schema;
+mod trace;
 mod upstream;
 mod upstream_read;
 mod upstream_schema;
@@ -15,7 +17,9 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
+pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
     LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
@@ -47,6 +51,8 @@ pub struct GateSettings {
     pub registry: RegistrySettings,
     /// The operators' face.
     pub admin: AdminSettings,
+    /// Where traces go; nowhere when absent.
+    pub trace: Option<TraceSettings>,
     /// Limits of connections and heads.
     pub limits: LimitsSettings,
 }
@@ -64,6 +70,7 @@ impl Default for GateSettings {
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
             admin: AdminSettings::default(),
+            trace: None,
             limits: LimitsSettings::default(),
         }
     }
@@ -230,16 +237,6 @@ pub struct ServiceSettings {
     pub panic_below: Option<Share>,
 }
 
-/// Where the backends of a service come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DiscoverySettings {
-    /// From the registry, by the service's name.
-    #[default]
-    Registry,
-    /// From the settings.
-    Static(Vec<BackendSettings>),
-}
-
 /// One of `backends`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSettings {
@@ -320,6 +317,10 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// How long requests in flight may take once the gate was told to end.
+    pub drain: Duration,
+    /// How long tunnels go on once another process has taken over.
+    pub drain_max: Duration,
 }
 
 impl Default for LimitsSettings {
@@ -333,6 +334,8 @@ impl Default for LimitsSettings {
             backend_idle_max: 256,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            drain: Duration::from_secs(10),
+            drain_max: Duration::from_secs(3_600),
         }
     }
 }
