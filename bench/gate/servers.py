@@ -81,8 +81,9 @@ class Server:
 
 
 def last_line(log):
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if "error" in line.lower()]
-    return (lines or ["it says nothing"])[0][:200]
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    loud = [line for line in lines if "error" in line.lower() or "alert" in line.lower()]
+    return (loud or lines or ["it says nothing"])[0][:200]
 
 
 def first_number(argv):
@@ -187,7 +188,7 @@ class Nginx(Server):
             listen += f"; ssl_certificate {setup.certificate}.pem; ssl_certificate_key {setup.certificate}.key; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:10m"
         bulk = setup.kind in ("bulk", "tls-bulk", "upload")
         buffers = (
-            "proxy_buffering off; proxy_buffer_size 64k; proxy_request_buffering off; client_body_buffer_size 256k;"
+            "proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; proxy_request_buffering off; client_body_buffer_size 256k;"
             if bulk else ""
         )
         servers = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in setup.backends)

@@ -45,9 +45,7 @@ async fn run(arguments: &[String]) -> Outcome<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["origin"] => origin().await,
-        ["upload", address, bytes, count] => {
-            upload(address, number(bytes)?, number(count)?).await
-        }
+        ["upload", address, bytes, count] => upload(address, number(bytes)?, number(count)?).await,
         ["idle", address, count] => hold(address, number(count)?, idle).await,
         ["tunnels", address, count] => hold(address, number(count)?, tunnel).await,
         ["pace", address, path, rate, seconds] => {
@@ -126,12 +124,17 @@ impl Peer {
 
     /// Reads `length` bytes of a body and throws them away.
     async fn discard(&mut self, length: u64) -> Outcome<()> {
-        let here = self.rest.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+        let here = self
+            .rest
+            .len()
+            .min(usize::try_from(length).unwrap_or(usize::MAX));
         self.rest.drain(..here);
         let mut left = length - here as u64;
         let mut buffer = vec![0; 256 * 1024];
         while left > 0 {
-            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let most = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             let read = self.stream.read(&mut buffer[..most]).await;
             match read.map_err(|error| format!("read: {error}"))? {
                 0 => return Err("the stream ended in a body".to_owned()),
@@ -198,7 +201,12 @@ async fn serve(mut peer: Peer) -> Outcome<()> {
             peer.send(answer.as_bytes()).await?;
             // Not a byte of buffer while it is silent: the origin's memory is not what is measured.
             let mut byte = [0];
-            while peer.stream.read(&mut byte).await.is_ok_and(|count| count > 0) {}
+            while peer
+                .stream
+                .read(&mut byte)
+                .await
+                .is_ok_and(|count| count > 0)
+            {}
             return Ok(());
         }
         if let Some(length) = field(&head, "content-length") {
@@ -206,7 +214,8 @@ async fn serve(mut peer: Peer) -> Outcome<()> {
         } else if field(&head, "transfer-encoding").is_some() {
             peer.discard_chunks().await?;
         }
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await?;
     }
     Ok(())
 }
@@ -216,7 +225,8 @@ async fn upload(address: &str, bytes: u64, count: u64) -> Outcome<()> {
     let mut peer = Peer::connect(address).await?;
     let start = Instant::now();
     for _ in 0..count {
-        let head = format!("POST /upload HTTP/1.1\r\nHost: bench\r\nContent-Length: {bytes}\r\n\r\n");
+        let head =
+            format!("POST /upload HTTP/1.1\r\nHost: bench\r\nContent-Length: {bytes}\r\n\r\n");
         peer.send(head.as_bytes()).await?;
         let mut left = bytes;
         while left > 0 {
@@ -246,8 +256,12 @@ where
     }
     say(&format!("held {}", held.len()))?;
     let mut end = Vec::new();
-    let read = tokio::task::spawn_blocking(move || std::io::Read::read_to_end(&mut std::io::stdin(), &mut end)).await;
-    read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let read = tokio::task::spawn_blocking(move || {
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut end)
+    })
+    .await;
+    read.map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
     let open = held.iter().filter(|stream| is_open(stream)).count();
     say(&format!("open {open}"))
 }
@@ -262,7 +276,8 @@ fn is_open(stream: &TcpStream) -> bool {
 
 async fn idle(address: &str) -> Outcome<TcpStream> {
     let mut peer = Peer::connect(address).await?;
-    peer.send(b"GET /1k HTTP/1.1\r\nHost: bench\r\n\r\n").await?;
+    peer.send(b"GET /1k HTTP/1.1\r\nHost: bench\r\n\r\n")
+        .await?;
     let answer = peer.answer().await?;
     let length = field(&answer, "content-length").map_or(Ok(0), number)?;
     peer.discard(length).await?;
@@ -288,7 +303,9 @@ async fn pace(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()>
     let start = Instant::now();
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..rate * seconds {
-        let due = start + Duration::from_secs(1) * u32::try_from(number).unwrap_or(0) / u32::try_from(rate.max(1)).unwrap_or(1);
+        let due = start
+            + Duration::from_secs(1) * u32::try_from(number).unwrap_or(0)
+                / u32::try_from(rate.max(1)).unwrap_or(1);
         tokio::time::sleep_until(due.into()).await;
         asking.spawn(ask(address.to_owned(), path.to_owned()));
     }
@@ -301,7 +318,8 @@ async fn pace(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()>
         }
     }
     times.sort_unstable();
-    let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
+    let at =
+        |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
     let show = |share| at(share).map_or_else(|| "-".to_owned(), ToString::to_string);
     say(&format!(
         "requests {} failed {failed} p50 {} p99 {} max {}",

@@ -105,10 +105,10 @@ pub(crate) async fn run(
         }
         Answer::Delivered { close, reusable } => Ok(Ended {
             reason: Reason::Done,
-            after: if close || !upload.intact.get() {
-                After::Linger
-            } else {
-                After::Next
+            after: match (close, upload.intact.get()) {
+                (false, true) => After::Next,
+                (true, true) if !plan.head.keeps_alive() => After::Close,
+                _ => After::Linger,
             },
             reusable: reusable && upload.intact.get(),
         }),
@@ -222,6 +222,7 @@ async fn send_body(
         chunked: plan.head.framing == Framing::Chunked,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
+        begun: false,
         watched: None,
     };
     let outcome = relay.run(&mut body, lead, leftover).await;
@@ -390,7 +391,7 @@ async fn pass_interim(
         upgrade: false,
     };
     write::response(&mut bytes, head, delivery);
-    write_to_client(plan, connection, &bytes).await?;
+    write_to_client(plan, connection, [&bytes, &[], &[]]).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
     }
@@ -400,11 +401,10 @@ async fn pass_interim(
 async fn write_to_client(
     plan: Plan<'_>,
     connection: &Connection,
-    bytes: &[u8],
+    parts: [&[u8]; 3],
 ) -> Result<(), Stop> {
     let timeout = &plan.routed.settings.timeout;
     let mut patience = client_patience(timeout, Patience::Idle(timeout.idle));
-    let parts = [bytes, &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
@@ -463,6 +463,17 @@ fn upgrade(
     })
 }
 
+/// The length of a body that is known, and of which `rest` holds every byte and none beyond.
+fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
+    let here = rest.map_or(0, |rest| rest.filled().len()) as u64;
+    let length = match framing {
+        Framing::None => 0,
+        Framing::Length(length) => length,
+        Framing::Chunked | Framing::UntilClose => return None,
+    };
+    (here == length).then_some(length)
+}
+
 async fn deliver(
     plan: Plan<'_>,
     connection: &Connection,
@@ -495,6 +506,17 @@ async fn deliver(
     });
     record.status.set(head.status);
     let head_bytes = lead.len() as u64;
+    if let Some(length) = whole(head.framing, rest.as_ref()) {
+        // Most answers are small and here already: one write, and none of the relay's state.
+        let data = rest.as_ref().map_or(&[][..], Buffer::filled);
+        let both = relay::join(&mut lead, data, &[]);
+        write_to_client(plan, connection, both).await?;
+        record.sent.set(length + head_bytes);
+        return Ok(Answer::Delivered {
+            close,
+            reusable: head.keeps_alive(),
+        });
+    }
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
         from: &plan.upstream.stream,
@@ -505,10 +527,12 @@ async fn deliver(
         chunked: framing == Framing::Chunked,
         limit: u64::MAX,
         moved: 0,
+        begun: false,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);
-    let outcome = relay.run(&mut body, lead, rest).await;
+    // Boxed, so that the future of a small exchange is small.
+    let outcome = Box::pin(relay.run(&mut body, lead, rest)).await;
     record.sent.set(relay.moved + head_bytes);
     match outcome {
         // Bytes behind the response belong to no request: such a connection is not used again.
@@ -516,6 +540,10 @@ async fn deliver(
             close,
             reusable: head.keeps_alive() && rest.is_none(),
         }),
+        Err(RelayEnd::Malformed(_)) if !relay.begun => {
+            record.status.set(0);
+            Err(bad_response("the backend's answer is no valid HTTP").into())
+        }
         Err(end) => Err(Stop::End(match end {
             RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
             RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,

@@ -16,6 +16,7 @@
 
 mod control;
 mod corpus;
+mod desync;
 mod failures;
 mod forwarding;
 mod lookup;
