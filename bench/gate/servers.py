@@ -183,9 +183,10 @@ class Nginx(Server):
 
     def write(self, setup):
         listen = f"listen 127.0.0.1:{setup.port} backlog=4096"
+        tls = ""
         if setup.tls:
             listen += " ssl" + (" http2" if setup.kind == "h2" else "")
-            listen += f"; ssl_certificate {setup.certificate}.pem; ssl_certificate_key {setup.certificate}.key; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:10m"
+            tls = f"ssl_certificate {setup.certificate}.pem; ssl_certificate_key {setup.certificate}.key; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:10m;"
         bulk = setup.kind in ("bulk", "tls-bulk", "upload")
         buffers = (
             "proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; proxy_request_buffering off; client_body_buffer_size 256k;"
@@ -199,6 +200,7 @@ class Nginx(Server):
         config = setup.folder / "nginx.conf"
         config.write_text(
             NGINX_HEAD.format(files=OPEN_FILES, folder=setup.folder, name="nginx") + f"""
+  {tls}
   proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host; {buffers}
   server_names_hash_max_size 65536; server_names_hash_bucket_size 128;
   upstream origin {{ {servers} keepalive 1024; keepalive_requests 1000000000; }}

@@ -78,6 +78,8 @@ pub(crate) async fn run(
     let outcome = if plan.head.framing == Framing::None {
         connection.leftover = leftover;
         send_head(plan, connection, &lead).await?;
+        // An exchange that waits, and a tunnel, hold nothing that they need no more.
+        drop(lead);
         upload.complete.set(true);
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await

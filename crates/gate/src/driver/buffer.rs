@@ -188,3 +188,19 @@ impl Drop for Buffer {
         self.core.buffers.give(std::mem::take(&mut self.block));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_blocks_begin_on_a_page_and_have_their_whole_size() {
+        for size in [SMALL, MEDIUM, LARGE] {
+            let mut block = Block::new(size);
+            assert_eq!((block.bytes().len(), block.bytes_mut().len()), (size, size));
+            if size > SMALL {
+                assert_eq!(block.bytes().as_ptr() as usize % PAGE, 0);
+            }
+        }
+    }
+}
