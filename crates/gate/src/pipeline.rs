@@ -12,20 +12,22 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::backends::{Backend, InFlight, Set};
 use crate::connection::{After, Connection};
-use crate::decide::{self, Routed, Wanted};
+use crate::decide;
 use crate::driver::buffer::{Buffer, SMALL};
-use crate::driver::tcp::TcpStream;
 use crate::forward;
+use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
+use crate::reach::{self, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::retry;
+use crate::service::Outcome;
 use crate::settings::LimitsSettings;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -41,8 +43,10 @@ pub(crate) enum Stop {
     Quiet,
     /// There is no request yet: the readiness was stale.
     NotYet,
-    /// A kept connection turned out to be closed by its backend, before a byte of a response.
+    /// The connection was closed by its backend before a byte of a response.
     Stale,
+    /// The backend's answer is thrown away: another try was granted.
+    Again(Outcome),
 }
 
 impl From<Rejection> for Stop {
@@ -80,7 +84,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         Err(Stop::Quiet) => return After::Gone,
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
-        Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
+        Err(Stop::Stale | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
             let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
@@ -113,17 +117,22 @@ async fn run(
     decide::limits(routed.settings, head)?;
 
     let set = routed.route.service.set.load_full();
-    let wanted = decide::wanted(&routed, &set, head, shard.core.now())?;
-    let mut search = Search {
-        shard,
-        snapshot,
-        routed: &routed,
-        set: &set,
-        wanted: &wanted,
-        fresh: false,
-        repeatable: head.is_idempotent() && head.framing == Framing::None,
+    let client = record.client.unwrap_or(connection.peer.ip());
+    let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let body = match routed.settings.retry.body_max {
+        0 => None,
+        _ => Box::pin(retry::gather(connection, head, routed.settings)).await?,
     };
-    let mut upstream = search.reach(connection, record).await?;
+    let repeatable = head.is_idempotent() && (head.framing == Framing::None || body.is_some());
+    let mut search = Search::new(shard, snapshot, &routed, (&set, &wanted), repeatable);
+    let mut upstream = reach(&mut search, connection, record).await?;
+    let mut sent = false;
+    if let Some(after) = routed.settings.hedge_after
+        && hedge::fits(head)
+    {
+        let asked = hedge::ask(&mut search, upstream, head, (connection, after), record);
+        (upstream, sent) = Box::pin(asked).await?;
+    }
     loop {
         let plan = forward::Plan {
             shard,
@@ -131,31 +140,89 @@ async fn run(
             head,
             routed: &routed,
             upstream: &upstream,
+            search: &search,
+            body: body.as_deref(),
+            sent,
         };
-        match forward::run(plan, connection, record).await {
-            // Nothing reached the application: once more, on a connection that is surely new.
-            Err(Stop::Stale) if upstream.reused && search.repeatable => {
-                shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-                search.fresh = true;
-                upstream = search.reach(connection, record).await?;
-            }
-            Err(Stop::Stale) => {
-                return Err(Rejection::new(
-                    Reason::BackendClosed,
-                    "the backend closed the connection without an answer",
-                )
-                .into());
-            }
-            Err(stop) => return Err(stop),
+        let outcome = forward::run(plan, connection, record).await;
+        let stop = match outcome {
             Ok(ended) => {
+                search.settle(&upstream, record.outcome.get());
                 if ended.reusable {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, upstream.stream, most);
                 }
                 return Ok((ended.reason, ended.after));
             }
-        }
+            Err(stop) => stop,
+        };
+        settle(&mut search, &upstream, record, stop)?;
+        drop(upstream);
+        sent = false;
+        upstream = reach(&mut search, connection, record).await?;
     }
+}
+
+/// A connection to a backend, unless the client goes away meanwhile.
+async fn reach(
+    search: &mut Search<'_>,
+    connection: &Connection,
+    record: &mut Record,
+) -> Result<Upstream, Stop> {
+    let mut reaching = pin!(search.reach(&connection.timer, record));
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = reaching.as_mut().poll(context) {
+            return Poll::Ready(outcome);
+        }
+        let broken = connection.stream.poll_broken(context);
+        broken.map(|()| Err(Stop::End(Reason::ClientGone)))
+    })
+    .await
+}
+
+/// Notes how a try ended. Passes when there is to be another one.
+fn settle(
+    search: &mut Search<'_>,
+    upstream: &Upstream,
+    record: &Record,
+    stop: Stop,
+) -> Result<(), Stop> {
+    let rejection = match stop {
+        // Nothing reached the application: once more, on a connection that is surely new.
+        Stop::Stale if upstream.reused && search.repeatable => {
+            search.was_stale();
+            return Ok(());
+        }
+        Stop::Stale => {
+            if !upstream.reused {
+                search.settle(upstream, Outcome::Failed);
+            }
+            let detail = "the backend closed the connection without an answer";
+            Rejection::new(Reason::BackendClosed, detail)
+        }
+        Stop::Again(outcome) => {
+            search.settle(upstream, outcome);
+            search.avoid(&upstream.flight.0);
+            return Ok(());
+        }
+        Stop::Reject(rejection) => {
+            search.settle(upstream, reach::outcome(rejection.reason));
+            rejection
+        }
+        Stop::End(reason) => {
+            search.settle(upstream, reach::outcome(reason));
+            return Err(Stop::End(reason));
+        }
+        stop @ (Stop::Quiet | Stop::NotYet) => return Err(stop),
+    };
+    let again = record.status.get() == 0
+        && retry::kind(rejection.reason).is_some_and(|failure| search.may_repeat(failure));
+    if !again {
+        return Err(rejection.into());
+    }
+    upstream.flight.0.failures.fetch_add(1, Ordering::Relaxed);
+    search.avoid(&upstream.flight.0);
+    Ok(())
 }
 
 /// Read head: within `limits.head` of its first byte, within `limits.head_bytes`.
@@ -223,118 +290,6 @@ pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
     HeadLimits {
         bytes: limits.head_bytes,
         fields: limits.headers,
-    }
-}
-
-/// A connection to the chosen backend.
-#[derive(Debug)]
-pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
-    pub(crate) flight: InFlight,
-    /// It served a request before.
-    pub(crate) reused: bool,
-}
-
-/// The search for a backend that takes the request.
-struct Search<'a> {
-    shard: &'a Shard,
-    snapshot: &'a Snapshot,
-    routed: &'a Routed<'a>,
-    set: &'a Set,
-    wanted: &'a Wanted,
-    /// Kept connections are out of question.
-    fresh: bool,
-    /// The request may be sent again.
-    repeatable: bool,
-}
-
-impl Search<'_> {
-    /// Choose backend: a kept connection, or a new one; another backend when that fails.
-    async fn reach(&self, connection: &Connection, record: &mut Record) -> Result<Upstream, Stop> {
-        let mut tried = Vec::new();
-        loop {
-            let service = &self.routed.route.service;
-            let backend = decide::backend(service, self.set, self.wanted, &tried)?;
-            record.attempts += 1;
-            record.backend = Some(Arc::clone(&backend));
-            let flight = InFlight::new(&backend);
-            if let Some(stream) = self.kept(&backend) {
-                return Ok(Upstream {
-                    stream,
-                    flight,
-                    reused: true,
-                });
-            }
-            match self.connect(connection, &backend).await {
-                Ok(stream) => {
-                    record.connected = Some(self.shard.core.now());
-                    return Ok(Upstream {
-                        stream,
-                        flight,
-                        reused: false,
-                    });
-                }
-                Err(rejection) => {
-                    tried.push(backend.id);
-                    if tried.len() >= self.routed.settings.attempts as usize {
-                        return Err(rejection.into());
-                    }
-                    backend.failures.fetch_add(1, Ordering::Relaxed);
-                    self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    fn kept(&self, backend: &Backend) -> Option<TcpStream> {
-        if self.fresh {
-            return None;
-        }
-        // A request that can't be sent twice takes only a connection that was just in use: its
-        // backend has hardly closed it meanwhile.
-        let limit = self.snapshot.settings.limits.backend_idle;
-        let age = if self.repeatable {
-            limit
-        } else {
-            limit.min(Duration::from_secs(1))
-        };
-        self.shard.pool.take(backend.id, age)
-    }
-
-    async fn connect(
-        &self,
-        connection: &Connection,
-        backend: &Backend,
-    ) -> Result<TcpStream, Rejection> {
-        let timer = &connection.timer;
-        timer.set(self.routed.settings.timeout.connect);
-        let mut connecting = pin!(TcpStream::connect(&self.shard.core, backend.address));
-        let outcome = poll_fn(|context: &mut Context<'_>| {
-            if let Poll::Ready(result) = connecting.as_mut().poll(context) {
-                return Poll::Ready(Some(result));
-            }
-            timer.poll_expired(context).map(|()| None)
-        })
-        .await;
-        let service = &self.routed.settings.service;
-        match outcome {
-            Some(Ok(stream)) => {
-                let connections = &self.shard.stats.backend_connections;
-                connections.fetch_add(1, Ordering::Relaxed);
-                Ok(stream)
-            }
-            Some(Err(error)) => {
-                tracing::debug!(%error, backend = backend.name, service, "connect failed");
-                Err(Rejection::new(
-                    Reason::ConnectFailed,
-                    format!("a backend of service {service} can't be reached"),
-                ))
-            }
-            None => Err(Rejection::new(
-                Reason::ConnectTimeout,
-                format!("a backend of service {service} did not answer in time"),
-            )),
-        }
     }
 }
 

@@ -101,8 +101,8 @@ fn is_plain(head: &str) -> bool {
                     .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
         })
     };
-    lines.iter().all(|line| clean(&line))
-        && fields.iter().all(|line| named(&line))
+    lines.iter().all(clean)
+        && fields.iter().all(named)
         && count("content-length") + count("transfer-encoding") <= 1
         && count("host") == 1
         && header(head, "transfer-encoding").is_none_or(|coding| coding == "chunked")

@@ -14,12 +14,17 @@
     reason = "a task of a story ends with its test"
 )]
 
+mod balancing;
 mod control;
 mod corpus;
 mod desync;
 mod failures;
 mod forwarding;
+mod health;
 mod lookup;
+mod queueing;
+mod retries;
 mod rewriting;
 mod support;
 mod tunnels;
+mod upstream_settings;
