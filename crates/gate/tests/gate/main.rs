@@ -18,6 +18,7 @@ mod balancing;
 mod control;
 mod corpus;
 mod discovery;
+mod desync;
 mod failures;
 mod forwarding;
 mod health;
