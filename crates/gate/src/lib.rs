@@ -48,6 +48,7 @@ mod snapshot;
 mod stats;
 mod sticky;
 mod target;
+mod trace;
 mod tunnel;
 mod watch;
 pub mod ws;

@@ -104,7 +104,11 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    if let Some(tracer) = &shard.shared.tracer {
+        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
+        record.trace = Some(tracer.begin(&mut head, trusted));
+    }
     let head = &*kept.insert(head);
     record.head_read = Some(shard.core.now());
     let client = decide::client(snapshot, connection.peer.ip(), head);
@@ -113,7 +117,7 @@ async fn run(
 
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
     routed.route.count(shard.index);
-    if shard.shared.log.is_on() {
+    if shard.shared.log.is_on() || record.trace.is_some() {
         record.route = Some(routed.settings.name.clone());
         record.service = Some(routed.settings.service.clone());
     }
@@ -317,7 +321,10 @@ async fn answer(
                 .is_some_and(|client| client.to_canonical() == peer))
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
-            head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()
+            head.framing != Framing::None
+                || !head.keeps_alive()
+                || head.upgrade().is_some()
+                || head.method() == b"CONNECT"
         });
     let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
     if head.is_some_and(|head| head.method() == b"HEAD") {

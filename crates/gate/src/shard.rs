@@ -19,6 +19,7 @@ use crate::live::Live;
 use crate::settings::ListenerSettings;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
+use crate::trace::Tracer;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) leaving: AtomicBool,
     pub(crate) draining: AtomicBool,
     pub(crate) hold: Hold,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) log: LogHandle,
     pub(crate) clock: Clock,
     pub(crate) started: Instant,

@@ -4,6 +4,7 @@ mod discovery;
 mod ip_filter;
 mod read;
 mod schema;
+mod trace;
 mod upstream;
 mod upstream_read;
 mod upstream_schema;
@@ -21,6 +22,7 @@ pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub(crate) use ip_filter::{Complaint, Refused};
 pub use ip_filter::{Inline, IpFilterSettings, Reject, RuleFile};
 pub use schema::ALL as SCHEMAS;
+pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
     LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
@@ -54,6 +56,8 @@ pub struct GateSettings {
     pub registry: RegistrySettings,
     /// The operators' face.
     pub admin: AdminSettings,
+    /// Where traces go; nowhere when absent.
+    pub trace: Option<TraceSettings>,
     /// Limits of connections and heads.
     pub limits: LimitsSettings,
 }
@@ -72,6 +76,7 @@ impl Default for GateSettings {
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
             admin: AdminSettings::default(),
+            trace: None,
             limits: LimitsSettings::default(),
         }
     }
@@ -332,7 +337,7 @@ impl Default for LimitsSettings {
             head: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
-            backend_idle_max: 256,
+            backend_idle_max: 1_024,
             backends_max: 10_000,
             access_log_lines: 8_192,
             drain: Duration::from_secs(10),

@@ -13,7 +13,7 @@ use super::{
     Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings, ServiceSettings,
     TimeoutSettings, WebSocketSettings,
 };
-use super::{discovery, schema, upstream_read, upstream_schema};
+use super::{discovery, schema, trace, upstream_read, upstream_schema};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -50,6 +50,7 @@ impl GateSettings {
             services,
             registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
             admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
+            trace: trace::read(table),
             limits: read_limits(&table.table_or_empty("limits", &schema::LIMITS)),
             ip_filter: table
                 .table("ip_filter", &super::ip_filter::IP_FILTER)

@@ -3,6 +3,8 @@
 use munjigi_foundation::settings::{Key, Schema};
 
 use super::discovery::{self, DNS};
+use super::ip_filter::{IP_FILE, IP_FILTER};
+use super::trace::TRACE;
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
 
 /// `[gate]`
@@ -67,6 +69,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "",
             "the gate's own face for operators",
+        ),
+        Key::new(
+            "trace",
+            "table",
+            "",
+            "",
+            "where traces go; nowhere when absent",
         ),
         Key::new("limits", "table", "", "", "limits of connections and heads"),
         Key::new(
@@ -459,7 +468,7 @@ pub(super) static LIMITS: Schema = Schema {
         Key::new(
             "backend_idle_max",
             "whole number",
-            "256",
+            "1024",
             "0 to 10000",
             "connections kept for one backend by one thread",
         ),
@@ -496,25 +505,7 @@ pub(super) static LIMITS: Schema = Schema {
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
-    &GATE,
-    &LISTENER,
-    &CLIENT_IP,
-    &ROUTE,
-    &WEBSOCKET,
-    &TIMEOUT,
-    &RETRY,
-    &HEDGE,
-    &SERVICE,
-    &BACKEND,
-    &DNS,
-    &STICKY,
-    &HEALTH,
-    &EJECTION,
-    &LIMIT,
-    &BREAKER,
-    &REGISTRY,
-    &ADMIN,
-    &LIMITS,
-    &super::ip_filter::IP_FILTER,
-    &super::ip_filter::IP_FILE,
+    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
+    &DNS, &TRACE, &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
+    &IP_FILTER, &IP_FILE,
 ];

@@ -17,6 +17,7 @@
 mod balancing;
 mod control;
 mod corpus;
+mod desync;
 mod discovery;
 mod failures;
 mod forwarding;
@@ -26,5 +27,6 @@ mod queueing;
 mod retries;
 mod rewriting;
 mod support;
+mod traces;
 mod tunnels;
 mod upstream_settings;
