@@ -123,6 +123,11 @@ impl Filter {
         Arc::clone(&self.loaded.load().rules)
     }
 
+    /// The verdict in words. Reads the file that the rule is in.
+    pub(crate) fn explain(&self, address: IpAddr) -> String {
+        explain(&self.settings, address)
+    }
+
     /// True when there are files to follow.
     pub(crate) fn has_files(&self) -> bool {
         !self.settings.files.is_empty()
@@ -311,12 +316,6 @@ impl Filter {
             ],
         }
     }
-
-    /// The verdict on `address` in words: `deny: ip.conf line 3: deny from 10.20.*`. Reads the file
-    /// that the rule is in.
-    pub(crate) fn explain(&self, address: IpAddr) -> String {
-        explain(&self.settings, &self.rules(), address)
-    }
 }
 
 /// Figures for the metrics page.
@@ -330,10 +329,11 @@ pub(crate) struct Metrics {
     pub(crate) reloads: [(&'static str, u64); 2],
 }
 
-/// The verdict of `rules` on `address` in words.
+/// The verdict on `address` in words, by the rules in force: `deny: ip.conf line 3: deny from 10.*`.
+/// Reads the file that the rule is in.
 #[must_use]
-pub fn explain(settings: &IpFilterSettings, rules: &RuleSet, address: IpAddr) -> String {
-    let verdict = rules.verdict(address);
+pub fn explain(settings: &IpFilterSettings, address: IpAddr) -> String {
+    let verdict = settings.rules.load().verdict(address);
     let action = if verdict.allow { "allow" } else { "deny" };
     let Some(rule) = verdict.rule else {
         return format!("{action}: no rule matches, so the default decides");

@@ -1,11 +1,12 @@
-//! `munjigi explain`: a request's way, and a finding.
+//! `munjigi explain`: a request's way, the IP filter's verdict, and a finding.
 
 use std::io::IsTerminal;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use munjigi_analyzer::Style;
+use munjigi_gate::GateSettings;
 use munjigi_gate::explain::{Asked, request, snapshot};
 
 use crate::check::print_problems;
@@ -19,6 +20,11 @@ pub(crate) enum ExplainCommand {
         after_help = "Example:\n  munjigi explain request GET 'http://example.com/analysis?serverId=143' --config munjigi.toml --listener inner"
     )]
     Request(RequestArgs),
+    /// Whether an address may come in, and the rule and the line that say so
+    #[command(
+        after_help = "Example:\n  munjigi explain ip 203.0.113.7 --config munjigi.toml"
+    )]
+    Ip(IpArgs),
     /// A finding in words: its flow, score, contributions, counterfactuals
     #[command(
         after_help = "Example:\n  munjigi scan src/ --results findings/\n  munjigi explain finding 3f1c --results findings/"
@@ -47,6 +53,16 @@ pub(crate) struct RequestArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct IpArgs {
+    /// IPv4 or IPv6
+    #[arg(value_name = "ADDR")]
+    address: IpAddr,
+    /// The settings file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FindingArgs {
     /// The finding's id, or the beginning of it
     id: String,
@@ -59,6 +75,7 @@ pub(crate) struct FindingArgs {
 pub(crate) fn explain(command: &ExplainCommand) -> Result<Exit, Failure> {
     match command {
         ExplainCommand::Request(args) => explain_request(args),
+        ExplainCommand::Ip(args) => explain_ip(args),
         ExplainCommand::Finding(args) => {
             let style = if std::io::stdout().is_terminal() {
                 Style::coloured()
@@ -73,16 +90,33 @@ pub(crate) fn explain(command: &ExplainCommand) -> Result<Exit, Failure> {
     }
 }
 
-fn explain_request(args: &RequestArgs) -> Result<Exit, Failure> {
-    let document = settings::load(&args.config)?;
+/// The gate's settings in a file; `None` when something is wrong with it, which was said then.
+fn load_gate(config: &Path) -> Result<Option<GateSettings>, Failure> {
+    let document = settings::load(config)?;
     let (read, problems) = settings::read(&document, &[]);
-    if read.is_none() {
+    let Some(read) = read else {
         print_problems(&document, &problems);
+        return Ok(None);
+    };
+    let without = || Failure::could_not(format!("{} has no [gate]", document.name));
+    read.gate.map(Some).ok_or_else(without)
+}
+
+fn explain_ip(args: &IpArgs) -> Result<Exit, Failure> {
+    let Some(gate) = load_gate(&args.config)? else {
         return Ok(Exit::CouldNot);
+    };
+    match &gate.ip_filter {
+        Some(filter) => say(munjigi_gate::ip_filter::explain(filter, args.address)),
+        None => say("allow: there is no [gate.ip_filter]"),
     }
-    let gate = read
-        .and_then(|settings| settings.gate)
-        .ok_or_else(|| Failure::could_not(format!("{} has no [gate]", document.name)))?;
+    Ok(Exit::Good)
+}
+
+fn explain_request(args: &RequestArgs) -> Result<Exit, Failure> {
+    let Some(gate) = load_gate(&args.config)? else {
+        return Ok(Exit::CouldNot);
+    };
     if let Some(wanted) = &args.listener
         && gate
             .listeners

@@ -67,6 +67,50 @@ fn a_file_that_is_not_there_could_not_be_checked() {
 }
 
 #[test]
+fn rules_of_files_are_checked_with_the_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let settings = include_str!("broken/ip_filter.toml");
+    write("munjigi.toml", settings);
+    write(
+        "ip.conf",
+        "order allow,deny\r\nallow from 10.0.0.1/8\r\ndeny from 999.1.1.1 # no\r\ndefault true # no\r\ndeny 1.2.3.4\r\n",
+    );
+    write("drop.txt", "; a list\n1.2.3.0/24\n1.2.3.0/33\n1.2.3.4 5.6.7.8\n");
+    let output = check(folder.path(), "munjigi.toml");
+    assert_eq!(output.status.code(), Some(1));
+    insta::assert_snapshot!("ip_filter", String::from_utf8(output.stderr).unwrap());
+    // What is odd is told, and the verdict of any address.
+    let good = settings.replace("\"10.20.30\", ", "").replace("\"missing.conf\", ", "");
+    write("munjigi.toml", &good);
+    write("ip.conf", "allow from 10.0.0.1/8\ndeny from 10.20.30.40\n");
+    write("drop.txt", "1.2.3.0/24\n1.2.3.0/24\n");
+    let output = check(folder.path(), "munjigi.toml");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    insta::assert_snapshot!("ip_filter_odd", told);
+    let explain = |address: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_munjigi"))
+            .args(["explain", "ip", address, "--config", "munjigi.toml"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{address}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(explain("1.2.3.4"), "deny: drop.txt line 1: 1.2.3.0/24\n");
+    assert_eq!(
+        explain("::ffff:10.9.9.9"),
+        "allow: ip.conf line 1: allow from 10.0.0.1/8\n"
+    );
+    assert_eq!(explain("10.20.1.1"), "deny: munjigi.toml line 12: 10.20.*\n");
+    assert_eq!(
+        explain("2001:db8::1"),
+        "deny: no rule matches, so the default decides\n"
+    );
+}
+
+#[test]
 fn every_command_shows_an_example() {
     let help = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_munjigi"))
@@ -83,6 +127,7 @@ fn every_command_shows_an_example() {
         &["check"],
         &["settings"],
         &["explain", "request"],
+        &["explain", "ip"],
         &["explain", "finding"],
         &["scan"],
         &["submit"],

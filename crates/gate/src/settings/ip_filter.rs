@@ -186,22 +186,26 @@ impl IpFilterSettings {
     /// Reads the files and compiles all rules, at low priority: a million of them take a good part
     /// of a second, which loops and requests need more.
     pub(crate) fn compile(&self) -> Result<RuleSet, Refused> {
-        at_low_priority(|| {
-            let mut texts = Vec::new();
-            let mut unreadable = Vec::new();
-            for (place, file) in self.files.iter().enumerate() {
-                match read_file(file) {
-                    Ok(text) => texts.push(text),
-                    Err(why) => unreadable.push((place, why)),
-                }
+        at_low_priority(|| self.read_and_compile().map(|(rules, _)| rules))
+    }
+
+    /// The rules, and what the files hold.
+    fn read_and_compile(&self) -> Result<(RuleSet, Vec<Vec<u8>>), Refused> {
+        let mut texts = Vec::new();
+        let mut unreadable = Vec::new();
+        for (place, file) in self.files.iter().enumerate() {
+            match read_file(file) {
+                Ok(text) => texts.push(text),
+                Err(why) => unreadable.push((place, why)),
             }
-            if !unreadable.is_empty() {
-                return Err(Refused::Unreadable(unreadable));
-            }
-            self.builder(&texts)
-                .build()
-                .map_err(|problems| Refused::Wrong(complaints(&texts, problems)))
-        })
+        }
+        if !unreadable.is_empty() {
+            return Err(Refused::Unreadable(unreadable));
+        }
+        match self.builder(&texts).build() {
+            Ok(rules) => Ok((rules, texts)),
+            Err(problems) => Err(Refused::Wrong(complaints(&texts, &problems))),
+        }
     }
 
     fn builder(&self, texts: &[Vec<u8>]) -> Builder {
@@ -299,23 +303,23 @@ fn at_low_priority<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Puts the lines beside the problems, which are in the order of sources and lines.
-fn complaints(texts: &[Vec<u8>], problems: Vec<ipfilter::Problem>) -> Vec<Complaint> {
+fn complaints(texts: &[Vec<u8>], problems: &[ipfilter::Problem]) -> Vec<Complaint> {
     let mut complaints = Vec::with_capacity(problems.len());
     for of_one in problems.chunk_by(|left, right| left.source == right.source) {
         let source = of_one.first().map_or(0, |problem| problem.source as usize);
         let file = source.checked_sub(LISTS);
         let text = file.and_then(|file| texts.get(file));
-        let mut lines = text
-            .into_iter()
-            .flat_map(|text| text.split(|byte| *byte == b'\n'));
-        let mut at = 0;
+        let text = text.map_or(&[][..], Vec::as_slice);
+        let mut lines = (1..).zip(text.split(|byte| *byte == b'\n'));
+        let mut current = None;
         for (count, problem) in of_one.iter().enumerate() {
             let mut text = String::new();
-            if count < SHOWN_MAX && problem.line as usize > at {
-                let line = lines.nth(problem.line as usize - at - 1).unwrap_or(b"");
-                at = problem.line as usize;
-                let line = line.strip_suffix(b"\r").unwrap_or(line);
-                text = String::from_utf8_lossy(line).into_owned();
+            if count < SHOWN_MAX {
+                if current.is_none_or(|(number, _)| number < problem.line) {
+                    current = lines.find(|(number, _)| *number == problem.line);
+                }
+                let line = current.map_or(&[][..], |(_, line): (u32, &[u8])| line);
+                text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
             }
             complaints.push(Complaint {
                 file,
@@ -364,9 +368,9 @@ pub(super) fn read(table: &Table<'_>) -> Option<IpFilterSettings> {
         lists: [allow_spans, deny_spans],
         files: file_spans,
     };
-    match settings.compile() {
-        Ok(rules) => {
-            warn(table, &settings, &spans, &rules);
+    match at_low_priority(|| settings.read_and_compile()) {
+        Ok((rules, texts)) => {
+            warn(table, &settings, &spans, &complaints(&texts, &rules.lint()));
             settings.rules.store(Arc::new(rules));
             Some(settings)
         }
@@ -482,18 +486,13 @@ fn record(table: &Table<'_>, settings: &IpFilterSettings, spans: &Spans, refused
 }
 
 /// What is odd about rules that are right.
-fn warn(table: &Table<'_>, settings: &IpFilterSettings, spans: &Spans, rules: &RuleSet) {
-    let lint = rules.lint();
-    for problem in lint.iter().take(WARNINGS_MAX) {
-        let rule = Line {
-            source: problem.source,
-            line: problem.line,
-        };
-        let text = settings.text(rule).unwrap_or_default();
-        tell(table, settings, spans, problem, &text);
+fn warn(table: &Table<'_>, settings: &IpFilterSettings, spans: &Spans, lint: &[Complaint]) {
+    for found in lint.iter().take(WARNINGS_MAX) {
+        tell(table, settings, spans, &found.problem, &found.text);
     }
-    if let Some(more) = lint.len().checked_sub(WARNINGS_MAX + 1) {
-        let message = format!("{} more warnings about rules", more + 1);
+    let more = lint.len().saturating_sub(WARNINGS_MAX);
+    if more > 0 {
+        let message = format!("{more} more warnings about rules");
         let hint = "only the first hundred are shown";
         table.problems().warning(table.span(), message, hint);
     }
