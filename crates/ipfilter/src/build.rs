@@ -8,11 +8,8 @@ use crate::pattern::{Part, Pattern, Span, Wrong};
 use crate::problem::{Kind, Problem};
 use crate::rules::RuleSet;
 use crate::sweep::{self, ALLOW, Fate, LINE_MAX, Rule, Tag};
-use crate::table::{Maker, Parts};
-use crate::{Action, Order, bytes};
 
-/// In the table of whole IPv6 addresses: ask the table of their first halves.
-pub(crate) const ELSEWHERE: Tag = ALLOW;
+use crate::{Action, Order, bytes, maker};
 
 /// Collects rules from several sources and compiles them into one [`RuleSet`].
 ///
@@ -152,13 +149,12 @@ impl Builder {
         let mut fates = vec![Fate::Open; self.tags.len()];
         let pieces = sweep::pieces(&mut self.v4, allow_first, &mut fates);
         self.v4 = Vec::new();
-        let v4 = Maker::make(&pieces);
+        let v4 = maker::parts(&pieces);
         drop(pieces);
         let pieces = sweep::pieces(&mut self.v6, allow_first, &mut fates);
         self.v6 = Vec::new();
-        let (coarse, fine) = halves(&pieces);
+        let tables = [v4, maker::parts(&pieces)];
         drop(pieces);
-        let tables: [Parts; 3] = [v4, Maker::make(&coarse), Maker::make(&fine)];
         let idle = self.idle(&fates);
         let sources = encode_sources(&self.sources);
         let count = u32::try_from(self.tags.len()).unwrap_or(u32::MAX);
@@ -311,73 +307,4 @@ fn encode_sources(sources: &[(String, u32)]) -> Vec<u8> {
         bytes.extend_from_slice(name.as_bytes());
     }
     bytes
-}
-
-/// Pieces of the first halves of addresses, and pieces of those /64 networks that have borders
-/// inside. Most rules are no longer than /64: theirs take half the space, and one table.
-#[expect(
-    clippy::type_complexity,
-    reason = "two lists of pieces, of either width"
-)]
-fn halves(pieces: &[(u128, Tag)]) -> (Vec<(u64, Tag)>, Vec<(u128, Tag)>) {
-    let mut coarse: Vec<(u64, Tag)> = Vec::new();
-    let mut fine: Vec<(u128, Tag)> = vec![(0, ELSEWHERE)];
-    let mut carried = 0;
-    let mut local: Vec<(u128, Tag)> = Vec::new();
-    for group in pieces.chunk_by(|left, right| left.0 >> 64 == right.0 >> 64) {
-        let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            continue;
-        };
-        let network = first.0 >> 64 << 64;
-        let half = u64::narrow(first.0 >> 64);
-        if group.len() == 1 && first.0 == network {
-            push(&mut coarse, half, first.1);
-            carried = first.1;
-            continue;
-        }
-        local.clear();
-        if first.0 > network {
-            local.push((network, carried));
-        }
-        local.extend_from_slice(group);
-        let before = coarse.last().map_or(0, |piece| piece.1);
-        let common = common(&local, before);
-        push(&mut coarse, half, common);
-        for (start, tag) in &local {
-            let tag = if *tag == common { ELSEWHERE } else { *tag };
-            push(&mut fine, *start, tag);
-        }
-        carried = last.1;
-        if let Some(behind) = half.next() {
-            push(&mut coarse, behind, carried);
-            push(&mut fine, u128::from(behind) << 64, ELSEWHERE);
-        }
-    }
-    (coarse, fine)
-}
-
-/// What most pieces have; `before` if any has it.
-fn common(pieces: &[(u128, Tag)], before: Tag) -> Tag {
-    if pieces.iter().any(|piece| piece.1 == before) {
-        return before;
-    }
-    let (mut candidate, mut votes) = (before, 0_usize);
-    for (_, tag) in pieces {
-        if *tag == candidate {
-            votes += 1;
-        } else if votes == 0 {
-            (candidate, votes) = (*tag, 1);
-        } else {
-            votes -= 1;
-        }
-    }
-    candidate
-}
-
-fn push<K: Key>(pieces: &mut Vec<(K, Tag)>, at: K, tag: Tag) {
-    match pieces.last_mut() {
-        Some(last) if last.0 == at => last.1 = tag,
-        Some(last) if last.1 == tag => {}
-        _ => pieces.push((at, tag)),
-    }
 }

@@ -3,33 +3,33 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0..8 | `munjigiR` |
-//! | 8..12 | version, 1 |
+//! | 8..12 | version, 2 |
 //! | 12..16 | 1: allow is asked first; 2: the default allows |
 //! | 16..24 | length of the whole |
 //! | 24..32 | checksum of all that follows |
 //! | 32..36 | how many rules |
-//! | 36..48 | the constants of the three tables |
-//! | 48..240 | the sections: offset and length, 8 bytes each |
+//! | 36..48 | 0 |
+//! | 48..192 | the sections: offset and length, 8 bytes each; each begins at a multiple of 16 |
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::key::Key;
-use crate::table::Parts;
+use crate::maker::Parts;
 
 pub(crate) const MAGIC: &[u8; 8] = b"munjigiR";
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const SECTIONS_AT: usize = 48;
-pub(crate) const SECTIONS: usize = 12;
+pub(crate) const SECTIONS: usize = 9;
 const HEADER: usize = SECTIONS_AT + SECTIONS * 16;
 
 pub(crate) const ALLOW_FIRST: u32 = 1;
 pub(crate) const DEFAULT_ALLOWS: u32 = 2;
 
-/// Three tables take sections 0 to 8; then come what lint found and the sources.
-pub(crate) const IDLE: usize = 9;
-pub(crate) const UNALIGNED: usize = 10;
-pub(crate) const SOURCES: usize = 11;
+/// Two tables take sections 0 to 5; then come what lint found and the sources.
+pub(crate) const IDLE: usize = 6;
+pub(crate) const UNALIGNED: usize = 7;
+pub(crate) const SOURCES: usize = 8;
 
 /// Why bytes are no compiled rule set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,6 @@ impl std::error::Error for BadBytes {}
 pub(crate) struct Header {
     pub(crate) flags: u32,
     pub(crate) rules: u32,
-    pub(crate) constants: [u32; 3],
     pub(crate) sections: [Range<usize>; SECTIONS],
 }
 
@@ -77,16 +76,19 @@ pub(crate) struct Header {
 pub(crate) fn join(
     flags: u32,
     rules: u32,
-    tables: [Parts; 3],
+    tables: [Parts; 2],
     [idle, unaligned, sources]: [Vec<u8>; 3],
 ) -> Vec<u8> {
-    let constants = tables.each_ref().map(|parts| parts.constant);
     let mut sections: Vec<Vec<u8>> = Vec::with_capacity(SECTIONS);
     for parts in tables {
-        sections.extend([parts.nodes, parts.index, parts.words]);
+        sections.extend([parts.nodes, parts.records, parts.slots]);
     }
     sections.extend([idle, unaligned, sources]);
-    let total = HEADER + sections.iter().map(Vec::len).sum::<usize>();
+    let total = HEADER
+        + sections
+            .iter()
+            .map(|section| padded(section.len()))
+            .sum::<usize>();
     let mut bytes = Vec::with_capacity(total);
     bytes.extend_from_slice(MAGIC);
     for word in [VERSION, flags] {
@@ -96,23 +98,27 @@ pub(crate) fn join(
     let checksum_at = bytes.len();
     0_u64.write(&mut bytes);
     rules.write(&mut bytes);
-    for constant in constants {
-        constant.write(&mut bytes);
-    }
+    bytes.resize(SECTIONS_AT, 0);
     let mut offset = HEADER;
     for section in &sections {
         (offset as u64).write(&mut bytes);
         (section.len() as u64).write(&mut bytes);
-        offset += section.len();
+        offset += padded(section.len());
     }
     for section in sections {
         bytes.extend_from_slice(&section);
+        bytes.resize(padded(bytes.len()), 0);
     }
     let checksum = bytes.get(checksum_at + 8..).map_or(0, checksum);
     if let Some(slot) = bytes.get_mut(checksum_at..checksum_at + 8) {
         slot.copy_from_slice(&checksum.to_le_bytes());
     }
     bytes
+}
+
+/// Records of a table must not cross lines of the cache.
+fn padded(length: usize) -> usize {
+    length.next_multiple_of(16)
 }
 
 /// Reads and checks the header.
@@ -148,7 +154,6 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, BadBytes> {
     Ok(Header {
         flags: word(12),
         rules: word(32),
-        constants: [word(36), word(40), word(44)],
         sections,
     })
 }

@@ -1,19 +1,21 @@
-//! The three widths of keys: IPv4, the first half of IPv6, all of IPv6.
+//! The two widths of keys: IPv4 and IPv6.
 
-/// Entries that are searched without a branch.
-pub(crate) const LANES: usize = 7;
+use crate::table::LIST;
 
 /// An address as a number.
 pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
-    /// Bytes of a key.
-    const BYTES: usize;
-    /// Bytes of a table entry: a key and a value.
-    const ENTRY: usize = Self::BYTES + 4;
+    const BITS: u32;
     const MAX: Self;
+    /// Bits below [`Key::head`].
+    const TAIL: u32;
+    /// A power of two that is above all differences of keys in one block, and below those that
+    /// wrapped around: an entry with it reaches up to the next one.
+    const OPEN: u32;
 
-    /// How many of the first `own` entries, at most seven, have a key of at most `key`; they are
-    /// sorted. `None` when there is no room for eight. Three steps without a branch.
-    fn seek(entries: &[u8], own: usize, key: Self) -> Option<usize>;
+    /// The first bits, as many as one register holds.
+    fn head(self) -> u64;
+    /// A slot's value and its key, which has the slot's own width: bytes beyond are the next slot's.
+    fn slot(bytes: &[u8]) -> Option<(u32, Self)>;
     /// From the first bytes, little end first; zero when there are too few.
     fn read(bytes: &[u8]) -> Self;
     fn write(self, bytes: &mut Vec<u8>);
@@ -22,8 +24,9 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
     fn narrow(wide: u128) -> Self;
     /// `self - other`, modulo the width.
     fn minus(self, other: Self) -> Self;
-    /// `min(self >> shift, most)`, for a shift below the width.
-    fn shifted(self, shift: u32, most: u32) -> u32;
+    /// `self >> shift`, for a shift below the width.
+    fn shifted(self, shift: u32) -> Self;
+    fn masked(self, mask: Self) -> Self;
     /// True when `self < 2^power`, for a power below the width.
     fn is_below(self, power: u32) -> bool;
 
@@ -33,23 +36,29 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
 }
 
 macro_rules! key {
-    ($type:ty) => {
+    ($type:ty, $tail:expr) => {
         impl Key for $type {
-            const BYTES: usize = size_of::<$type>();
+            const BITS: u32 = <$type>::BITS;
             const MAX: Self = <$type>::MAX;
+            const TAIL: u32 = $tail;
+            const OPEN: u32 = if Self::BITS < LIST { Self::BITS } else { LIST } - 1;
 
             #[inline]
-            fn seek(entries: &[u8], own: usize, key: Self) -> Option<usize> {
-                let block = entries.first_chunk::<{ (LANES + 1) * Self::ENTRY }>()?;
-                let (lanes, _) = block.as_chunks::<{ Self::ENTRY }>();
-                let before = |place: usize| {
-                    let lane = lanes.get(place % (LANES + 1));
-                    let lane = lane.is_some_and(|lane| Self::read(lane) <= key);
-                    usize::from((place < own) & lane)
-                };
-                let mut count = 4 * before(3);
-                count += 2 * before(count + 1);
-                Some(count + before(count))
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::unnecessary_cast,
+                reason = "what is left after the shift fits"
+            )]
+            fn head(self) -> u64 {
+                (self >> $tail) as u64
+            }
+
+            #[inline]
+            fn slot(bytes: &[u8]) -> Option<(u32, Self)> {
+                let (value, key) = bytes
+                    .first_chunk::<{ 4 + size_of::<$type>() }>()?
+                    .split_first_chunk()?;
+                Some((u32::from_le_bytes(*value), Self::read(key)))
             }
 
             #[inline]
@@ -79,9 +88,13 @@ macro_rules! key {
             }
 
             #[inline]
-            fn shifted(self, shift: u32, most: u32) -> u32 {
-                let shifted = self.wrapping_shr(shift);
-                u32::try_from(shifted).unwrap_or(most).min(most)
+            fn shifted(self, shift: u32) -> Self {
+                self.wrapping_shr(shift)
+            }
+
+            #[inline]
+            fn masked(self, mask: Self) -> Self {
+                self & mask
             }
 
             #[inline]
@@ -92,6 +105,6 @@ macro_rules! key {
     };
 }
 
-key!(u32);
-key!(u64);
-key!(u128);
+key!(u32, 0);
+key!(u64, 0);
+key!(u128, 64);

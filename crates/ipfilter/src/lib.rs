@@ -34,6 +34,7 @@ mod build;
 mod bytes;
 mod grammar;
 mod key;
+mod maker;
 mod pattern;
 mod problem;
 mod rules;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
-use crate::build::{Builder, COVERED, DUPLICATE, ELSEWHERE, OVERRULED, UNALIGNED_V6};
+use crate::build::{Builder, COVERED, DUPLICATE, OVERRULED, UNALIGNED_V6};
 use crate::bytes::{self, BadBytes};
 use crate::key::Key;
 use crate::pattern::mapped;
@@ -22,10 +22,7 @@ pub struct RuleSet<B = Vec<u8>> {
     default: Action,
     rules: u32,
     v4: Table<u32>,
-    /// The first halves of IPv6 addresses.
-    coarse: Table<u64>,
-    /// IPv6 addresses in those /64 networks that have borders inside.
-    fine: Table<u128>,
+    v6: Table<u128>,
     sources: Vec<Source>,
     idle: Range<usize>,
     unaligned: Range<usize>,
@@ -120,11 +117,9 @@ impl<B: AsRef<[u8]>> RuleSet<B> {
         let header = bytes::header(bytes)?;
         let part = |at: usize| header.sections.get(at).cloned().unwrap_or(0..0);
         let parts = |at: usize| [part(at), part(at + 1), part(at + 2)];
-        let [v4, coarse, fine] = header.constants;
         let made = Self {
-            v4: Table::open(bytes, parts(0), v4).ok_or(BadBytes::Structure)?,
-            coarse: Table::open(bytes, parts(3), coarse).ok_or(BadBytes::Structure)?,
-            fine: Table::open(bytes, parts(6), fine).ok_or(BadBytes::Structure)?,
+            v4: Table::open(bytes, parts(0)).ok_or(BadBytes::Structure)?,
+            v6: Table::open(bytes, parts(3)).ok_or(BadBytes::Structure)?,
             order: if header.flags & bytes::ALLOW_FIRST != 0 {
                 Order::AllowFirst
             } else {
@@ -173,17 +168,14 @@ impl<B: AsRef<[u8]>> RuleSet<B> {
         }
     }
 
-    #[inline(never)]
+    #[inline]
     fn find_v6(&self, address: Ipv6Addr) -> Tag {
         let data = self.data.as_ref();
         let key = u128::from(address);
         if let Some(v4) = mapped(key) {
             return self.v4.find(data, v4);
         }
-        match self.fine.find(data, key) {
-            ELSEWHERE => self.coarse.find(data, u64::narrow(key >> 64)),
-            tag => tag,
-        }
+        self.v6.find(data, key)
     }
 
     #[inline]
