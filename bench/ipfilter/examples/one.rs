@@ -21,8 +21,9 @@ fn main(){
         for r in &rules{text.push_str(&format!("deny from {}/{}\n",data::address(fam.is_v6(),r.base),r.prefix));}
         let t=cpu(); let set=RuleSet::parse(&text).unwrap(); let built=(cpu()-t)/1e9;
         let mut line=String::new();
+        if std::env::var("BASE").is_ok(){let ad=data::uniform(fam,1_000_000,11);let mut v=vec![];for _ in 0..7{let t=cpu();let mut s=0u64;for x in black_box(&ad){s+=match x{IpAddr::V4(a)=>u64::from(u32::from(*a)>>7&1),IpAddr::V6(a)=>(u128::from(*a)>>70&1) as u64};}black_box(s);v.push((cpu()-t)/ad.len() as f64);}v.sort_by(f64::total_cmp);line.push_str(&format!(" baseline {:.1}",v[3]));}
         for (name,ad) in [("uniform",data::uniform(fam,1_000_000,11)),("hit",data::hits(&rules,1_000_000,13)),("miss",data::misses(fam,&rules,1_000_000,17))]{
-            if ad.is_empty(){continue}
+            if ad.is_empty(){continue} if let Ok(n)=std::env::var("ONLY"){ if name=="uniform"{ let n:usize=n.parse().unwrap(); let t=cpu(); for _ in 0..n{let mut s=0u64; for x in black_box(&ad){ let r=set.verdict(*x); s+=u64::from(r.allow);} black_box(s);} println!("{:.1}",(cpu()-t)/1e6/n as f64);} continue}
             let mut v=Vec::new(); let mut w=Vec::new();
             let mask=black_box(0usize);
             for _ in 0..7 { let t=cpu(); let mut s=0u64; for x in black_box(&ad){ let r=set.verdict(*x); s+=u64::from(r.allow);} black_box(s); v.push((cpu()-t)/ad.len() as f64);

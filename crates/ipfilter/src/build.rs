@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::grammar::{self, Statement};
 use crate::key::Key;
+use crate::memory::Memory;
 use crate::pattern::{Part, Pattern, Span, Wrong};
 use crate::problem::{Kind, Problem};
 use crate::rules::RuleSet;
@@ -159,7 +160,7 @@ impl Builder {
         let sources = encode_sources(&self.sources);
         let count = u32::try_from(self.tags.len()).unwrap_or(u32::MAX);
         let bytes = bytes::join(flags, count, tables, [idle, self.unaligned, sources]);
-        RuleSet::from_bytes(bytes).map_err(|_| {
+        RuleSet::from_bytes(Memory::from(bytes)).map_err(|_| {
             // Only sizes that no memory holds lead here.
             vec![Problem {
                 line: 0,

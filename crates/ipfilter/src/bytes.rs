@@ -9,7 +9,7 @@
 //! | 24..32 | checksum of all that follows |
 //! | 32..36 | how many rules |
 //! | 36..48 | 0 |
-//! | 48..192 | the sections: offset and length, 8 bytes each; each begins at a multiple of 16 |
+//! | 48..192 | the sections: offset and length, 8 bytes each; each begins at a multiple of 64 |
 
 use std::fmt;
 use std::ops::Range;
@@ -118,7 +118,7 @@ pub(crate) fn join(
 
 /// Records of a table must not cross lines of the cache.
 fn padded(length: usize) -> usize {
-    length.next_multiple_of(16)
+    length.next_multiple_of(64)
 }
 
 /// Reads and checks the header.

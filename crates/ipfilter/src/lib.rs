@@ -35,6 +35,7 @@ mod bytes;
 mod grammar;
 mod key;
 mod maker;
+mod memory;
 mod pattern;
 mod problem;
 mod rules;
@@ -43,6 +44,7 @@ mod table;
 
 pub use build::Builder;
 pub use bytes::BadBytes;
+pub use memory::Memory;
 pub use problem::{Kind, Problem};
 pub use rules::{Explanation, Line, RuleSet, Verdict};
 

@@ -2,7 +2,9 @@
 
 use crate::key::Key;
 use crate::sweep::Tag;
-use crate::table::{CODE, GROUP, INNER, LIST, NODE_BYTES, Node, RECORD_BYTES, VALUE_BYTES};
+use crate::table::{
+    CODE, COUNT_BITS, GROUP, INNER, LIST, NODE_BYTES, Node, RECORD_BYTES, VALUE_BYTES, WORDS,
+};
 
 /// Blocks for each border at first; a border of a rule that stands alone has a twin.
 const BLOCKS_PER_BORDER: u128 = 16;
@@ -56,6 +58,8 @@ enum Part<'a, K> {
 struct Group<'a, K> {
     parts: Vec<Part<'a, K>>,
     background: Tag,
+    /// For counting.
+    tags: Vec<(Tag, u32)>,
 }
 
 /// Lays a node over borders.
@@ -106,7 +110,7 @@ impl<K: Key> Maker<K> {
         let mut root = self.node_of(&grid, below, borders, 0);
         root.drop = self.drop;
         root.width = bits - self.drop;
-        root.dense = u32::from(used * 8 > grid.blocks);
+        root.dense = u32::from(used > grid.blocks / 3);
         self.write_node(0, &root);
     }
 
@@ -170,7 +174,7 @@ impl<K: Key> Maker<K> {
         inner: &mut Vec<(usize, Tag, &'a [Piece<K>])>,
     ) -> u32 {
         let first = self.slots;
-        let (mut map, mut place) = (0_u64, 0_u32);
+        let (mut map, mut place) = (Map::default(), 0_u32);
         let mut lists = Vec::new();
         for part in &group.parts {
             let block = at_block(start, bits, place);
@@ -178,14 +182,14 @@ impl<K: Key> Maker<K> {
                 Part::Whole { blocks, tag } => {
                     for place in place..place + blocks {
                         if *tag != group.background {
-                            map |= 1 << place;
+                            map.set(place);
                             self.slot(at_block(start, bits, place), *tag | K::OPEN);
                         }
                     }
                     place += blocks;
                 }
                 Part::Cut { before, borders } => {
-                    map |= 1 << place;
+                    map.set(place);
                     place += 1;
                     let mut entries = std::mem::take(&mut self.entries);
                     self.entries_of(block, *before, borders, group.background, &mut entries);
@@ -215,10 +219,13 @@ impl<K: Key> Maker<K> {
             }
         }
         let records = &mut self.parts.records;
-        map.write(records);
-        group.background.write(records);
         small(first).write(records);
-        map.count_ones()
+        group.background.write(records);
+        map.counts().write(records);
+        for word in map.0 {
+            word.write(records);
+        }
+        map.0.iter().map(|word| word.count_ones()).sum()
     }
 
     fn slot(&mut self, key: K, value: u32) {
@@ -262,10 +269,38 @@ impl<K: Key> Maker<K> {
     }
 }
 
+/// A bit for each block of a record.
+#[derive(Debug, Default)]
+struct Map([u64; WORDS]);
+
+impl Map {
+    fn set(&mut self, place: u32) {
+        if let Some(word) = self.0.get_mut(place as usize / 64) {
+            *word |= 1 << (place % 64);
+        }
+    }
+
+    /// For each word, how many bits the earlier ones have.
+    fn counts(&self) -> u64 {
+        let (mut counts, mut before) = (0, 0);
+        for (place, word) in self.0.iter().enumerate() {
+            counts |= before << (place * COUNT_BITS);
+            before += u64::from(word.count_ones());
+        }
+        counts
+    }
+}
+
 impl<K: Key> Grid<K> {
     fn over(borders: &[Piece<K>], bits: u32) -> Self {
         let block = |border: Option<&Piece<K>>| border.map_or(0, |border| border.0.wide() >> bits);
-        let (first, last) = (block(borders.first()), block(borders.last()));
+        let (mut first, mut last) = (block(borders.first()), block(borders.last()));
+        // Up to the next round ends, where that is near: rarely is an address outside then.
+        let round = 128 - (first ^ last).leading_zeros();
+        if (last - first) >> round.saturating_sub(1) != 0 {
+            first = first >> round << round;
+            last = first | ((1 << round) - 1);
+        }
         Self {
             base: K::narrow(first << bits),
             bits,
@@ -273,7 +308,7 @@ impl<K: Key> Grid<K> {
         }
     }
 
-    /// Calls `then` for each 64 blocks, with where they begin and what they hold.
+    /// Calls `then` for the blocks of each record, with where they begin and what they hold.
     fn each_group<'a>(
         &self,
         below: Tag,
@@ -283,6 +318,7 @@ impl<K: Key> Grid<K> {
         let mut group = Group {
             parts: Vec::new(),
             background: below,
+            tags: Vec::new(),
         };
         let (mut carried, mut rest) = (below, borders);
         let mut place = 0;
@@ -345,24 +381,18 @@ impl<'a, K: Key> Group<'a, K> {
     }
 
     /// The value that most whole blocks have, else `before`.
-    fn most(&self, before: Tag) -> Tag {
-        let whole = |part: &Part<'_, K>| match part {
-            Part::Whole { blocks, tag } => Some((*tag, *blocks)),
-            Part::Cut { .. } => None,
-        };
-        let (mut best, mut most) = (before, 0);
-        for (tag, _) in self.parts.iter().filter_map(whole) {
-            let same = self
-                .parts
-                .iter()
-                .filter_map(whole)
-                .filter(|part| part.0 == tag);
-            let blocks = same.map(|part| part.1).sum();
-            if blocks > most {
-                (best, most) = (tag, blocks);
-            }
-        }
-        best
+    fn most(&mut self, before: Tag) -> Tag {
+        self.tags.clear();
+        self.tags
+            .extend(self.parts.iter().filter_map(|part| match part {
+                Part::Whole { blocks, tag } => Some((*tag, *blocks)),
+                Part::Cut { .. } => None,
+            }));
+        self.tags.sort_unstable();
+        let sums = self.tags.chunk_by(|left, right| left.0 == right.0);
+        let sums = sums.map(|same| (same.iter().map(|part| part.1).sum::<u32>(), same.first()));
+        let most = sums.max_by_key(|sum| sum.0).and_then(|sum| sum.1);
+        most.map_or(before, |most| most.0)
     }
 
     /// Bytes that this group takes, about.

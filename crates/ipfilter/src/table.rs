@@ -1,11 +1,12 @@
 //! The table of verdicts: the address space in blocks of equal size, most of them decided by one
 //! read.
 //!
-//! A node has the blocks between its first and its last border. 64 blocks share a record of 16
-//! bytes, which never crosses a line of the cache: a bit for each block, the background (the value
-//! of the blocks whose bit is 0), and where the slots of the others are. The block's rank among the
-//! bits that are 1 is its slot. So an address of a block that no border cuts, by far the most
-//! frequent case, takes one read, and one beside a rule takes two; there is nothing to search.
+//! A node has the blocks between its first and its last border. 384 blocks share a record of 64
+//! bytes, one line of the cache: a bit for each block, the background (the value of the blocks whose
+//! bit is 0), and where the slots of the others are. The block's rank among the bits that are 1 is
+//! its slot; counts of the earlier words are kept. So an address of a block that no border cuts, by
+//! far the most frequent case, takes one read, and one beside a rule takes two; there is nothing to
+//! search.
 //!
 //! A slot has a value and a key, and says one of three things:
 //!
@@ -19,7 +20,7 @@
 //! | part | holds |
 //! |---|---|
 //! | nodes | 48 bytes each: see [`Node`]; the first one is the root |
-//! | records | bits (8 bytes), background (4), the number of the first slot (4) |
+//! | records | the number of the first slot (4 bytes), the background (4), how many slots earlier words have (9 bits for each of six), six words of bits |
 //! | slots | a value (4 bytes), then the key. The low seven bits of a value say what it is |
 
 use std::hint::select_unpredictable;
@@ -39,9 +40,13 @@ pub(crate) const INNER: u32 = 126;
 /// More than any table needs: each node below another has smaller blocks.
 const DEPTH_MAX: usize = 128;
 pub(crate) const NODE_BYTES: usize = 48;
-pub(crate) const RECORD_BYTES: usize = 16;
+pub(crate) const RECORD_BYTES: usize = 64;
 /// Blocks of a record.
-pub(crate) const GROUP: u32 = 64;
+pub(crate) const GROUP: u32 = 384;
+/// Words of a record's map.
+pub(crate) const WORDS: usize = 6;
+/// Bits of one count in a record.
+pub(crate) const COUNT_BITS: usize = 9;
 /// The value of a slot.
 pub(crate) const VALUE_BYTES: usize = 4;
 
@@ -75,7 +80,7 @@ pub(crate) struct Node<K> {
     /// What holds before the first block, and after the last one.
     pub(crate) below: Tag,
     pub(crate) above: Tag,
-    /// The number of the record of the first 64 blocks.
+    /// The number of its first record.
     pub(crate) record: u32,
     /// Of the root, for all slots: bits that keys leave out at their low end; how many they have.
     pub(crate) drop: u32,
@@ -84,12 +89,43 @@ pub(crate) struct Node<K> {
     pub(crate) dense: u32,
 }
 
-/// What is known of 64 blocks.
+/// What is known of [`GROUP`] blocks.
 #[derive(Debug, Clone, Copy)]
-struct Record {
-    map: u64,
-    background: Tag,
-    slot: u32,
+struct Record<'a> {
+    bytes: &'a [u8; RECORD_BYTES],
+    /// Which of its blocks is asked about.
+    place: usize,
+}
+
+impl Record<'_> {
+    #[inline(always)]
+    fn word(&self) -> u64 {
+        let (words, _) = self.bytes.as_chunks::<8>();
+        let word = words.get(2 + self.place / 64);
+        word.map_or(0, |word| u64::from_le_bytes(*word))
+    }
+
+    #[inline(always)]
+    fn has_slot(&self) -> bool {
+        self.word().wrapping_shr((self.place % 64) as u32) & 1 != 0
+    }
+
+    #[inline(always)]
+    fn background(&self) -> Tag {
+        self.bytes.get(4..).map_or(0, u32::read)
+    }
+
+    fn first_slot(&self) -> usize {
+        u32::read(self.bytes) as usize
+    }
+
+    /// The number of the block's slot.
+    fn slot(&self) -> usize {
+        let counts = self.bytes.get(8..).map_or(0, u64::read);
+        let earlier = counts >> (COUNT_BITS * (self.place / 64)) & ((1 << COUNT_BITS) - 1);
+        let own = self.word() & !u64::MAX.wrapping_shl((self.place % 64) as u32);
+        self.first_slot() + earlier as usize + own.count_ones() as usize
+    }
 }
 
 impl<K: Key> Node<K> {
@@ -173,15 +209,25 @@ impl<K: Key> Table<K> {
     }
 
     /// What decides on `key`.
-    #[inline]
+    ///
+    /// Few instructions, few stores, and no branch that is hard to foresee: so the processor is at
+    /// work on many look-ups while each waits for the memory. What is rare is not inlined.
+    #[inline(always)]
     pub(crate) fn find(&self, data: &[u8], key: K) -> Tag {
         let block = key.head().wrapping_shr(self.shift).wrapping_sub(self.first);
         if block >= self.blocks {
             return self.outside(key);
         }
+        if !self.is_dense
+            && let Some(record) = self.record(data, 0, block)
+            && !record.has_slot()
+        {
+            return record.background();
+        }
         self.inside(data, key, block).unwrap_or(0)
     }
 
+    #[inline(never)]
     fn outside(&self, key: K) -> Tag {
         if key < self.root.base {
             self.root.below
@@ -190,45 +236,29 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// Few instructions, and no branch that is hard to foresee: so the processor is at work on the
-    /// next look-up while this one waits for the memory.
-    #[inline]
+    /// In the slot of a block, if it has one.
+    #[inline(never)]
     fn inside(&self, data: &[u8], key: K, block: u64) -> Option<Tag> {
-        let record = self.record(data, block >> 6)?;
-        let bit = record.map.wrapping_shr(block as u32) & 1;
-        if !self.is_dense && bit == 0 {
-            return Some(record.background);
+        let record = self.record(data, 0, block)?;
+        let has_slot = record.has_slot();
+        let (value, own) = self.slot(data, record.slot())?;
+        if has_slot & (value & CODE >= LIST) {
+            return self.search(data, key, block);
         }
-        let (value, own) = self.slot(data, Self::place(&record, block))?;
-        if bit != 0 && value & CODE >= LIST {
-            return self.search(data, key, record, value);
-        }
-        let covers = (bit != 0) & self.covers(value, own, key);
-        Some(select_unpredictable(
-            covers,
-            value & TAG_MASK,
-            record.background,
-        ))
+        let covers = has_slot & self.covers(value, own, key);
+        let background = record.background();
+        Some(select_unpredictable(covers, value & TAG_MASK, background))
     }
 
-    #[inline]
-    fn record(&self, data: &[u8], number: u64) -> Option<Record> {
+    /// The record of a block of the node whose first record is `first`.
+    #[inline(always)]
+    fn record<'a>(&self, data: &'a [u8], first: u32, block: u64) -> Option<Record<'a>> {
+        let number = u64::from(first) + block / u64::from(GROUP);
         let at = self.records.wrapping_add(number as usize * RECORD_BYTES);
-        let record = data.get(at..)?.first_chunk::<RECORD_BYTES>()?;
-        let (map, rest) = record.split_first_chunk::<8>()?;
-        let (background, slot) = rest.split_first_chunk::<4>()?;
         Some(Record {
-            map: u64::from_le_bytes(*map),
-            background: u32::from_le_bytes(*background),
-            slot: u32::read(slot),
+            bytes: data.get(at..)?.first_chunk()?,
+            place: (block % u64::from(GROUP)) as usize,
         })
-    }
-
-    /// The number of a block's slot.
-    #[inline]
-    fn place(record: &Record, block: u64) -> usize {
-        let before = record.map & !u64::MAX.wrapping_shl(block as u32);
-        record.slot as usize + before.count_ones() as usize
     }
 
     #[inline]
@@ -245,41 +275,35 @@ impl<K: Key> Table<K> {
 
     /// In lists and inner nodes.
     #[inline(never)]
-    fn search(&self, data: &[u8], key: K, record: Record, value: u32) -> Option<Tag> {
-        let (mut record, mut value) = (record, value);
+    fn search(&self, data: &[u8], key: K, block: u64) -> Option<Tag> {
+        let (mut first, mut block) = (0, block);
         for _ in 0..DEPTH_MAX {
-            if value & CODE == LIST {
-                return self.search_list(data, key, record, value);
+            let record = self.record(data, first, block)?;
+            if !record.has_slot() {
+                return Some(record.background());
+            }
+            let (value, own) = self.slot(data, record.slot())?;
+            match value & CODE {
+                LIST => return self.search_list(data, key, record, value),
+                INNER => {}
+                _ if self.covers(value, own, key) => return Some(value & TAG_MASK),
+                _ => return Some(record.background()),
             }
             let at = (value >> 7) as usize * NODE_BYTES + self.nodes.start;
             let node = Node::<K>::read(data.get(at..)?)?;
-            let block = match node.block(key) {
-                Ok(block) => block,
+            match node.block(key) {
+                Ok(inner) => (first, block) = (node.record, inner),
                 Err(tag) => return Some(tag),
-            };
-            record = self.record(data, u64::from(node.record) + (block >> 6))?;
-            if record.map.wrapping_shr(block as u32) & 1 == 0 {
-                return Some(record.background);
             }
-            let (next, own) = self.slot(data, Self::place(&record, block))?;
-            if next & CODE < LIST {
-                let covers = self.covers(next, own, key);
-                return Some(if covers {
-                    next & TAG_MASK
-                } else {
-                    record.background
-                });
-            }
-            value = next;
         }
         None
     }
 
     /// The last entry up to `key` decides, if it reaches so far.
-    fn search_list(&self, data: &[u8], key: K, record: Record, value: u32) -> Option<Tag> {
-        let first = record.slot as usize + (value >> 15) as usize;
+    fn search_list(&self, data: &[u8], key: K, record: Record<'_>, value: u32) -> Option<Tag> {
+        let first = record.first_slot() + (value >> 15) as usize;
         let short = key.shifted(self.drop).masked(self.mask);
-        let mut found = record.background;
+        let mut found = record.background();
         for place in first..first + (value >> 7 & 0xff) as usize {
             let (value, own) = self.slot(data, place)?;
             if own.masked(self.mask) > short {
@@ -288,7 +312,7 @@ impl<K: Key> Table<K> {
             found = if self.covers(value, own, key) {
                 value & TAG_MASK
             } else {
-                record.background
+                record.background()
             };
         }
         Some(found)
