@@ -40,7 +40,7 @@ pub(crate) fn route<'s>(
         ));
     }
     let target = text(head.target());
-    let (written, _) = target::split(&target);
+    let (written, query) = target::split(&target);
     let path = if written.starts_with('/') {
         written
     } else {
@@ -51,7 +51,8 @@ pub(crate) fn route<'s>(
         listener,
         host: &target::host_name(&host),
         path: &target::normal_path(path),
-        method: &text(head.method()),
+        query: query.unwrap_or_default(),
+        head,
     };
     let place = match snapshot.table.find(question) {
         Choice::Route(place) => place,

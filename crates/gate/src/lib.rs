@@ -10,6 +10,7 @@ mod access_log;
 mod admin;
 mod backends;
 mod balance;
+mod conditions;
 mod connection;
 mod decide;
 mod discovery;

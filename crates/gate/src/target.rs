@@ -110,10 +110,18 @@ pub(crate) struct Repeated;
 /// # Errors
 /// When it is there more than once with different values.
 pub(crate) fn query_parameter(query: &str, name: &str) -> Result<Option<String>, Repeated> {
-    single(query.split('&').filter_map(|pair| {
+    single(query_values(query, name).map(Cow::into_owned))
+}
+
+/// All values of the parameter `name` of a query, decoded.
+pub(crate) fn query_values<'q>(
+    query: &'q str,
+    name: &'q str,
+) -> impl Iterator<Item = Cow<'q, str>> {
+    query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode_form(key) == name).then(|| decode_form(value))
-    }))
+    })
 }
 
 /// The value of the one cookie `name`.
@@ -145,11 +153,11 @@ pub(crate) fn single(mut values: impl Iterator<Item = String>) -> Result<Option<
     }
 }
 
-fn decode_form(text: &str) -> String {
+fn decode_form(text: &str) -> Cow<'_, str> {
     if text.contains(['%', '+']) {
-        decode_where(&text.replace('+', " "), |_| true)
+        Cow::Owned(decode_where(&text.replace('+', " "), |_| true))
     } else {
-        text.to_owned()
+        Cow::Borrowed(text)
     }
 }
 

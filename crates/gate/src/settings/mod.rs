@@ -1,5 +1,6 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod conditions;
 mod read;
 mod schema;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Secret};
 
+pub use crate::conditions::{Condition, Source, ValueTest};
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use schema::ALL as SCHEMAS;
@@ -115,6 +117,8 @@ pub struct RouteSettings {
     pub path: PathPattern,
     /// Only these methods; all when absent. `GET` includes `HEAD`.
     pub methods: Option<Vec<String>>,
+    /// Only requests that fulfil all of these.
+    pub conditions: Vec<Condition>,
     /// Where the requests go.
     pub service: String,
     /// Only the backend whose metadata matches.
@@ -139,6 +143,7 @@ impl RouteSettings {
             hosts: None,
             path,
             methods: None,
+            conditions: Vec::new(),
             service: service.to_owned(),
             lookup: None,
             websocket: WebSocketSettings::default(),

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
-use regex::Regex;
 
+use super::conditions;
 use super::schema;
 use super::{
     AccessLog, AdminSettings, BackendSettings, Balance, DiscoverySettings, GateSettings,
     LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
     RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, WebSocketSettings,
 };
+use crate::conditions::whole;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -197,6 +198,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
         hosts.into_iter().filter_map(parse).collect()
     });
     let methods = read_methods(table);
+    let conditions = conditions::read(table);
     let lookup = read_lookup(table, path.as_ref());
     let websocket = read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET));
     let timeout = read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT));
@@ -211,6 +213,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
         hosts,
         path: path?,
         methods,
+        conditions,
         lookup,
         websocket,
         timeout,
@@ -272,15 +275,11 @@ fn read_path(table: &Table<'_>) -> Option<PathPattern> {
         return Some(PathPattern::Exact(item.value));
     }
     if let Some(item) = regex {
-        return match Regex::new(&format!("^(?:{})$", item.value)) {
+        return match whole(&item.value) {
             Ok(regex) => Some(PathPattern::Regex(regex)),
-            Err(error) => {
-                let why = error.to_string();
-                let last = why.lines().last().unwrap_or_default();
-                let last = last.trim_start_matches("error: ");
-                table
-                    .problems()
-                    .error(item.span, format!("`path_regex`: {last}"));
+            Err(why) => {
+                let problems = table.problems();
+                problems.error(item.span, format!("`path_regex`: {why}"));
                 None
             }
         };

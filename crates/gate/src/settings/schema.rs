@@ -2,6 +2,8 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
+use super::conditions;
+
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
     place: "[gate]",
@@ -166,6 +168,20 @@ pub(super) static ROUTE: Schema = Schema {
             "",
             "",
             "only these methods (GET includes HEAD); all when absent",
+        ),
+        Key::new(
+            "header",
+            "table",
+            "",
+            "up to 32 with `query`",
+            "only requests with these header fields; a text is the exact value",
+        ),
+        Key::new(
+            "query",
+            "table",
+            "",
+            "",
+            "only requests with these parameters; a text is the exact value",
         ),
         Key::new("service", "text", "", "", "where the requests go"),
         Key::new(
@@ -463,6 +479,19 @@ pub(super) static LIMITS: Schema = Schema {
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
-    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &SERVICE, &BACKEND,
-    &REGISTRY, &ADMIN, &LIMITS,
+    &GATE,
+    &LISTENER,
+    &CLIENT_IP,
+    &ROUTE,
+    &conditions::HEADER,
+    &conditions::QUERY,
+    &conditions::TEST,
+    &WEBSOCKET,
+    &TIMEOUT,
+    &RETRY,
+    &SERVICE,
+    &BACKEND,
+    &REGISTRY,
+    &ADMIN,
+    &LIMITS,
 ];
