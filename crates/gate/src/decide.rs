@@ -6,14 +6,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use munjigi_foundation::settings::format_duration;
+
 use crate::backends::{Backend, Holder, Service, Set};
 use crate::http1::Framing;
 use crate::http1::head::{Name, RequestHead};
+use crate::rate;
 use crate::reason::{Reason, Rejection};
 use crate::routes::{self, Choice, Lookup, LookupSource, Question};
-use crate::settings::RouteSettings;
+use crate::settings::{LimitBy, RouteSettings};
 use crate::snapshot::{Route, Snapshot};
 use crate::target;
+use crate::template::Facts;
 
 /// The service that workers post their events to.
 const HUB: &str = "HUB";
@@ -74,13 +78,56 @@ pub(crate) fn route<'s>(
     let Some((route, settings)) = routed else {
         return Err(no_route());
     };
-    if settings.service == HUB && listener != INNER && routes::is_internal(path) {
+    if settings.service == HUB && listener != INNER && reaches_internal(settings, head, path) {
         return Err(Rejection::new(
             Reason::InternalPath,
             "there is nothing here",
         ));
     }
     Ok(Routed { route, settings })
+}
+
+/// The path as it came, or as the route rewrites it, is for workers only.
+fn reaches_internal(settings: &RouteSettings, head: &RequestHead, path: &str) -> bool {
+    routes::is_internal(path)
+        || settings.rewrite.as_ref().is_some_and(|rewrite| {
+            let facts = Facts {
+                head,
+                path: target::path_of(head.target()),
+                pattern: &settings.path,
+                // No path is made of these.
+                client: [0, 0, 0, 0].into(),
+                scheme: "http",
+            };
+            let rewritten = rewrite.target(&facts);
+            routes::is_internal(target::split(&text(&rewritten)).0)
+        })
+}
+
+/// Takes a token of the route's rate limit.
+pub(crate) fn rate(
+    route: &Route,
+    head: &RequestHead,
+    client: IpAddr,
+    now: Instant,
+) -> Result<(), Rejection> {
+    let Some(limiter) = &route.limiter else {
+        return Ok(());
+    };
+    limiter.take(head, client, now).map_err(|wait| {
+        let limit = limiter.settings();
+        let detail = format!(
+            "more than {} requests in {} by one {}",
+            limit.requests,
+            format_duration(limit.per),
+            match limit.by {
+                LimitBy::ClientIp => "client",
+                LimitBy::Header(_) => "value of a header field",
+                LimitBy::User => "user",
+            }
+        );
+        Rejection::new(Reason::RateLimited, detail).retry_after(rate::retry_after(wait))
+    })
 }
 
 fn no_route() -> Rejection {

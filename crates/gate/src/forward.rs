@@ -12,9 +12,9 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
 use crate::http1::body::Body;
 use crate::http1::head::{Name, RequestHead, ResponseHead, find_end};
-use crate::http1::write::{self, Delivery, Forwarding};
 use crate::http1::{BadMessage, Framing, Version};
 use crate::meter::Meter;
+use crate::outgoing::{self, Lead, Terms};
 use crate::pipeline::{Stop, head_limits};
 use crate::reach::Upstream;
 use crate::reason::{Reason, Rejection};
@@ -37,6 +37,18 @@ pub(crate) struct Plan<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) routed: &'a Routed<'a>,
     pub(crate) upstream: &'a Upstream,
+}
+
+impl<'a> Plan<'a> {
+    fn terms(&self, connection: &Connection) -> Terms<'a> {
+        Terms {
+            snapshot: self.snapshot,
+            settings: self.routed.settings,
+            head: self.head,
+            peer: connection.peer.ip(),
+            scheme: "http",
+        }
+    }
 }
 
 /// An exchange that went through.
@@ -72,7 +84,7 @@ pub(crate) async fn run(
     connection: &mut Connection,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
-    let lead = request_lead(plan, connection);
+    let lead = plan.terms(connection).request(&plan.upstream.flight.0.name);
     let leftover = connection.leftover.take();
     let upload = Upload::default();
     // What is rare is boxed: the future of a plain exchange stays small.
@@ -114,19 +126,6 @@ pub(crate) async fn run(
             reusable: reusable && upload.intact.get(),
         }),
     }
-}
-
-fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
-    let mut lead = Vec::with_capacity(1_024);
-    let peer = connection.peer.ip().to_canonical();
-    let forwarding = Forwarding {
-        peer: &peer.to_string(),
-        scheme: "http",
-        trusted: plan.snapshot.trusts(peer),
-    };
-    let fallback = &plan.upstream.flight.0.name;
-    write::request(&mut lead, plan.head, forwarding, fallback);
-    lead
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
@@ -175,7 +174,7 @@ async fn both_ways(
     .await
 }
 
-fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
+pub(crate) fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
     timeout
         .rate_min
         .map_or(otherwise, |rate| Patience::Rate(Meter::new(rate)))
@@ -221,6 +220,7 @@ async fn send_body(
         reading: client_patience(&settings.timeout, Patience::Endless),
         writing: Patience::Idle(settings.timeout.idle),
         chunked: plan.head.framing == Framing::Chunked,
+        encoder: None,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
         watched: None,
@@ -252,6 +252,8 @@ fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
             "the body arrived slower than `rate_min` allows",
         ),
         RelayEnd::TargetSlow => stalled(),
+        // Only responses are compressed.
+        RelayEnd::Encoder => Rejection::new(Reason::OwnAnswerFailed, "the body can't be coded"),
         RelayEnd::Malformed(error) => Rejection::from(error),
         RelayEnd::TooLarge => decide::body_too_large(limit.unwrap_or(u64::MAX)),
     };
@@ -270,7 +272,7 @@ async fn respond(
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));
-            return upgrade(plan, record, upload, &head, rest);
+            return upgrade(plan, connection, record, upload, (&head, rest));
         }
         if head.status >= 200 {
             break head;
@@ -382,15 +384,7 @@ async fn pass_interim(
     if plan.head.version == Version::Http10 {
         return Ok(());
     }
-    let mut bytes = Vec::with_capacity(256);
-    let delivery = Delivery {
-        framing: Framing::None,
-        close: false,
-        say_keep_alive: false,
-        date: &[],
-        upgrade: false,
-    };
-    write::response(&mut bytes, head, delivery);
+    let bytes = plan.terms(connection).interim(head, false);
     write_to_client(plan, connection, &bytes).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
@@ -418,10 +412,10 @@ async fn write_to_client(
 /// A 101 counts only as the answer to what was asked: nothing goes raw before that.
 fn upgrade(
     plan: Plan<'_>,
+    connection: &Connection,
     record: &Record,
     upload: &Upload,
-    head: &ResponseHead,
-    rest: Option<Buffer>,
+    (head, rest): (&ResponseHead, Option<Buffer>),
 ) -> Result<Answer, Stop> {
     let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
     let Some(asked) = plan.head.upgrade() else {
@@ -448,15 +442,7 @@ fn upgrade(
     if !upload.intact.get() {
         return refused("the backend changed the protocol before the request had ended");
     }
-    let mut lead = Vec::with_capacity(256);
-    let delivery = Delivery {
-        framing: Framing::None,
-        close: false,
-        say_keep_alive: false,
-        date: &[],
-        upgrade: true,
-    };
-    write::response(&mut lead, head, delivery);
+    let lead = plan.terms(connection).interim(head, true);
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
@@ -472,28 +458,21 @@ async fn deliver(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let old_client = plan.head.version == Version::Http10;
-    let framing = match head.framing {
-        Framing::Chunked | Framing::UntilClose if old_client => Framing::UntilClose,
-        Framing::Chunked | Framing::UntilClose => Framing::Chunked,
-        known => known,
-    };
-    let close = !plan.head.keeps_alive()
-        || framing == Framing::UntilClose
-        || plan.shard.draining()
-        || !upload.complete.get()
-        || !upload.intact.get();
-    let mut lead = Vec::with_capacity(1_024);
-    plan.shard.with_date(|date| {
-        let delivery = Delivery {
-            framing,
-            close,
-            say_keep_alive: old_client && !close,
-            date,
-            upgrade: false,
-        };
-        write::response(&mut lead, head, delivery);
-    });
+    if head.fields.first(Name::SignIn) == Some(b"failed") {
+        record.sign_in_failed.set(true);
+    }
+    let must_close = plan.shard.draining() || !upload.complete.get() || !upload.intact.get();
+    let running = &plan.shard.shared.compressions;
+    let terms = plan.terms(connection);
+    let lead = plan
+        .shard
+        .with_date(|date| outgoing::response(terms, head, must_close, running, date));
+    let Lead {
+        bytes: lead,
+        framing,
+        close,
+        encoder,
+    } = lead;
     record.status.set(head.status);
     let head_bytes = lead.len() as u64;
     let timeout = &plan.routed.settings.timeout;
@@ -504,6 +483,7 @@ async fn deliver(
         reading: Patience::Idle(timeout.idle),
         writing: client_patience(timeout, Patience::Idle(timeout.idle)),
         chunked: framing == Framing::Chunked,
+        encoder,
         limit: u64::MAX,
         moved: 0,
         watched: Some(&connection.stream),
@@ -523,6 +503,7 @@ async fn deliver(
             RelayEnd::SourceSlow => Reason::BackendIdle,
             RelayEnd::TargetSlow => Reason::ReaderTooSlow,
             RelayEnd::Malformed(_) => Reason::BadResponse,
+            RelayEnd::Encoder => Reason::OwnAnswerFailed,
         })),
     }
 }

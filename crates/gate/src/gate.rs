@@ -152,6 +152,8 @@ impl Gate {
             clock: wiring.clock,
             started: Instant::now(),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
+            compressions: Arc::default(),
+            files: std::sync::OnceLock::new(),
         });
         let listeners = Arc::new(Mutex::new(HashMap::new()));
         let view = admin::View {

@@ -7,32 +7,42 @@
 //! through the snapshot.
 
 mod access_log;
+mod actions;
 mod admin;
 mod backends;
 mod balance;
+mod compress;
 mod conditions;
 mod connection;
 mod decide;
 mod discovery;
 mod driver;
 pub mod explain;
+mod files;
 mod forward;
 mod gate;
+mod headers;
 pub mod http1;
 mod meter;
 mod metrics;
 mod network;
+mod outgoing;
+mod pages;
 mod pipeline;
+mod rate;
 mod reach;
 mod reason;
 mod record;
 mod relay;
+mod reply;
+mod rewrite;
 mod routes;
 pub mod settings;
 mod shard;
 mod snapshot;
 mod stats;
 mod target;
+mod template;
 mod tunnel;
 pub mod ws;
 

@@ -120,6 +120,11 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             totals.retries,
         ),
         (
+            "failed_sign_ins",
+            "Sign-ins that a hub reported as failed.",
+            totals.failed_sign_ins,
+        ),
+        (
             "access_log_dropped",
             "Lines of the access log that did not fit in its queue.",
             shared.log.dropped(),
@@ -138,6 +143,12 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
         "gauge",
         "Requests and tunnels under way.",
         totals.active,
+    );
+    page.single(
+        "munjigi_gate_compressions",
+        "gauge",
+        "Responses that are being compressed.",
+        shared.compressions.count(),
     );
     page.single(
         "munjigi_gate_tunnels",
@@ -183,6 +194,19 @@ fn routes_part(page: &mut Page, shared: &Shared) {
             let (name, count) = (label(&settings.name), route.requests());
             page.put(format_args!(
                 "munjigi_gate_route_requests_total{{route=\"{name}\"}} {count}\n"
+            ));
+        }
+    }
+    page.head(
+        "munjigi_gate_rate_limit_keys",
+        "gauge",
+        "Clients that a route's rate limit keeps a bucket for.",
+    );
+    for route in &snapshot.routes {
+        if let (Some(limiter), Some(settings)) = (&route.limiter, snapshot.route_settings(route)) {
+            let (name, count) = (label(&settings.name), limiter.count());
+            page.put(format_args!(
+                "munjigi_gate_rate_limit_keys{{route=\"{name}\"}} {count}\n"
             ));
         }
     }

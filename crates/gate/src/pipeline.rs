@@ -20,11 +20,13 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::forward;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
+use crate::outgoing::Terms;
 use crate::reach::Search;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
-use crate::settings::LimitsSettings;
+use crate::reply;
+use crate::settings::{Action, LimitsSettings, RouteSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 
@@ -81,7 +83,13 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
-            let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
+            let answered = answer(
+                shard,
+                &snapshot,
+                connection,
+                head.as_ref(),
+                (&rejection, &record),
+            );
             let after = Box::pin(answered).await;
             (rejection.reason, after)
         }
@@ -106,9 +114,20 @@ async fn run(
     routed.route.count(shard.index);
     if shard.shared.log.is_on() {
         record.route = Some(routed.settings.name.clone());
-        record.service = Some(routed.settings.service.clone());
+        record.service = Some(routed.settings.service.clone()).filter(|name| !name.is_empty());
     }
+    record.place = Some(routed.route.place);
     decide::limits(routed.settings, head)?;
+    let client = record.client.unwrap_or_else(|| connection.peer.ip());
+    decide::rate(routed.route, head, client, shard.core.now())?;
+    if !matches!(routed.settings.action, Action::Forward) {
+        let terms = terms(snapshot, routed.settings, head, connection);
+        let answered = async {
+            let made = reply::make(shard, terms).await?;
+            reply::send(shard, connection, terms, record, made).await
+        };
+        return Box::pin(answered).await;
+    }
 
     let set = routed.route.service.set.load_full();
     let wanted = decide::wanted(&routed, &set, head, shard.core.now())?;
@@ -224,39 +243,49 @@ pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
     }
 }
 
+fn terms<'a>(
+    snapshot: &'a Snapshot,
+    settings: &'a RouteSettings,
+    head: &'a RequestHead,
+    connection: &Connection,
+) -> Terms<'a> {
+    Terms {
+        snapshot,
+        settings,
+        head,
+        peer: connection.peer.ip(),
+        scheme: "http",
+    }
+}
+
 /// The one place that turns a rejection into a response.
 async fn answer(
     shard: &Shard,
+    snapshot: &Snapshot,
     connection: &Connection,
     head: Option<&RequestHead>,
-    rejection: &Rejection,
-    record: &Record,
+    (rejection, record): (&Rejection, &Record),
 ) -> After {
     if rejection.reason.status() == 0 {
         return After::Gone;
     }
-    // With a body still under way, or with a head that was not understood, nobody knows where
-    // the next request begins.
-    let close = shard.draining()
-        || rejection.reason == Reason::RequestCut
-        || head.is_none_or(|head| {
-            head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()
-        });
-    let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
-    if head.is_some_and(|head| head.method() == b"HEAD") {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        bytes.truncate(end.map_or(bytes.len(), |end| end + 4));
+    if let Some(head) = head {
+        let pages = &snapshot.settings.error_pages;
+        let settings = record.place.and_then(|place| snapshot.table.get(place));
+        let settings = settings.unwrap_or(&snapshot.no_route);
+        let terms = terms(snapshot, settings, head, connection);
+        let reply = reply::rejection(rejection, head, &[&settings.error_pages, pages]);
+        let sent = reply::send(shard, connection, terms, record, reply).await;
+        return sent.map_or(After::Gone, |(_, after)| after);
     }
+    // A head that was not understood: nobody knows where the next request begins.
+    let bytes = shard.with_date(|date| rejection_bytes(rejection, date, true));
     record.status.set(rejection.reason.status());
     record.sent.set(bytes.len() as u64);
     let mut patience = Patience::Idle(Duration::from_secs(10));
     let parts = [bytes.as_slice(), &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
-    match written.await {
-        Err(_) => After::Gone,
-        Ok(()) if close => After::Linger,
-        Ok(()) => After::Next,
-    }
+    written.await.map_or(After::Gone, |()| After::Linger)
 }
 
 /// A rejection as the bytes of a response.
@@ -271,11 +300,8 @@ pub(crate) fn rejection_bytes(rejection: &Rejection, date: &[u8], close: bool) -
     if !date.is_empty() {
         text.push_str(&format!("Date: {}\r\n", decide::text(date)));
     }
-    if let Some(seconds) = rejection.retry_after {
-        text.push_str(&format!("Retry-After: {seconds}\r\n"));
-    }
-    if let Some(allow) = &rejection.allow {
-        text.push_str(&format!("Allow: {allow}\r\n"));
+    for (name, value) in rejection.fields() {
+        text.push_str(&format!("{name}: {value}\r\n"));
     }
     if close {
         text.push_str("Connection: close\r\n");

@@ -75,6 +75,22 @@ reasons! {
     InternalPath = "internal_path", 404, "Not Found";
     /// A path known with other methods.
     MethodNotAllowed = "method_not_allowed", 405, "Method Not Allowed";
+    /// No file of a `files` route.
+    NoFile = "no_file", 404, "Not Found";
+    /// A file is not as `If-Match` or `If-Unmodified-Since` wants it.
+    PreconditionFailed = "precondition_failed", 412, "Precondition Failed";
+    /// A range beyond the end of a file.
+    RangeRefused = "range_not_satisfiable", 416, "Range Not Satisfiable";
+    /// More files are to be read than `limits.file_queue` allows.
+    FilesBusy = "files_busy", 503, "Service Unavailable";
+    /// A file became shorter while it was sent.
+    FileCut = "file_cut", 0, "";
+    /// An answer of the gate's own can't be made.
+    OwnAnswerFailed = "own_answer_failed", 500, "Internal Server Error";
+    /// The client's bucket of a `rate_limit` is empty.
+    RateLimited = "rate_limited", 429, "Too Many Requests";
+    /// More connections from one address than `connections_per_address`.
+    TooManyFromAddress = "too_many_from_address", 503, "Service Unavailable";
     /// The key of a `where` is not in the request.
     WhereMissing = "where_missing", 400, "Bad Request";
     /// The key of a `where` is there twice with different values.
@@ -198,6 +214,13 @@ impl Rejection {
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds.max(1));
         self
+    }
+
+    /// Header fields that belong to it.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let retry = self.retry_after.map(|s| ("Retry-After", s.to_string()));
+        let allow = self.allow.clone().map(|allow| ("Allow", allow));
+        retry.into_iter().chain(allow)
     }
 
     /// The RFC 9457 problem document.

@@ -31,6 +31,10 @@ pub(crate) struct Record {
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     pub(crate) tunnel: bool,
+    /// The place of the route in the file.
+    pub(crate) place: Option<usize>,
+    /// The hub said that a sign-in failed: what a shield counts against the client.
+    pub(crate) sign_in_failed: Cell<bool>,
 }
 
 impl Record {
@@ -50,6 +54,8 @@ impl Record {
             received: Cell::new(0),
             sent: Cell::new(0),
             tunnel: false,
+            place: None,
+            sign_in_failed: Cell::new(false),
         }
     }
 
@@ -71,6 +77,9 @@ impl Record {
             .bytes_received
             .fetch_add(self.received.get(), Relaxed);
         shard.stats.bytes_sent.fetch_add(self.sent.get(), Relaxed);
+        if self.sign_in_failed.get() {
+            shard.stats.failed_sign_ins.fetch_add(1, Relaxed);
+        }
         if let Some(backend) = &self.backend
             && is_backend_failure(reason)
         {

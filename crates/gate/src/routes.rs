@@ -79,7 +79,8 @@ impl PathPattern {
         if written.contains(['?', '#', ' ']) {
             return Err(format!("\"{written}\" holds more than a path"));
         }
-        let trimmed = written.trim_end_matches('/');
+        let normal = target::normal_path(written);
+        let trimmed = normal.trim_end_matches('/');
         if !trimmed.contains('{') {
             return Ok(Self::Prefix(trimmed.to_owned()));
         }
@@ -115,6 +116,12 @@ impl PathPattern {
                 .collect(),
             Self::Exact(_) | Self::Regex(_) | Self::Prefix(_) => Vec::new(),
         }
+    }
+
+    /// True for patterns that end before the path may end.
+    #[must_use]
+    pub fn is_prefix(&self) -> bool {
+        matches!(self, Self::Prefix(_) | Self::Template(_))
     }
 
     /// True when `path`, in the form of [`target::normal_path`], belongs to it.

@@ -4,16 +4,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
 
 use crate::access_log::LogHandle;
+use crate::compress::Running;
 use crate::driver::Core;
 use crate::driver::tcp::TcpStream;
+use crate::files;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 
@@ -26,6 +28,20 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
     pub(crate) threads: Vec<Arc<ThreadStats>>,
+    /// Responses that are being compressed.
+    pub(crate) compressions: Arc<Running>,
+    /// Threads for files; started by the first route that needs them.
+    pub(crate) files: OnceLock<files::pool::Pool>,
+}
+
+impl Shared {
+    /// The threads for files.
+    pub(crate) fn files(&self, snapshot: &Snapshot) -> &files::pool::Pool {
+        self.files.get_or_init(|| {
+            let limits = &snapshot.settings.limits;
+            files::pool::Pool::start(limits.file_threads, limits.file_queue)
+        })
+    }
 }
 
 /// A listener as the threads see it.

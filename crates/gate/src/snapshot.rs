@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::backends::Service;
+use crate::rate::Limiter;
 use crate::routes::Routes;
-use crate::settings::{GateSettings, RouteSettings};
+use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
 
 /// A counter on its own cache line, so that threads do not slow each other down.
 #[derive(Debug, Default)]
@@ -20,7 +22,10 @@ struct Padded(AtomicU64);
 pub(crate) struct Route {
     /// Its place in the file.
     pub(crate) place: usize,
+    /// Where its requests go; one without backends where the route answers by itself.
     pub(crate) service: Arc<Service>,
+    /// Present where it limits.
+    pub(crate) limiter: Option<Arc<Limiter>>,
     requests: Vec<Padded>,
 }
 
@@ -48,6 +53,8 @@ pub struct Snapshot {
     pub(crate) services: HashMap<String, Arc<Service>>,
     /// Addresses that are the gate's own: never backends.
     pub(crate) own: Vec<SocketAddr>,
+    /// What holds for requests that no route takes.
+    pub(crate) no_route: RouteSettings,
 }
 
 impl Snapshot {
@@ -59,20 +66,26 @@ impl Snapshot {
         let table = Routes::new(&settings);
         let mut services: HashMap<String, Arc<Service>> = HashMap::new();
         let mut routes = Vec::new();
+        let nobody = Arc::new(Service::new("", ServiceSettings::default()));
         for (place, route) in settings.routes.iter().enumerate() {
-            let service = services.entry(route.service.clone()).or_insert_with(|| {
-                let wanted = settings.service(&route.service);
-                previous
-                    .and_then(|previous| previous.services.get(&route.service))
-                    .filter(|service| service.settings == wanted)
-                    .map_or_else(
-                        || Arc::new(Service::new(&route.service, wanted)),
-                        Arc::clone,
-                    )
-            });
+            let mut service_of = |name: &String| {
+                let service = services.entry(name.clone()).or_insert_with(|| {
+                    let wanted = settings.service(name);
+                    previous
+                        .and_then(|previous| previous.services.get(name))
+                        .filter(|service| service.settings == wanted)
+                        .map_or_else(|| Arc::new(Service::new(name, wanted)), Arc::clone)
+                });
+                Arc::clone(service)
+            };
+            let service = match route.action {
+                Action::Forward => service_of(&route.service),
+                Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => Arc::clone(&nobody),
+            };
             routes.push(Route {
                 place,
-                service: Arc::clone(service),
+                service,
+                limiter: limiter(&settings, route, previous),
                 requests: (0..settings.threads.max(1))
                     .map(|_| Padded::default())
                     .collect(),
@@ -84,6 +97,7 @@ impl Snapshot {
             routes,
             services,
             own,
+            no_route: RouteSettings::new("", PathPattern::Prefix(String::new()), ""),
         }
     }
 
@@ -105,4 +119,29 @@ impl Snapshot {
     pub fn settings(&self) -> &GateSettings {
         &self.settings
     }
+}
+
+/// The buckets of a route's rate limit: those of before when the limit is the same, so that a
+/// reload fills none.
+fn limiter(
+    settings: &GateSettings,
+    route: &RouteSettings,
+    previous: Option<&Snapshot>,
+) -> Option<Arc<Limiter>> {
+    let wanted = route.rate_limit.as_ref()?;
+    let known = previous.and_then(|previous| {
+        previous
+            .routes
+            .iter()
+            .filter(|old| {
+                previous
+                    .route_settings(old)
+                    .is_some_and(|old| old.name == route.name)
+            })
+            .filter_map(|old| old.limiter.as_ref())
+            .find(|limiter| limiter.settings() == wanted)
+    });
+    let keys = settings.limits.rate_limit_keys;
+    let made = || Arc::new(Limiter::new(wanted, keys, Instant::now()));
+    Some(known.map_or_else(made, Arc::clone))
 }

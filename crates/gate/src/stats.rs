@@ -27,6 +27,7 @@ pub(crate) struct ThreadStats {
     pub(crate) accepted: AtomicU64,
     pub(crate) backend_connections: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) failed_sign_ins: AtomicU64,
     pub(crate) active: AtomicI64,
     pub(crate) tunnels: AtomicI64,
 }
@@ -43,6 +44,7 @@ impl ThreadStats {
             accepted: AtomicU64::new(0),
             backend_connections: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            failed_sign_ins: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
         }
@@ -79,6 +81,7 @@ pub(crate) struct Totals {
     pub(crate) accepted: u64,
     pub(crate) backend_connections: u64,
     pub(crate) retries: u64,
+    pub(crate) failed_sign_ins: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
 }
@@ -119,6 +122,7 @@ impl Totals {
             accepted: sum(&|thread| &thread.accepted),
             backend_connections: sum(&|thread| &thread.backend_connections),
             retries: sum(&|thread| &thread.retries),
+            failed_sign_ins: sum(&|thread| &thread.failed_sign_ins),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
         }

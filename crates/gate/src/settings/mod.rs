@@ -1,5 +1,6 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod actions;
 mod conditions;
 mod read;
 mod schema;
@@ -8,13 +9,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Secret};
 
+pub use crate::actions::{Action, Redirect, Respond};
+pub use crate::compress::{Coding, Compression};
 pub use crate::conditions::{Condition, Source, ValueTest};
+pub use crate::files::FilesSettings;
+pub use crate::headers::{Direction, HeaderRules};
 pub use crate::network::Network;
+pub use crate::pages::{ErrorPages, Page};
+pub use crate::rate::{LimitBy, RateLimit};
+pub use crate::rewrite::Rewrite;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use crate::template::{Placeholder, Template};
 pub use schema::ALL as SCHEMAS;
 
 /// `[gate]`, the table that [`GateSettings::read`] reads.
@@ -33,6 +43,8 @@ pub struct GateSettings {
     pub listeners: Vec<ListenerSettings>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are kept and believed.
     pub trusted: Vec<Network>,
+    /// Pages in place of problem documents.
+    pub error_pages: ErrorPages,
     /// In the order of the file.
     pub routes: Vec<RouteSettings>,
     /// By name. A service without a table is looked up in the registry by its name.
@@ -53,6 +65,7 @@ impl Default for GateSettings {
             data: PathBuf::from("gate-data"),
             listeners: Vec::new(),
             trusted: Vec::new(),
+            error_pages: ErrorPages::default(),
             routes: Vec::new(),
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
@@ -119,8 +132,22 @@ pub struct RouteSettings {
     pub methods: Option<Vec<String>>,
     /// Only requests that fulfil all of these.
     pub conditions: Vec<Condition>,
-    /// Where the requests go.
+    /// Where the requests go; empty where `action` answers by itself.
     pub service: String,
+    /// What becomes of them.
+    pub action: Action,
+    /// Another path for the backend, or for `files`.
+    pub rewrite: Option<Rewrite>,
+    /// Changes of the fields of requests.
+    pub request_headers: Option<Arc<HeaderRules>>,
+    /// Changes of the fields of all responses, the gate's own ones included.
+    pub response_headers: Option<Arc<HeaderRules>>,
+    /// Compression of responses.
+    pub compression: Option<Arc<Compression>>,
+    /// Requests per time of one client.
+    pub rate_limit: Option<RateLimit>,
+    /// Pages in place of problem documents; those of the gate come after them.
+    pub error_pages: ErrorPages,
     /// Only the backend whose metadata matches.
     pub lookup: Option<Lookup>,
     /// Rules for tunnels.
@@ -145,6 +172,13 @@ impl RouteSettings {
             methods: None,
             conditions: Vec::new(),
             service: service.to_owned(),
+            action: Action::Forward,
+            rewrite: None,
+            request_headers: None,
+            response_headers: None,
+            compression: None,
+            rate_limit: None,
+            error_pages: ErrorPages::default(),
             lookup: None,
             websocket: WebSocketSettings::default(),
             timeout: TimeoutSettings::default(),
@@ -302,6 +336,14 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// Buckets of one route's rate limit.
+    pub rate_limit_keys: usize,
+    /// Responses that are compressed at once.
+    pub compressions_max: usize,
+    /// Threads that open and read files.
+    pub file_threads: usize,
+    /// Files that may wait for one of them.
+    pub file_queue: usize,
 }
 
 impl Default for LimitsSettings {
@@ -315,6 +357,10 @@ impl Default for LimitsSettings {
             backend_idle_max: 256,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            rate_limit_keys: 100_000,
+            compressions_max: 256,
+            file_threads: 4,
+            file_queue: 1_024,
         }
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
+use super::actions;
 use super::conditions;
 use super::schema;
 use super::{
-    AccessLog, AdminSettings, BackendSettings, Balance, DiscoverySettings, GateSettings,
-    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
-    RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, WebSocketSettings,
+    AccessLog, Action, AdminSettings, BackendSettings, Balance, Direction, DiscoverySettings,
+    GateSettings, LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern,
+    RegistrySettings, RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings,
+    WebSocketSettings,
 };
 use crate::conditions::whole;
 
@@ -47,6 +49,7 @@ impl GateSettings {
                 .iter()
                 .filter_map(|route| read_route(route, &names))
                 .collect(),
+            error_pages: actions::read_error_pages(table),
             services,
             registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
             admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
@@ -168,8 +171,16 @@ fn required_address(table: &Table<'_>, key: &'static str) -> Option<std::net::So
 }
 
 fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSettings> {
-    let service = table.required::<String>("service");
+    let service = table.get::<String>("service");
     let path = read_path(table);
+    let action = actions::read_action(table, path.as_ref());
+    let rewrite = actions::read_rewrite(table, path.as_ref());
+    let headers = |key, direction| actions::read_headers(table, key, direction, path.as_ref());
+    let request_headers = headers("request_headers", Direction::Request);
+    let response_headers = headers("response_headers", Direction::Response);
+    let compression = actions::read_compression(table);
+    let rate_limit = actions::read_rate_limit(table);
+    let error_pages = actions::read_error_pages(table);
     let names = table.list::<String>("listener");
     for name in names.iter().flatten() {
         if !listeners.contains(&name.value) {
@@ -206,12 +217,27 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     let attempts = read_retry(&table.table_or_empty("retry", &schema::RETRY));
     let name = table.get::<String>("name");
     // All of it was read by now, so that all that is wrong is known.
-    let service = service?;
+    let (path, action) = (path?, action?);
+    let service = match action {
+        Action::Forward => service?,
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => String::new(),
+    };
+    let name = name.unwrap_or_else(|| match action {
+        Action::Forward => service.clone(),
+        _ => path.to_string(),
+    });
     Some(RouteSettings {
-        name: name.unwrap_or_else(|| service.clone()),
+        name,
+        action,
+        rewrite,
+        request_headers,
+        response_headers,
+        compression,
+        rate_limit,
+        error_pages,
         listeners: names.map(values),
         hosts,
-        path: path?,
+        path,
         methods,
         conditions,
         lookup,
@@ -272,7 +298,8 @@ fn read_path(table: &Table<'_>) -> Option<PathPattern> {
             );
             return None;
         }
-        return Some(PathPattern::Exact(item.value));
+        let normal = crate::target::normal_path(&item.value).into_owned();
+        return Some(PathPattern::Exact(normal));
     }
     if let Some(item) = regex {
         return match whole(&item.value) {
@@ -560,5 +587,13 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             defaults.access_log_lines,
             16..=1_000_000,
         ),
+        rate_limit_keys: table.within(
+            "rate_limit_keys",
+            defaults.rate_limit_keys,
+            1_000..=10_000_000,
+        ),
+        compressions_max: table.within("compressions_max", defaults.compressions_max, 0..=100_000),
+        file_threads: table.within("file_threads", defaults.file_threads, 1..=64),
+        file_queue: table.within("file_queue", defaults.file_queue, 1..=100_000),
     }
 }

@@ -2,7 +2,7 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
-use super::conditions;
+use super::{actions, conditions};
 
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
@@ -51,6 +51,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "",
             "where the backends of a service are",
+        ),
+        Key::new(
+            "error_pages",
+            "table",
+            "",
+            "files up to 256KiB",
+            "pages in place of problem documents, for all routes",
         ),
         Key::new("registry", "table", "", "", "where services are looked up"),
         Key::new(
@@ -183,7 +190,13 @@ pub(super) static ROUTE: Schema = Schema {
             "",
             "only requests with these parameters; a text is the exact value",
         ),
-        Key::new("service", "text", "", "", "where the requests go"),
+        Key::new(
+            "service",
+            "text",
+            "",
+            "",
+            "where the requests go; or one of `redirect`, `respond` and `files`",
+        ),
         Key::new(
             "where",
             "text",
@@ -209,7 +222,40 @@ pub(super) static ROUTE: Schema = Schema {
         ),
         Key::new("retry", "table", "", "", "when another backend is tried"),
         Key::later("cache", "keeps responses"),
-        Key::later("rate_limit", "requests per time"),
+        Key::new(
+            "strip_prefix",
+            "true or false",
+            "false",
+            "",
+            "takes the route's `path` away before the request is forwarded",
+        ),
+        Key::new("rewrite", "table", "", "", "changes the path"),
+        Key::new("redirect", "table", "", "", "sends the client elsewhere"),
+        Key::new("respond", "table", "", "", "answers by itself"),
+        Key::new("files", "table", "", "", "serves a folder"),
+        Key::new(
+            "request_headers",
+            "table",
+            "",
+            "",
+            "changes the fields of requests",
+        ),
+        Key::new(
+            "response_headers",
+            "table",
+            "",
+            "",
+            "changes the fields of responses, the gate's own ones included",
+        ),
+        Key::new("compression", "table", "", "", "compresses responses"),
+        Key::new("rate_limit", "table", "", "", "requests per time"),
+        Key::new(
+            "error_pages",
+            "table",
+            "",
+            "files up to 256KiB",
+            "pages in place of problem documents; before those of [gate]",
+        ),
     ],
 };
 
@@ -474,6 +520,34 @@ pub(super) static LIMITS: Schema = Schema {
             "16 to 1000000",
             "lines that may wait to be written; more are dropped and counted",
         ),
+        Key::new(
+            "rate_limit_keys",
+            "whole number",
+            "100000",
+            "1000 to 10000000",
+            "clients that one route's rate limit tells apart; the fullest bucket makes room",
+        ),
+        Key::new(
+            "compressions_max",
+            "whole number",
+            "256",
+            "0 to 100000",
+            "responses compressed at once, each with up to 1 MiB; more go as they are",
+        ),
+        Key::new(
+            "file_threads",
+            "whole number",
+            "4",
+            "1 to 64",
+            "threads that open and read files for `files`",
+        ),
+        Key::new(
+            "file_queue",
+            "whole number",
+            "1024",
+            "1 to 100000",
+            "files that may wait for such a thread: 503",
+        ),
     ],
 };
 
@@ -489,6 +563,14 @@ pub static ALL: &[&Schema] = &[
     &WEBSOCKET,
     &TIMEOUT,
     &RETRY,
+    &actions::REWRITE,
+    &actions::REDIRECT,
+    &actions::RESPOND,
+    &actions::FILES,
+    &actions::HEADERS,
+    &actions::COMPRESSION,
+    &actions::RATE_LIMIT,
+    &actions::ERROR_PAGES,
     &SERVICE,
     &BACKEND,
     &REGISTRY,

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use munjigi_foundation::settings::{Document, Environment, Secret};
+use munjigi_foundation::settings::Secret;
 use munjigi_gate::explain::{self, Asked};
-use munjigi_gate::settings::{AccessLog, ListenerSettings, PathPattern, SCHEMA};
+use munjigi_gate::settings::{AccessLog, ListenerSettings, PathPattern};
 use munjigi_gate::{Gate, GateSettings};
 
 use crate::support::*;
@@ -233,21 +233,7 @@ async fn a_shutdown_lets_requests_end_and_takes_no_new_ones() {
 }
 
 fn read(text: &str) -> (Option<GateSettings>, String) {
-    let document = Document::new("munjigi.toml".as_ref(), text.to_owned(), Environment::new());
-    static ROOT: munjigi_foundation::settings::Schema = munjigi_foundation::settings::Schema {
-        place: "the settings file",
-        meaning: "",
-        keys: &[munjigi_foundation::settings::Key::new(
-            "gate", "table", "", "", "the edge",
-        )],
-    };
-    let (settings, problems) = document.read(&ROOT, |root| {
-        let table = root.table("gate", SCHEMA)?;
-        let settings = GateSettings::read(&table);
-        assert_eq!(table.unread(), Vec::<&str>::new());
-        settings
-    });
-    (settings, document.render(&problems, false))
+    read_in("".as_ref(), text)
 }
 
 const GOOD: &str = r#"

@@ -14,11 +14,16 @@
     reason = "a task of a story ends with its test"
 )]
 
+mod answers;
+mod compression;
 mod control;
 mod corpus;
 mod failures;
+mod files;
 mod forwarding;
+mod limits;
 mod lookup;
 mod rewriting;
+mod routing;
 mod support;
 mod tunnels;

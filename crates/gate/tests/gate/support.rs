@@ -264,3 +264,52 @@ pub(crate) async fn ask(gate: &Gate, request: &str) -> (String, Vec<u8>) {
     client.send(request).await;
     client.response().await
 }
+
+/// The settings of a gate as text under `[gate]`, and what is wrong with it.
+pub(crate) fn read_in(folder: &std::path::Path, text: &str) -> (Option<GateSettings>, String) {
+    use munjigi_foundation::settings::{Document, Environment, Key, Schema};
+    static ROOT: Schema = Schema {
+        place: "the settings file",
+        meaning: "",
+        keys: &[Key::new("gate", "table", "", "", "the edge")],
+    };
+    let file = folder.join("munjigi.toml");
+    let document = Document::new(&file, text.to_owned(), Environment::new());
+    let (settings, problems) = document.read(&ROOT, |root| {
+        let table = root.table("gate", munjigi_gate::settings::SCHEMA)?;
+        let settings = GateSettings::read(&table);
+        assert_eq!(table.unread(), Vec::<&str>::new());
+        settings
+    });
+    (settings, document.render(&problems, false))
+}
+
+/// Settings with one thread, the listeners `web` and `inner`, static services, and what `text`
+/// adds: routes, mostly.
+pub(crate) fn written(
+    folder: &std::path::Path,
+    services: &[(&str, SocketAddr)],
+    text: &str,
+) -> GateSettings {
+    let mut whole = "[gate]\nthreads = 1\n".to_owned();
+    for name in ["web", "inner"] {
+        whole += &format!("[[gate.listener]]\nname = \"{name}\"\naddress = \"127.0.0.1:0\"\n");
+    }
+    for (name, address) in services {
+        whole += &format!("[gate.service.{name}]\nbackends = [{{ address = \"{address}\" }}]\n");
+    }
+    whole += text;
+    let (settings, problems) = read_in(folder, &whole);
+    let mut settings = settings
+        .filter(|_| problems.contains(": 0 errors"))
+        .unwrap_or_else(|| panic!("{problems}"));
+    settings.admin.socket = None;
+    settings
+}
+
+/// The problems of the same.
+pub(crate) fn problems(folder: &std::path::Path, text: &str) -> String {
+    let whole =
+        format!("[gate]\n[[gate.listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n{text}");
+    read_in(folder, &whole).1
+}
