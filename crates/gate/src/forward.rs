@@ -16,13 +16,15 @@ use crate::http1::{BadMessage, Framing, Version};
 use crate::meter::Meter;
 use crate::outgoing::{self, Lead, Terms};
 use crate::pipeline::{Stop, head_limits};
-use crate::reach::Upstream;
+use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
-use crate::settings::TimeoutSettings;
+use crate::service::Outcome;
+use crate::settings::{RetryOn, TimeoutSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::sticky;
 use crate::tunnel;
 use crate::ws;
 
@@ -37,17 +39,16 @@ pub(crate) struct Plan<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) routed: &'a Routed<'a>,
     pub(crate) upstream: &'a Upstream,
+    pub(crate) search: &'a Search<'a>,
+    /// The whole body, where it was read beforehand.
+    pub(crate) body: Option<&'a [u8]>,
+    /// The request is on its way already.
+    pub(crate) sent: bool,
 }
 
 impl<'a> Plan<'a> {
     fn terms(&self, connection: &Connection) -> Terms<'a> {
-        Terms {
-            snapshot: self.snapshot,
-            settings: self.routed.settings,
-            head: self.head,
-            peer: connection.peer.ip(),
-            scheme: "http",
-        }
+        Terms::new(self.snapshot, self.routed.settings, self.head, connection)
     }
 }
 
@@ -84,17 +85,21 @@ pub(crate) async fn run(
     connection: &mut Connection,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
-    let lead = plan.terms(connection).request(&plan.upstream.flight.0.name);
-    let leftover = connection.leftover.take();
     let upload = Upload::default();
     // What is rare is boxed: the future of a plain exchange stays small.
-    let outcome = if plan.head.framing == Framing::None {
-        connection.leftover = leftover;
-        send_head(plan, connection, &lead).await?;
+    let outcome = if plan.head.framing == Framing::None || plan.body.is_some() {
+        if !plan.sent {
+            let mut lead = request_lead(plan, connection);
+            lead.extend_from_slice(plan.body.unwrap_or_default());
+            send_head(plan, connection, &lead).await?;
+        }
+        record.received.set(plan.body.map_or(0, <[u8]>::len) as u64);
         upload.complete.set(true);
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
+        let lead = request_lead(plan, connection);
+        let leftover = connection.leftover.take();
         let both = Box::pin(both_ways(
             plan,
             connection,
@@ -109,6 +114,7 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
+            plan.upstream.settle(Outcome::Good, plan.shard.core.now());
             let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
             Ok(Ended {
                 reason,
@@ -126,6 +132,21 @@ pub(crate) async fn run(
             reusable: reusable && upload.intact.get(),
         }),
     }
+}
+
+fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
+    let fallback = &plan.upstream.flight.0.name;
+    plan.terms(connection).request(fallback)
+}
+
+/// The head as the backend gets it.
+pub(crate) fn request_head(
+    search: &Search<'_>,
+    head: &RequestHead,
+    connection: &Connection,
+    fallback: &str,
+) -> Vec<u8> {
+    Terms::new(search.snapshot, search.routed.settings, head, connection).request(fallback)
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
@@ -270,9 +291,12 @@ async fn respond(
     let mut interim = 0;
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
+        if interim == 0 {
+            plan.upstream.answered(plan.shard.core.now());
+        }
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));
-            return upgrade(plan, connection, record, upload, (&head, rest));
+            return upgrade(plan, connection, (record, upload), &head, rest);
         }
         if head.status >= 200 {
             break head;
@@ -284,7 +308,26 @@ async fn respond(
         pass_interim(plan, connection, upload, &head).await?;
     };
     record.responded.set(Some(plan.shard.core.now()));
+    let outcome = judge(&head);
+    record.outcome.set(outcome);
+    if let Some(failure) = RetryOn::of_status(head.status)
+        && plan.search.may_repeat(failure)
+    {
+        return Err(Stop::Again(outcome));
+    }
     deliver(plan, connection, record, upload, &head, rest).await
+}
+
+/// 502, 503 and 504 are failures, unless the backend says when to come back.
+fn judge(head: &ResponseHead) -> Outcome {
+    let refused = matches!(head.status, 502..=504);
+    if refused && head.fields.named("retry-after").next().is_none() {
+        Outcome::Failed
+    } else if refused {
+        Outcome::Neutral
+    } else {
+        Outcome::Good
+    }
 }
 
 fn bad_response(detail: &str) -> Rejection {
@@ -413,9 +456,9 @@ async fn write_to_client(
 fn upgrade(
     plan: Plan<'_>,
     connection: &Connection,
-    record: &Record,
-    upload: &Upload,
-    (head, rest): (&ResponseHead, Option<Buffer>),
+    (record, upload): (&Record, &Upload),
+    head: &ResponseHead,
+    rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
     let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
     let Some(asked) = plan.head.upgrade() else {
@@ -442,12 +485,33 @@ fn upgrade(
     if !upload.intact.get() {
         return refused("the backend changed the protocol before the request had ended");
     }
-    let lead = plan.terms(connection).interim(head, true);
+    let mut lead = plan.terms(connection).interim(head, true);
+    if plan.upstream.new_client {
+        stick(plan, connection, &mut lead);
+    }
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
         rest: rest.filter(|rest| !rest.is_empty()),
     })
+}
+
+/// Adds the sticky cookie to a head that was written.
+fn stick(plan: Plan<'_>, connection: &Connection, lead: &mut Vec<u8>) {
+    let Some(sticky) = &plan.routed.route.service.settings.sticky else {
+        return;
+    };
+    let secure = plan.snapshot.trusts(connection.peer.ip().to_canonical())
+        && plan
+            .head
+            .fields
+            .named("x-forwarded-proto")
+            .any(|scheme| scheme == b"https");
+    let field = sticky::field(sticky, &plan.upstream.flight.0, secure);
+    // Before the empty line.
+    lead.truncate(lead.len().saturating_sub(2));
+    lead.extend_from_slice(&field);
+    lead.extend_from_slice(b"\r\n");
 }
 
 async fn deliver(
@@ -468,11 +532,14 @@ async fn deliver(
         .shard
         .with_date(|date| outgoing::response(terms, head, must_close, running, date));
     let Lead {
-        bytes: lead,
+        bytes: mut lead,
         framing,
         close,
         encoder,
     } = lead;
+    if plan.upstream.new_client {
+        stick(plan, connection, &mut lead);
+    }
     record.status.set(head.status);
     let head_bytes = lead.len() as u64;
     let timeout = &plan.routed.settings.timeout;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compress::{Compression, Encoder, Running, Verdict};
+use crate::connection::Connection;
 use crate::decide;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::write::{self, Delivery, Edits, Forwarding};
@@ -27,6 +28,22 @@ pub(crate) struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
+    /// Those of a request on `connection`.
+    pub(crate) fn new(
+        snapshot: &'a Snapshot,
+        settings: &'a RouteSettings,
+        head: &'a RequestHead,
+        connection: &Connection,
+    ) -> Self {
+        Self {
+            snapshot,
+            settings,
+            head,
+            peer: connection.peer.ip(),
+            scheme: "http",
+        }
+    }
+
     /// What placeholders stand for.
     pub(crate) fn facts(&self) -> Facts<'a> {
         Facts {

@@ -8,6 +8,7 @@
 //! response, `Record::finish` counts and logs.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +19,17 @@ use crate::connection::{After, Connection};
 use crate::decide;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::forward;
+use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
 use crate::outgoing::Terms;
-use crate::reach::Search;
+use crate::reach::{self, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
 use crate::reply;
+use crate::retry;
+use crate::service::Outcome;
 use crate::settings::{Action, LimitsSettings, RouteSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -41,8 +45,10 @@ pub(crate) enum Stop {
     Quiet,
     /// There is no request yet: the readiness was stale.
     NotYet,
-    /// A kept connection turned out to be closed by its backend, before a byte of a response.
+    /// The connection was closed by its backend before a byte of a response.
     Stale,
+    /// The backend's answer is thrown away: another try was granted.
+    Again(Outcome),
 }
 
 impl From<Rejection> for Stop {
@@ -80,7 +86,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         Err(Stop::Quiet) => return After::Gone,
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
-        Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
+        Err(Stop::Stale | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
             let answered = answer(
@@ -121,7 +127,7 @@ async fn run(
     let client = record.client.unwrap_or_else(|| connection.peer.ip());
     decide::rate(routed.route, head, client, shard.core.now())?;
     if !matches!(routed.settings.action, Action::Forward) {
-        let terms = terms(snapshot, routed.settings, head, connection);
+        let terms = Terms::new(snapshot, routed.settings, head, connection);
         let answered = async {
             let made = reply::make(shard, terms).await?;
             reply::send(shard, connection, terms, record, made).await
@@ -130,17 +136,22 @@ async fn run(
     }
 
     let set = routed.route.service.set.load_full();
-    let wanted = decide::wanted(&routed, &set, head, shard.core.now())?;
-    let mut search = Search {
-        shard,
-        snapshot,
-        routed: &routed,
-        set: &set,
-        wanted: &wanted,
-        fresh: false,
-        repeatable: head.is_idempotent() && head.framing == Framing::None,
+    let client = record.client.unwrap_or(connection.peer.ip());
+    let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let body = match routed.settings.retry.body_max {
+        0 => None,
+        _ => Box::pin(retry::gather(connection, head, routed.settings)).await?,
     };
-    let mut upstream = search.reach(&connection.timer, record).await?;
+    let repeatable = head.is_idempotent() && (head.framing == Framing::None || body.is_some());
+    let mut search = Search::new(shard, snapshot, &routed, (&set, &wanted), repeatable);
+    let mut upstream = reach(&mut search, connection, record).await?;
+    let mut sent = false;
+    if let Some(after) = routed.settings.hedge_after
+        && hedge::fits(head)
+    {
+        let asked = hedge::ask(&mut search, upstream, head, (connection, after), record);
+        (upstream, sent) = Box::pin(asked).await?;
+    }
     loop {
         let plan = forward::Plan {
             shard,
@@ -148,31 +159,90 @@ async fn run(
             head,
             routed: &routed,
             upstream: &upstream,
+            search: &search,
+            body: body.as_deref(),
+            sent,
         };
-        match forward::run(plan, connection, record).await {
-            // Nothing reached the application: once more, on a connection that is surely new.
-            Err(Stop::Stale) if upstream.reused && search.repeatable => {
-                shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-                search.fresh = true;
-                upstream = search.reach(&connection.timer, record).await?;
-            }
-            Err(Stop::Stale) => {
-                return Err(Rejection::new(
-                    Reason::BackendClosed,
-                    "the backend closed the connection without an answer",
-                )
-                .into());
-            }
-            Err(stop) => return Err(stop),
+        let outcome = forward::run(plan, connection, record).await;
+        let stop = match outcome {
             Ok(ended) => {
+                upstream.settle(record.outcome.get(), shard.core.now());
                 if ended.reusable {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, upstream.stream, most);
                 }
                 return Ok((ended.reason, ended.after));
             }
-        }
+            Err(stop) => stop,
+        };
+        settle(&mut search, &upstream, record, stop)?;
+        drop(upstream);
+        sent = false;
+        upstream = reach(&mut search, connection, record).await?;
     }
+}
+
+/// A connection to a backend, unless the client goes away meanwhile.
+async fn reach(
+    search: &mut Search<'_>,
+    connection: &Connection,
+    record: &mut Record,
+) -> Result<Upstream, Stop> {
+    let mut reaching = pin!(search.reach(&connection.timer, record));
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = reaching.as_mut().poll(context) {
+            return Poll::Ready(outcome);
+        }
+        let broken = connection.stream.poll_broken(context);
+        broken.map(|()| Err(Stop::End(Reason::ClientGone)))
+    })
+    .await
+}
+
+/// Notes how a try ended. Passes when there is to be another one.
+fn settle(
+    search: &mut Search<'_>,
+    upstream: &Upstream,
+    record: &Record,
+    stop: Stop,
+) -> Result<(), Stop> {
+    let now = search.shard.core.now();
+    let rejection = match stop {
+        // Nothing reached the application: once more, on a connection that is surely new.
+        Stop::Stale if upstream.reused && search.repeatable => {
+            search.was_stale();
+            return Ok(());
+        }
+        Stop::Stale => {
+            if !upstream.reused {
+                upstream.settle(Outcome::Failed, now);
+            }
+            let detail = "the backend closed the connection without an answer";
+            Rejection::new(Reason::BackendClosed, detail)
+        }
+        Stop::Again(outcome) => {
+            upstream.settle(outcome, now);
+            search.avoid(&upstream.flight.0);
+            return Ok(());
+        }
+        Stop::Reject(rejection) => {
+            upstream.settle(reach::outcome(rejection.reason), now);
+            rejection
+        }
+        Stop::End(reason) => {
+            upstream.settle(reach::outcome(reason), now);
+            return Err(Stop::End(reason));
+        }
+        stop @ (Stop::Quiet | Stop::NotYet) => return Err(stop),
+    };
+    let again = record.status.get() == 0
+        && retry::kind(rejection.reason).is_some_and(|failure| search.may_repeat(failure));
+    if !again {
+        return Err(rejection.into());
+    }
+    upstream.flight.0.failures.fetch_add(1, Ordering::Relaxed);
+    search.avoid(&upstream.flight.0);
+    Ok(())
 }
 
 /// Read head: within `limits.head` of its first byte, within `limits.head_bytes`.
@@ -243,21 +313,6 @@ pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
     }
 }
 
-fn terms<'a>(
-    snapshot: &'a Snapshot,
-    settings: &'a RouteSettings,
-    head: &'a RequestHead,
-    connection: &Connection,
-) -> Terms<'a> {
-    Terms {
-        snapshot,
-        settings,
-        head,
-        peer: connection.peer.ip(),
-        scheme: "http",
-    }
-}
-
 /// The one place that turns a rejection into a response.
 async fn answer(
     shard: &Shard,
@@ -273,7 +328,7 @@ async fn answer(
         let pages = &snapshot.settings.error_pages;
         let settings = record.place.and_then(|place| snapshot.table.get(place));
         let settings = settings.unwrap_or(&snapshot.no_route);
-        let terms = terms(snapshot, settings, head, connection);
+        let terms = Terms::new(snapshot, settings, head, connection);
         let reply = reply::rejection(rejection, head, &[&settings.error_pages, pages]);
         let sent = reply::send(shard, connection, terms, record, reply).await;
         return sent.map_or(After::Gone, |(_, after)| after);

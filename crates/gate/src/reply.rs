@@ -5,6 +5,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
+
 use crate::compress;
 use crate::connection::{After, Connection};
 use crate::files::conditional::{Asked, Part};
@@ -67,7 +69,7 @@ impl Reply {
 
     /// The head, as answer to a request with `method`.
     pub(crate) fn head(&self, method: &[u8]) -> Result<ResponseHead, BadMessage> {
-        let status = axum::http::StatusCode::from_u16(self.status).ok();
+        let status = StatusCode::from_u16(self.status).ok();
         let title = status.and_then(|status| status.canonical_reason());
         let title = title.unwrap_or("Unknown");
         let length = match self.status {

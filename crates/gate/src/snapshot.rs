@@ -66,20 +66,10 @@ impl Snapshot {
         let table = Routes::new(&settings);
         let mut services: HashMap<String, Arc<Service>> = HashMap::new();
         let mut routes = Vec::new();
-        let nobody = Arc::new(Service::new("", ServiceSettings::default()));
+        let nobody = Arc::new(Service::new("", ServiceSettings::default(), None));
         for (place, route) in settings.routes.iter().enumerate() {
-            let mut service_of = |name: &String| {
-                let service = services.entry(name.clone()).or_insert_with(|| {
-                    let wanted = settings.service(name);
-                    previous
-                        .and_then(|previous| previous.services.get(name))
-                        .filter(|service| service.settings == wanted)
-                        .map_or_else(|| Arc::new(Service::new(name, wanted)), Arc::clone)
-                });
-                Arc::clone(service)
-            };
             let service = match route.action {
-                Action::Forward => service_of(&route.service),
+                Action::Forward => service_of(&settings, &route.service, &mut services, previous),
                 Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => Arc::clone(&nobody),
             };
             routes.push(Route {
@@ -119,6 +109,32 @@ impl Snapshot {
     pub fn settings(&self) -> &GateSettings {
         &self.settings
     }
+}
+
+/// The service by its name: the one of before when nothing of it changed, else a new one that
+/// takes over what it can.
+fn service_of(
+    settings: &GateSettings,
+    name: &str,
+    services: &mut HashMap<String, Arc<Service>>,
+    previous: Option<&Snapshot>,
+) -> Arc<Service> {
+    let make = || {
+        let wanted = settings.service(name);
+        let zone = settings.zone.as_deref();
+        let old = previous.and_then(|previous| previous.services.get(name));
+        match old {
+            Some(old) if old.settings == wanted && old.is_in_zone(zone) => Arc::clone(old),
+            old => {
+                let service = Service::new(name, wanted, zone);
+                if let Some(old) = old {
+                    service.succeed(old);
+                }
+                Arc::new(service)
+            }
+        }
+    };
+    Arc::clone(services.entry(name.to_owned()).or_insert_with(make))
 }
 
 /// The buckets of a route's rate limit: those of before when the limit is the same, so that a

@@ -298,7 +298,7 @@ fn good_settings_are_read() {
         "127.0.0.1:0".parse().unwrap()
     );
     assert_eq!(settings.listeners[0].connections_max, 500);
-    assert_eq!(settings.routes[0].attempts, 3);
+    assert_eq!(settings.routes[0].retry.attempts, 3);
     assert_eq!(settings.routes[0].request_body_max, Some(4 << 30));
     assert_eq!(settings.routes[1].timeout.rate_min, None);
     assert!(

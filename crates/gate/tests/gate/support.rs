@@ -198,10 +198,7 @@ pub(crate) fn code(body: &[u8]) -> String {
 pub(crate) fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
     let backends = addresses
         .iter()
-        .map(|address| BackendSettings {
-            address: (*address).into(),
-            weight: 1,
-        })
+        .map(|address| BackendSettings::new((*address).into()))
         .collect();
     ServiceSettings {
         discovery: DiscoverySettings::Static(backends),
