@@ -33,6 +33,24 @@ pub(crate) struct Routed<'s> {
     pub(crate) settings: &'s RouteSettings,
 }
 
+/// Asks `act` with what a request is routed by.
+pub(crate) fn with_question<T>(
+    listener: &str,
+    head: &RequestHead,
+    act: impl FnOnce(Question<'_>) -> T,
+) -> T {
+    let target = text(head.target());
+    let (_, query) = target::split(&target);
+    let host = text(head.host().unwrap_or_default());
+    act(Question {
+        listener,
+        host: &target::host_name(&host),
+        path: &target::path_of(head.target()),
+        query: query.unwrap_or_default(),
+        head,
+    })
+}
+
 /// Route: the most specific one, or why there is none.
 pub(crate) fn route<'s>(
     snapshot: &'s Snapshot,
@@ -46,21 +64,9 @@ pub(crate) fn route<'s>(
         ));
     }
     let target = text(head.target());
-    let (written, query) = target::split(&target);
-    let path = if written.starts_with('/') {
-        written
-    } else {
-        "/"
-    };
-    let host = text(head.host().unwrap_or_default());
-    let question = Question {
-        listener,
-        host: &target::host_name(&host),
-        path: &target::normal_path(path),
-        query: query.unwrap_or_default(),
-        head,
-    };
-    let place = match snapshot.table.find(question) {
+    let (path, _) = target::split(&target);
+    let choice = with_question(listener, head, |question| snapshot.table.find(question));
+    let place = match choice {
         Choice::Route(place) => place,
         Choice::OtherMethods(allowed) => {
             let allowed = allowed.join(", ");
@@ -106,17 +112,22 @@ fn reaches_internal(settings: &RouteSettings, head: &RequestHead, path: &str) ->
         })
 }
 
-/// Takes a token of the route's rate limit.
+/// The route's rate limit: takes a token, or only looks whether there is one.
 pub(crate) fn rate(
     route: &Route,
-    head: &RequestHead,
-    client: IpAddr,
+    (head, client): (&RequestHead, IpAddr),
     now: Instant,
+    take: bool,
 ) -> Result<(), Rejection> {
     let Some(limiter) = &route.limiter else {
         return Ok(());
     };
-    limiter.take(head, client, now).map_err(|wait| {
+    let outcome = if take {
+        limiter.take(head, client, now)
+    } else {
+        limiter.look(head, client, now)
+    };
+    outcome.map_err(|wait| {
         let limit = limiter.settings();
         let detail = format!(
             "more than {} requests in {} by one {}",

@@ -30,7 +30,7 @@ use crate::relay::{self, Patience};
 use crate::reply;
 use crate::retry;
 use crate::service::Outcome;
-use crate::settings::{Action, LimitsSettings, RouteSettings};
+use crate::settings::{Action, LimitsSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 
@@ -125,7 +125,7 @@ async fn run(
     record.place = Some(routed.route.place);
     decide::limits(routed.settings, head)?;
     let client = record.client.unwrap_or_else(|| connection.peer.ip());
-    decide::rate(routed.route, head, client, shard.core.now())?;
+    decide::rate(routed.route, (head, client), shard.core.now(), true)?;
     if !matches!(routed.settings.action, Action::Forward) {
         let terms = Terms::new(snapshot, routed.settings, head, connection);
         let answered = async {
@@ -136,7 +136,6 @@ async fn run(
     }
 
     let set = routed.route.service.set.load_full();
-    let client = record.client.unwrap_or(connection.peer.ip());
     let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
     let body = match routed.settings.retry.body_max {
         0 => None,

@@ -195,25 +195,58 @@ impl Limiter {
         self.take_for(self.key_of(head, client), now)
     }
 
-    fn take_for(&self, key: Key, now: Instant) -> Result<(), Duration> {
+    /// As [`Limiter::take`], but takes nothing: what the next request would meet.
+    ///
+    /// # Errors
+    /// How long until there is a token.
+    pub(crate) fn look(
+        &self,
+        head: &RequestHead,
+        client: IpAddr,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        let key = self.key_of(head, client);
+        let Some(part) = self.part(key) else {
+            return Ok(());
+        };
+        let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = part
+            .places
+            .get(&key)
+            .and_then(|place| part.buckets.get(*place));
+        let full = known.map_or(part.gone, |(_, full)| *full);
+        self.after(full, self.time(now)).map(drop)
+    }
+
+    fn time(&self, now: Instant) -> u64 {
         let now = now.saturating_duration_since(self.started).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX / 4);
-        let place = usize::try_from(key.0 % PARTS as u64).unwrap_or(0);
-        let Some(part) = self.parts.get(place) else {
+        u64::try_from(now).unwrap_or(u64::MAX / 4)
+    }
+
+    fn part(&self, key: Key) -> Option<&Mutex<Part>> {
+        self.parts
+            .get(usize::try_from(key.0 % PARTS as u64).unwrap_or(0))
+    }
+
+    /// When a bucket is full after one more request, or how long it can't take one.
+    fn after(&self, full: u64, now: u64) -> Result<u64, Duration> {
+        let after = full.max(now) + self.step;
+        match (after - now).checked_sub(self.per) {
+            Some(late) if late > 0 => Err(Duration::from_nanos(late)),
+            _ => Ok(after),
+        }
+    }
+
+    fn take_for(&self, key: Key, now: Instant) -> Result<(), Duration> {
+        let now = self.time(now);
+        let Some(part) = self.part(key) else {
             return Ok(());
         };
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(full) = part.bucket(key, now, self.most) else {
-            return Ok(());
-        };
-        let after = (*full).max(now) + self.step;
-        match (after - now).checked_sub(self.per) {
-            Some(late) if late > 0 => Err(Duration::from_nanos(late)),
-            _ => {
-                *full = after;
-                Ok(())
-            }
+        if let Some(full) = part.bucket(key, now, self.most) {
+            *full = self.after(*full, now)?;
         }
+        Ok(())
     }
 }
 

@@ -243,6 +243,11 @@ fn broken() -> Rejection {
     )
 }
 
+/// With a body still under way nobody knows where the next request begins.
+pub(crate) fn must_close(head: &RequestHead, reason: Reason) -> bool {
+    reason == Reason::RequestCut || head.framing != Framing::None || head.upgrade().is_some()
+}
+
 /// Sends an answer.
 ///
 /// # Errors
@@ -258,11 +263,7 @@ pub(crate) async fn send(
         tracing::error!(%error, route = terms.settings.name, "an answer of a route is no HTTP");
         Stop::End(Reason::OwnAnswerFailed)
     })?;
-    // With a body still under way nobody knows where the next request begins.
-    let must_close = shard.draining()
-        || reply.reason == Reason::RequestCut
-        || terms.head.framing != Framing::None
-        || terms.head.upgrade().is_some();
+    let must_close = shard.draining() || must_close(terms.head, reply.reason);
     let running = &shard.shared.compressions;
     let lead = shard.with_date(|date| outgoing::response(terms, &head, must_close, running, date));
     let after = if lead.close {

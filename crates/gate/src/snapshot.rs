@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub(crate) services: HashMap<String, Arc<Service>>,
     /// Addresses that are the gate's own: never backends.
     pub(crate) own: Vec<SocketAddr>,
+    /// Somebody keeps its services up to date: what is not known of them is not there.
+    pub(crate) followed: bool,
     /// What holds for requests that no route takes.
     pub(crate) no_route: RouteSettings,
 }
@@ -87,6 +89,7 @@ impl Snapshot {
             routes,
             services,
             own,
+            followed: true,
             no_route: RouteSettings::new("", PathPattern::Prefix(String::new()), ""),
         }
     }

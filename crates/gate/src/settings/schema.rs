@@ -2,8 +2,8 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
-use super::{actions, conditions};
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
+use super::{actions, conditions};
 
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
@@ -568,6 +568,33 @@ pub(super) static LIMITS: Schema = Schema {
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
-    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &conditions::HEADER, &conditions::QUERY, &conditions::TEST, &actions::REWRITE, &actions::REDIRECT, &actions::RESPOND, &actions::FILES, &actions::HEADERS, &actions::COMPRESSION, &actions::RATE_LIMIT, &actions::ERROR_PAGES, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
-    &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
+    &GATE,
+    &LISTENER,
+    &CLIENT_IP,
+    &ROUTE,
+    &conditions::HEADER,
+    &conditions::QUERY,
+    &conditions::TEST,
+    &actions::REWRITE,
+    &actions::REDIRECT,
+    &actions::RESPOND,
+    &actions::FILES,
+    &actions::HEADERS,
+    &actions::COMPRESSION,
+    &actions::RATE_LIMIT,
+    &actions::ERROR_PAGES,
+    &WEBSOCKET,
+    &TIMEOUT,
+    &RETRY,
+    &HEDGE,
+    &SERVICE,
+    &BACKEND,
+    &STICKY,
+    &HEALTH,
+    &EJECTION,
+    &LIMIT,
+    &BREAKER,
+    &REGISTRY,
+    &ADMIN,
+    &LIMITS,
 ];

@@ -363,7 +363,7 @@ fn explain_says_what_would_happen() {
             from: "192.0.2.1".parse().unwrap(),
             listener,
         };
-        let decisions = explain::request(&snapshot, asked);
+        let decisions = explain::request(&snapshot, asked).decisions;
         let lines: Vec<String> = decisions
             .iter()
             .map(|d| format!("{}: {}", d.stage, d.verdict))

@@ -18,6 +18,7 @@ mod answers;
 mod compression;
 mod control;
 mod corpus;
+mod explained;
 mod failures;
 mod files;
 mod forwarding;
