@@ -525,7 +525,7 @@ async fn deliver(
     if head.fields.first(Name::SignIn) == Some(b"failed") {
         record.sign_in_failed.set(true);
     }
-    let must_close = plan.shard.draining() || !upload.complete.get() || !upload.intact.get();
+    let must_close = plan.shard.leaving() || !upload.complete.get() || !upload.intact.get();
     let running = &plan.shard.shared.compressions;
     let terms = plan.terms(connection);
     let lead = plan

@@ -13,6 +13,7 @@ use crate::backends::{Backend, InFlight, Service, Set};
 use crate::decide::{self, Candidate, Routed, Wanted};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::hold;
 use crate::pipeline::Stop;
 use crate::queue::{ANY, Place};
 use crate::reason::{Reason, Rejection};
@@ -149,6 +150,9 @@ impl<'a> Search<'a> {
         timer: &Timer,
         record: &mut Record,
     ) -> Result<Upstream, Stop> {
+        if self.shard.shared.hold.is_on() {
+            Box::pin(hold::wait(self.shard, self.set, timer)).await?;
+        }
         if self.tries.get() == 0 {
             self.pass_breaker()?;
         }

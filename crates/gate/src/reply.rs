@@ -263,7 +263,7 @@ pub(crate) async fn send(
         tracing::error!(%error, route = terms.settings.name, "an answer of a route is no HTTP");
         Stop::End(Reason::OwnAnswerFailed)
     })?;
-    let must_close = shard.draining() || must_close(terms.head, reply.reason);
+    let must_close = shard.leaving() || must_close(terms.head, reply.reason);
     let running = &shard.shared.compressions;
     let lead = shard.with_date(|date| outgoing::response(terms, &head, must_close, running, date));
     let after = if lead.close {

@@ -26,7 +26,14 @@ pub(crate) struct Route {
     pub(crate) service: Arc<Service>,
     /// Present where it limits.
     pub(crate) limiter: Option<Arc<Limiter>>,
-    requests: Vec<Padded>,
+    requests: Arc<[Padded]>,
+}
+
+/// How many of this name there were before.
+fn nth<'a>(seen: &mut HashMap<&'a str, usize>, name: &'a str) -> usize {
+    let count = seen.entry(name).or_default();
+    *count += 1;
+    *count - 1
 }
 
 impl Route {
@@ -69,6 +76,9 @@ impl Snapshot {
         let mut services: HashMap<String, Arc<Service>> = HashMap::new();
         let mut routes = Vec::new();
         let nobody = Arc::new(Service::new("", ServiceSettings::default(), None));
+        let counters = previous.map(Self::counters).unwrap_or_default();
+        let mut seen = HashMap::new();
+        let threads = settings.threads.max(1);
         for (place, route) in settings.routes.iter().enumerate() {
             let service = match route.action {
                 Action::Forward => service_of(&settings, &route.service, &mut services, previous),
@@ -78,9 +88,13 @@ impl Snapshot {
                 place,
                 service,
                 limiter: limiter(&settings, route, previous),
-                requests: (0..settings.threads.max(1))
-                    .map(|_| Padded::default())
-                    .collect(),
+                // A reload does not set figures back.
+                requests: counters
+                    .get(&(route.name.as_str(), nth(&mut seen, &route.name)))
+                    .map_or_else(
+                        || (0..threads).map(|_| Padded::default()).collect(),
+                        |known| Arc::clone(known),
+                    ),
             });
         }
         Self {
@@ -92,6 +106,16 @@ impl Snapshot {
             followed: true,
             no_route: RouteSettings::new("", PathPattern::Prefix(String::new()), ""),
         }
+    }
+
+    /// The counters of all routes, by name; several of one name are told apart by their order.
+    fn counters(&self) -> HashMap<(&str, usize), &Arc<[Padded]>> {
+        let mut seen = HashMap::new();
+        let named = self.routes.iter().filter_map(|route| {
+            let name = self.route_settings(route)?.name.as_str();
+            Some(((name, nth(&mut seen, name)), &route.requests))
+        });
+        named.collect()
     }
 
     pub(crate) fn route_settings(&self, route: &Route) -> Option<&RouteSettings> {

@@ -2,6 +2,7 @@
 
 mod actions;
 mod conditions;
+mod discovery;
 mod read;
 mod schema;
 mod upstream;
@@ -27,6 +28,7 @@ pub use crate::rate::{LimitBy, RateLimit};
 pub use crate::rewrite::Rewrite;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use crate::template::{Placeholder, Template};
+pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
@@ -269,16 +271,6 @@ pub struct ServiceSettings {
     pub panic_below: Option<Share>,
 }
 
-/// Where the backends of a service come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DiscoverySettings {
-    /// From the registry, by the service's name.
-    #[default]
-    Registry,
-    /// From the settings.
-    Static(Vec<BackendSettings>),
-}
-
 /// One of `backends`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSettings {
@@ -367,6 +359,10 @@ pub struct LimitsSettings {
     pub file_threads: usize,
     /// Files that may wait for one of them.
     pub file_queue: usize,
+    /// How long requests in flight may take once the gate was told to end.
+    pub drain: Duration,
+    /// How long tunnels go on once another process has taken over.
+    pub drain_max: Duration,
 }
 
 impl Default for LimitsSettings {
@@ -384,6 +380,8 @@ impl Default for LimitsSettings {
             compressions_max: 256,
             file_threads: 4,
             file_queue: 1_024,
+            drain: Duration::from_secs(10),
+            drain_max: Duration::from_secs(3_600),
         }
     }
 }

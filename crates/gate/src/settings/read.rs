@@ -8,11 +8,11 @@ use std::time::Duration;
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
 use super::{
-    AccessLog, Action, AdminSettings, Direction, DiscoverySettings, GateSettings, LimitsSettings,
-    ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource,
-    RouteSettings, ServiceSettings, TimeoutSettings, WebSocketSettings,
+    AccessLog, Action, AdminSettings, Direction, GateSettings, LimitsSettings, ListenerSettings,
+    Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings,
+    ServiceSettings, TimeoutSettings, WebSocketSettings,
 };
-use super::{actions, conditions, schema, upstream_read, upstream_schema};
+use super::{actions, conditions, discovery, schema, upstream_read, upstream_schema};
 use crate::conditions::whole;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -377,40 +377,7 @@ fn read_timeout(table: &Table<'_>) -> TimeoutSettings {
 fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     let backends = upstream_read::backends(table);
     let count = backends.as_ref().map(Vec::len);
-    let discovery = table.item::<String>("discovery");
-    let discovery = match (discovery.as_ref().map(|d| d.value.as_str()), backends) {
-        (None | Some("static"), Some(backends)) => DiscoverySettings::Static(backends),
-        (Some("static"), None) => {
-            table.missing("backends");
-            return None;
-        }
-        (None | Some("registry"), None) => DiscoverySettings::Registry,
-        (Some("registry"), Some(_)) => {
-            table.problems().error_with_hint(
-                table.span_of("backends"),
-                "a service from the registry has no `backends` of its own",
-                "remove them, or write discovery = \"static\"",
-            );
-            return None;
-        }
-        (Some(other), _) => {
-            let span = table.span_of("discovery").unwrap_or(0..0);
-            match other {
-                "dns" | "file" => later(
-                    table,
-                    span,
-                    &format!("discovery by {other}"),
-                    "\"static\" and \"registry\"",
-                ),
-                _ => table.problems().error_with_hint(
-                    span,
-                    format!("`discovery` can't be \"{other}\""),
-                    "write \"static\" or \"registry\"",
-                ),
-            }
-            return None;
-        }
-    };
+    let discovery = discovery::read(table, backends);
     read_protocol(table);
     let balance = upstream_read::balance(table);
     let slow_start = table.has("slow_start").then(|| {
@@ -418,7 +385,7 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
         table.duration("slow_start", Duration::from_secs(10), range)
     });
     Some(ServiceSettings {
-        discovery,
+        discovery: discovery?,
         networks: table.list::<Network>("networks").map(values),
         balance,
         hash: upstream_read::hash(table, balance),
@@ -545,5 +512,7 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
         compressions_max: table.within("compressions_max", defaults.compressions_max, 0..=100_000),
         file_threads: table.within("file_threads", defaults.file_threads, 1..=64),
         file_queue: table.within("file_queue", defaults.file_queue, 1..=100_000),
+        drain: table.duration("drain", defaults.drain, short..=hour),
+        drain_max: table.duration("drain_max", defaults.drain_max, short..=MONTH),
     }
 }

@@ -2,6 +2,7 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
+use super::discovery::{self, DNS};
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
 use super::{actions, conditions};
 
@@ -339,13 +340,9 @@ pub(super) static SERVICE: Schema = Schema {
     place: "[gate.service.NAME]",
     meaning: "where the backends of a service are, and how one is chosen",
     keys: &[
-        Key::new(
-            "discovery",
-            "text",
-            "",
-            "",
-            "\"static\" or \"registry\"; static when there are `backends`",
-        ),
+        discovery::KEYS[0],
+        discovery::KEYS[1],
+        discovery::KEYS[2],
         Key::new(
             "networks",
             "list of networks",
@@ -563,6 +560,20 @@ pub(super) static LIMITS: Schema = Schema {
             "1 to 100000",
             "files that may wait for such a thread: 503",
         ),
+        Key::new(
+            "drain",
+            "duration",
+            "\"10s\"",
+            "100ms to 1h",
+            "how long requests in flight may take at the end (SIGTERM); then they are cut",
+        ),
+        Key::new(
+            "drain_max",
+            "duration",
+            "\"1h\"",
+            "100ms to 30d",
+            "how long tunnels go on after another process took over (SIGUSR2); then they get 1001",
+        ),
     ],
 };
 
@@ -589,6 +600,7 @@ pub static ALL: &[&Schema] = &[
     &HEDGE,
     &SERVICE,
     &BACKEND,
+    &DNS,
     &STICKY,
     &HEALTH,
     &EJECTION,

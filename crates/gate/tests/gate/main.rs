@@ -18,6 +18,7 @@ mod answers;
 mod compression;
 mod control;
 mod corpus;
+mod discovery;
 mod explained;
 mod failures;
 mod files;
