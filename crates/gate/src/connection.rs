@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
+use crate::layer4;
 use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
@@ -95,10 +96,17 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
 
 fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let timer = Timer::new(&shard.core);
-    let Some(seat) = Seat::take(listener) else {
-        shard.stats.reason(Reason::TooManyConnections);
-        shard.core.spawn(refuse(stream, timer));
-        return;
+    let snapshot = shard.snapshot();
+    let layer4 = snapshot.line(&listener.name).is_some();
+    let seat = match Seat::take(listener, peer.ip(), &snapshot) {
+        Ok(seat) => seat,
+        Err(reason) => {
+            shard.stats.reason(reason);
+            if !layer4 {
+                shard.core.spawn(refuse(stream, timer, reason));
+            }
+            return;
+        }
     };
     let listed = Listed::new(&shard.live, listener, peer, shard.core.now());
     let connection = Connection {
@@ -109,16 +117,23 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         listed,
         leftover: None,
     };
-    shard.core.spawn(serve(Rc::clone(shard), connection));
+    if layer4 {
+        let served = layer4::tcp::serve(Rc::clone(shard), connection);
+        shard.core.spawn(served);
+    } else {
+        shard.core.spawn(serve(Rc::clone(shard), connection));
+    }
 }
 
 /// Answers a connection beyond the limit with 503, as far as it takes it at once.
-async fn refuse(stream: TcpStream, timer: Timer) {
-    let rejection = Rejection::new(
-        Reason::TooManyConnections,
-        "the listener has as many connections as `connections_max` allows",
-    )
-    .retry_after(1);
+async fn refuse(stream: TcpStream, timer: Timer, reason: Reason) {
+    let detail = match reason {
+        Reason::TooManyFromAddress => {
+            "there are as many connections from this address as `connections_per_address` allows"
+        }
+        _ => "the listener has as many connections as `connections_max` allows",
+    };
+    let rejection = Rejection::new(reason, detail).retry_after(1);
     let answer = pipeline::rejection_bytes(&rejection, b"", true);
     let mut patience = crate::relay::Patience::Idle(Duration::from_secs(1));
     let parts = [answer.as_slice(), &[], &[]];

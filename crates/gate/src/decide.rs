@@ -222,6 +222,15 @@ fn preference(service: &Service, set: &Set, head: &RequestHead, client: IpAddr) 
     preference
 }
 
+/// For a connection without requests: any backend, its hash by the client's address.
+pub(crate) fn wanted_by_address(service: &Service, client: IpAddr) -> Wanted {
+    let mut preference = Preference::default();
+    if service.settings.balance == Balance::ConsistentHash {
+        preference.hash = address_hash(client);
+    }
+    Wanted::Any(preference)
+}
+
 /// What a request hashes to: by the client's address when it does not have what is asked for.
 fn hash(source: &HashSource, head: &RequestHead, client: IpAddr) -> u64 {
     let target = text(head.target());
@@ -239,10 +248,13 @@ fn hash(source: &HashSource, head: &RequestHead, client: IpAddr) -> u64 {
             found.ok().flatten().map(String::into_bytes)
         }
     };
-    match (value, client.to_canonical()) {
-        (Some(value), _) => stable_hash(&value),
-        (None, IpAddr::V4(ip)) => stable_hash(&ip.octets()),
-        (None, IpAddr::V6(ip)) => stable_hash(&ip.octets()),
+    value.map_or_else(|| address_hash(client), |value| stable_hash(&value))
+}
+
+fn address_hash(client: IpAddr) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => stable_hash(&ip.octets()),
+        IpAddr::V6(ip) => stable_hash(&ip.octets()),
     }
 }
 

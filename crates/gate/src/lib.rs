@@ -30,6 +30,7 @@ pub mod health;
 mod hedge;
 mod hold;
 pub mod http1;
+mod layer4;
 mod live;
 mod meter;
 mod metrics;

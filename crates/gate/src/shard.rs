@@ -3,9 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,8 @@ use crate::driver::tcp::TcpStream;
 use crate::files;
 use crate::hold::Hold;
 use crate::live::Live;
+use crate::rate::network_of;
+use crate::reason::Reason;
 use crate::settings::ListenerSettings;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
@@ -57,6 +60,11 @@ pub(crate) struct Listener {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) connections: AtomicUsize,
     pub(crate) connections_max: AtomicUsize,
+    /// Connections of one address; 0 for no limit.
+    per_address: AtomicUsize,
+    addresses: Addresses,
+    /// It takes datagrams.
+    pub(crate) datagrams: bool,
     /// Accepts no more.
     pub(crate) closed: AtomicBool,
 }
@@ -68,6 +76,9 @@ impl Listener {
             address,
             connections: AtomicUsize::new(0),
             connections_max: AtomicUsize::new(settings.connections_max),
+            per_address: AtomicUsize::new(settings.connections_per_address.unwrap_or(0)),
+            addresses: Addresses::default(),
+            datagrams: settings.is_udp(),
             closed: AtomicBool::new(false),
         }
     }
@@ -76,29 +87,103 @@ impl Listener {
     pub(crate) fn apply(&self, settings: &ListenerSettings) {
         self.connections_max
             .store(settings.connections_max, Ordering::Relaxed);
+        let per_address = settings.connections_per_address.unwrap_or(0);
+        self.per_address.store(per_address, Ordering::Relaxed);
     }
 }
 
 /// Counts a connection for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Seat(Arc<Listener>);
+pub(crate) struct Seat {
+    listener: Arc<Listener>,
+    /// Where it counts, too.
+    address: Option<IpAddr>,
+}
 
 impl Seat {
-    /// A seat on `listener`, unless all are taken.
-    pub(crate) fn take(listener: &Arc<Listener>) -> Option<Self> {
+    /// A seat on `listener`, unless all are taken, or all that one address may have. A trusted
+    /// peer speaks for many clients: only the first limit holds for it.
+    ///
+    /// # Errors
+    /// Which limit it was.
+    pub(crate) fn take(
+        listener: &Arc<Listener>,
+        peer: IpAddr,
+        snapshot: &Snapshot,
+    ) -> Result<Self, Reason> {
         let taken = listener.connections.fetch_add(1, Ordering::Relaxed);
-        let seat = Self(Arc::clone(listener));
-        (taken < listener.connections_max.load(Ordering::Relaxed)).then_some(seat)
+        let mut seat = Self {
+            listener: Arc::clone(listener),
+            address: None,
+        };
+        if taken >= listener.connections_max.load(Ordering::Relaxed) {
+            return Err(Reason::TooManyConnections);
+        }
+        let most = listener.per_address.load(Ordering::Relaxed);
+        if most > 0 && !snapshot.trusts(peer.to_canonical()) {
+            let address = network_of(peer);
+            if !listener.addresses.enter(address, most) {
+                return Err(Reason::TooManyFromAddress);
+            }
+            seat.address = Some(address);
+        }
+        Ok(seat)
     }
 
     pub(crate) fn listener(&self) -> &Arc<Listener> {
-        &self.0
+        &self.listener
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.listener.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(address) = self.address {
+            self.listener.addresses.leave(address);
+        }
+    }
+}
+
+/// Connections by address, of IPv6 by /64: as many entries as there are connections at most.
+#[derive(Debug, Default)]
+struct Addresses([Mutex<HashMap<IpAddr, usize>>; 16]);
+
+impl Addresses {
+    fn part(&self, address: IpAddr) -> Option<MutexGuard<'_, HashMap<IpAddr, usize>>> {
+        let sum = match address {
+            IpAddr::V4(ip) => ip
+                .octets()
+                .iter()
+                .fold(0, |sum: u8, b| sum.wrapping_add(*b)),
+            IpAddr::V6(ip) => ip
+                .octets()
+                .iter()
+                .fold(0, |sum: u8, b| sum.wrapping_add(*b)),
+        };
+        let part = self.0.get(usize::from(sum) % self.0.len())?;
+        Some(part.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts one more, unless there are `most`.
+    fn enter(&self, address: IpAddr, most: usize) -> bool {
+        let Some(mut part) = self.part(address) else {
+            return true;
+        };
+        let count = part.entry(address).or_default();
+        let free = *count < most;
+        *count += usize::from(free);
+        free
+    }
+
+    fn leave(&self, address: IpAddr) {
+        if let Some(mut part) = self.part(address)
+            && let Some(count) = part.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                part.remove(&address);
+            }
+        }
     }
 }
 

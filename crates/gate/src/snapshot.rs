@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::backends::Service;
+use crate::layer4::Line;
 use crate::rate::Limiter;
 use crate::routes::Routes;
 use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
@@ -60,6 +61,8 @@ pub struct Snapshot {
     pub(crate) services: HashMap<String, Arc<Service>>,
     /// Addresses that are the gate's own: never backends.
     pub(crate) own: Vec<SocketAddr>,
+    /// Layer 4 listeners, by name.
+    lines: HashMap<String, Line>,
     /// Somebody keeps its services up to date: what is not known of them is not there.
     pub(crate) followed: bool,
     /// What holds for requests that no route takes.
@@ -97,12 +100,27 @@ impl Snapshot {
                     ),
             });
         }
+        let lines = settings
+            .listeners
+            .iter()
+            .filter_map(|listener| {
+                let layer4 = listener.layer4.as_ref()?;
+                let route = Route {
+                    place: usize::MAX,
+                    service: service_of(&settings, &layer4.service, &mut services, previous),
+                    limiter: None,
+                    requests: (0..threads).map(|_| Padded::default()).collect(),
+                };
+                Some((listener.name.clone(), Line::new(listener, layer4, route)))
+            })
+            .collect();
         Self {
             settings,
             table,
             routes,
             services,
             own,
+            lines,
             followed: true,
             no_route: RouteSettings::new("", PathPattern::Prefix(String::new()), ""),
         }
@@ -120,6 +138,14 @@ impl Snapshot {
 
     pub(crate) fn route_settings(&self, route: &Route) -> Option<&RouteSettings> {
         self.table.get(route.place)
+    }
+
+    /// The layer 4 listener of this name.
+    pub(crate) fn line(&self, listener: &str) -> Option<&Line> {
+        if self.lines.is_empty() {
+            return None;
+        }
+        self.lines.get(listener)
     }
 
     /// True when the peer's word on those before it is believed.

@@ -11,7 +11,7 @@ use mio::{Interest, Token};
 
 use super::{Core, Source};
 
-fn store(slot: &mut Option<Waker>, waker: &Waker) {
+pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
     match slot {
         Some(stored) if stored.will_wake(waker) => {}
         _ => *slot = Some(waker.clone()),

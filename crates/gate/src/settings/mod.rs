@@ -22,6 +22,7 @@ pub use crate::compress::{Coding, Compression};
 pub use crate::conditions::{Condition, Source, ValueTest};
 pub use crate::files::FilesSettings;
 pub use crate::headers::{Direction, HeaderRules};
+pub use crate::layer4::{Layer4Settings, Transport};
 pub use crate::network::Network;
 pub use crate::pages::{ErrorPages, Page};
 pub use crate::rate::{LimitBy, RateLimit};
@@ -112,8 +113,12 @@ pub struct ListenerSettings {
     pub name: String,
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Connections at once.
+    /// Connections at once; of UDP, sessions.
     pub connections_max: usize,
+    /// Of these, how many one address may have (of IPv6, one /64); no limit when absent.
+    pub connections_per_address: Option<usize>,
+    /// Its bytes go to one service as they are.
+    pub layer4: Option<Layer4Settings>,
 }
 
 impl ListenerSettings {
@@ -124,7 +129,16 @@ impl ListenerSettings {
             name: name.to_owned(),
             address,
             connections_max: 10_000,
+            connections_per_address: None,
+            layer4: None,
         }
+    }
+
+    /// True when it takes datagrams.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        let layer4 = self.layer4.as_ref();
+        layer4.is_some_and(|layer4| layer4.transport == Transport::Udp)
     }
 }
 

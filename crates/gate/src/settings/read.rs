@@ -8,9 +8,9 @@ use std::time::Duration;
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
 use super::{
-    AccessLog, Action, AdminSettings, Direction, GateSettings, LimitsSettings, ListenerSettings,
-    Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings,
-    ServiceSettings, TimeoutSettings, WebSocketSettings,
+    AccessLog, Action, AdminSettings, Direction, GateSettings, Layer4Settings, LimitsSettings,
+    ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource,
+    RouteSettings, ServiceSettings, TimeoutSettings, Transport, WebSocketSettings,
 };
 use super::{actions, conditions, discovery, schema, upstream_read, upstream_schema};
 use crate::conditions::whole;
@@ -94,7 +94,9 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
             );
         }
         let same_address = |other: &&ListenerSettings| {
-            other.address == settings.address && settings.address.port() != 0
+            other.address == settings.address
+                && settings.address.port() != 0
+                && other.is_udp() == settings.is_udp()
         };
         if let Some(other) = listeners.iter().find(same_address) {
             listener.problems().error(
@@ -111,22 +113,34 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
 }
 
 fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSettings> {
-    for protocol in table.list::<String>("protocols").unwrap_or_default() {
+    let mut transport = None;
+    let protocols = table.list::<String>("protocols").unwrap_or_default();
+    for protocol in &protocols {
         match protocol.value.as_str() {
             "http/1.1" => {}
-            "h2" | "h3" | "tcp" | "udp" => later(
+            "tcp" => transport = Some(Transport::Tcp),
+            "udp" => transport = Some(Transport::Udp),
+            "h2" | "h3" => later(
                 table,
-                protocol.span,
+                protocol.span.clone(),
                 &format!("protocol \"{}\"", protocol.value),
-                "\"http/1.1\"",
+                "\"http/1.1\", \"tcp\" and \"udp\"",
             ),
             other => table.problems().error_with_hint(
-                protocol.span,
+                protocol.span.clone(),
                 format!("\"{other}\" is no protocol"),
-                "write \"http/1.1\"",
+                "write \"http/1.1\", \"tcp\" or \"udp\"",
             ),
         }
     }
+    if transport.is_some() && protocols.len() > 1 {
+        table.problems().error_with_hint(
+            table.span_of("protocols"),
+            "\"tcp\" and \"udp\" stand alone: their bytes are not looked at",
+            "write a listener for each",
+        );
+    }
+    let layer4 = read_layer4(table, transport);
     if let Some(mode) = table.item::<String>("proxy_protocol") {
         match mode.value.as_str() {
             "off" => {}
@@ -139,11 +153,45 @@ fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSett
         }
     }
     let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
+    let connections_per_address = table
+        .has("connections_per_address")
+        .then(|| table.within("connections_per_address", 1, 1..=1_000_000));
     let address = required_address(table, "address");
     Some(ListenerSettings {
         name: name?,
         address: address?,
         connections_max,
+        connections_per_address,
+        layer4,
+    })
+}
+
+/// What a listener with `tcp` or `udp` says; a problem where another one says it.
+fn read_layer4(table: &Table<'_>, transport: Option<Transport>) -> Option<Layer4Settings> {
+    let service = table.get::<String>("service");
+    let timeout = table.table_or_empty("timeout", &schema::LINE_TIMEOUT);
+    let Some(transport) = transport else {
+        let keys = ["service", "timeout", "attempts"];
+        for key in keys.into_iter().filter(|key| table.has(key)) {
+            table.problems().error_with_hint(
+                table.span_of(key),
+                format!("`{key}` is for listeners with \"tcp\" or \"udp\""),
+                "requests are sent to services by [[gate.route]]",
+            );
+        }
+        return None;
+    };
+    if !table.has("service") {
+        table.missing("service");
+    }
+    let defaults = Layer4Settings::new(transport, &service?);
+    let connect_max = Duration::from_secs(600);
+    let idle_min = Duration::from_millis(10);
+    Some(Layer4Settings {
+        connect: timeout.duration("connect", defaults.connect, MILLISECOND..=connect_max),
+        idle: timeout.duration("idle", defaults.idle, idle_min..=MONTH),
+        attempts: table.within("attempts", defaults.attempts, 1..=10),
+        ..defaults
     })
 }
 

@@ -120,7 +120,56 @@ pub(super) static LISTENER: Schema = Schema {
             "the header that names the client before the first byte",
         ),
         Key::later("tls", "certificates of the listener"),
-        Key::later("service", "the one service of a layer 4 listener"),
+        Key::new(
+            "connections_per_address",
+            "whole number",
+            "",
+            "1 to 1000000",
+            "of these, how many one address may have (of IPv6 one /64; trusted peers any); one more gets 503 and is closed",
+        ),
+        Key::new(
+            "service",
+            "text",
+            "",
+            "",
+            "where the bytes of a listener with \"tcp\" or \"udp\" go",
+        ),
+        Key::new(
+            "timeout",
+            "table",
+            "",
+            "",
+            "limits of a listener with \"tcp\" or \"udp\"",
+        ),
+        Key::new(
+            "attempts",
+            "whole number",
+            "2",
+            "1 to 10",
+            "backends that are tried for one connection of a listener with \"tcp\"",
+        ),
+    ],
+};
+
+/// `timeout = { … }` of a listener.
+pub(super) static LINE_TIMEOUT: Schema = Schema {
+    place: "[[gate.listener]] timeout = { … }",
+    meaning: "limits of a listener with \"tcp\" or \"udp\"",
+    keys: &[
+        Key::new(
+            "connect",
+            "duration",
+            "\"5s\"",
+            "1ms to 10m",
+            "until a connection to the backend stands; then another one is tried",
+        ),
+        Key::new(
+            "idle",
+            "duration",
+            "\"10m\", for udp \"60s\"",
+            "10ms to 30d",
+            "silence in both directions that ends a connection, or a session",
+        ),
     ],
 };
 
@@ -581,6 +630,7 @@ pub(super) static LIMITS: Schema = Schema {
 pub static ALL: &[&Schema] = &[
     &GATE,
     &LISTENER,
+    &LINE_TIMEOUT,
     &CLIENT_IP,
     &ROUTE,
     &conditions::HEADER,

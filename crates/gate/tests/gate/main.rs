@@ -23,6 +23,7 @@ mod explained;
 mod failures;
 mod files;
 mod forwarding;
+mod layer4;
 mod limits;
 mod lookup;
 mod rewriting;
