@@ -8,8 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::http1::head::{Fields, RequestHead};
 use crate::http1::{elements, trim};
 
-/// Names of fields that vouch for the very bytes of a body: such a body is left as it is.
-const DIGESTS: [&str; 4] = ["repr-digest", "content-digest", "digest", "content-md5"];
+/// Names of fields that vouch for the very bytes of a body, or say that something behind it may:
+/// such a body is left as it is.
+const DIGESTS: [&str; 5] = [
+    "repr-digest",
+    "content-digest",
+    "digest",
+    "content-md5",
+    "trailer",
+];
 /// Fields that a coded body no longer has as the backend wrote them.
 const REPLACED: [&str; 3] = ["content-length", "etag", "accept-ranges"];
 

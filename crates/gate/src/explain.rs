@@ -81,16 +81,27 @@ pub enum Outcome {
 /// Nothing is counted and no bucket is touched. Reads from the disk where the route serves files.
 #[must_use]
 pub fn request(snapshot: &Snapshot, asked: Asked<'_>) -> Explanation {
+    head(snapshot, &as_bytes(asked), asked.from, asked.listener)
+}
+
+/// As [`request`], of a head as it came: its bytes up to the empty line.
+#[must_use]
+pub fn head(
+    snapshot: &Snapshot,
+    bytes: &[u8],
+    from: IpAddr,
+    listener: Option<&str>,
+) -> Explanation {
     let mut explanation = Explanation {
         decisions: Vec::new(),
         route: None,
         outcome: Outcome::Unknown,
     };
-    let bytes = as_bytes(asked);
-    match RequestHead::parse(&bytes, head_limits(&snapshot.settings().limits)) {
+    match RequestHead::parse(bytes, head_limits(&snapshot.settings().limits)) {
         Ok(head) => Story {
             snapshot,
-            asked,
+            from,
+            listener,
             head: &head,
             told: &mut explanation,
         }
@@ -150,7 +161,8 @@ pub fn snapshot(settings: GateSettings) -> Snapshot {
 /// One request on its way.
 struct Story<'a> {
     snapshot: &'a Snapshot,
-    asked: Asked<'a>,
+    from: IpAddr,
+    listener: Option<&'a str>,
     head: &'a RequestHead,
     told: &'a mut Explanation,
 }
@@ -164,7 +176,7 @@ impl<'a> Story<'a> {
             snapshot: self.snapshot,
             settings,
             head: self.head,
-            peer: self.asked.from,
+            peer: self.from,
             scheme: "http",
         }
     }
@@ -172,16 +184,20 @@ impl<'a> Story<'a> {
     fn tell(mut self) {
         let listeners = &self.snapshot.settings().listeners;
         let wanted = |name: &str| listeners.iter().find(|listener| listener.name == name);
-        let listener = self.asked.listener.and_then(wanted).or(listeners.first());
+        let listener = self.listener.and_then(wanted).or(listeners.first());
         let Some(listener) = listener else {
             return self.told.say("accept", "there is no listener");
         };
-        let accepted = format!("listener {}, peer {}", listener.name, self.asked.from);
+        let accepted = format!("listener {}, peer {}", listener.name, self.from);
         self.told.say("accept", accepted);
+        if let Some(layer4) = &listener.layer4 {
+            let verdict = format!("layer 4: all bytes go to service {}", layer4.service);
+            return self.told.say("accept", verdict);
+        }
         let (method, target) = (self.head.method(), self.head.target());
         let line = format!("{} {}", decide::text(method), decide::text(target));
         self.told.say("read head", line);
-        let client = decide::client(self.snapshot, self.asked.from, self.head);
+        let client = decide::client(self.snapshot, self.from, self.head);
         self.told.say("client", client.to_string());
         let routed = decide::route(self.snapshot, &listener.name, self.head);
         let settings = routed.as_ref().ok().map(|routed| routed.settings);

@@ -2,6 +2,7 @@
 //! head like a backend's, so that header rules and compression treat all answers alike.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ const LIMITS: HeadLimits = HeadLimits {
     bytes: 1 << 20,
     fields: crate::http1::head::FIELDS_MAX,
 };
+
+/// How long a download waits for room in the queue of the threads for files.
+const BUSY: Duration = Duration::from_millis(20);
 
 /// Where the body comes from.
 #[derive(Debug)]
@@ -313,11 +317,13 @@ async fn send_file(
             return Ok(());
         }
         drop(std::mem::take(&mut chunk));
-        let file = Arc::clone(&file);
-        let reading = pool.run(move || files::read(&file, at, left));
-        let read = match reading {
-            Ok(reading) => reading.await,
-            Err(files::pool::Busy) => None,
+        let read = loop {
+            let file = Arc::clone(&file);
+            match pool.run(move || files::read(&file, at, left)) {
+                Ok(reading) => break reading.await,
+                // What was begun waits for its turn.
+                Err(files::pool::Busy) => sending.pause().await,
+            }
         };
         match read {
             Some(Ok(read)) if !read.is_empty() => chunk = read,
@@ -352,6 +358,12 @@ impl<'a> Sending<'a> {
             record,
             lead,
         }
+    }
+
+    async fn pause(&self) {
+        let timer = &self.connection.timer;
+        timer.set(BUSY);
+        poll_fn(|context| timer.poll_expired(context)).await;
     }
 
     async fn put(&mut self, data: &[u8], last: bool) -> Result<(), Stop> {

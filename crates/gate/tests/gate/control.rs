@@ -380,3 +380,53 @@ fn explain_says_what_would_happen() {
     ];
     insta::assert_snapshot!(all.join("\n\n"));
 }
+
+#[test]
+fn the_page_on_settings_names_every_key_and_its_examples_are_good() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/gate.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for file in [
+        "404.html",
+        "oops.html",
+        "admin.token",
+        "sticky.key",
+        "backends.toml",
+    ] {
+        std::fs::write(folder.path().join(file), "0123456789abcdef0123456789abcdef").unwrap();
+    }
+    std::fs::create_dir(folder.path().join("www")).unwrap();
+    let examples: Vec<&str> = page
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(examples.len() >= 5);
+    for example in examples {
+        let (settings, problems) = read_in(folder.path(), example);
+        assert!(
+            settings.is_some() && problems.contains(": 0 errors"),
+            "{problems}\n{example}"
+        );
+    }
+    let mut missing = Vec::new();
+    for schema in munjigi_gate::settings::SCHEMAS {
+        for key in schema.keys.iter().filter(|key| !key.later) {
+            let name = key.name;
+            let forms = [
+                format!("{name} = "),
+                format!("`{name}`"),
+                format!("limits.{name}`"),
+                format!("gate.{name}"),
+            ];
+            if !forms.iter().any(|form| page.contains(form)) {
+                missing.push(format!("`{name}` of {}", schema.place));
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "docs/gate.md does not name {}",
+        missing.join(", ")
+    );
+}
