@@ -126,10 +126,7 @@ pub(crate) fn find(wanted: &Wanted) -> io::Result<Found> {
         return Ok(Found::Nothing);
     };
     let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = match rustix::fs::openat(CWD, &wanted.files.root, folder, Mode::empty()) {
-        Ok(root) => root,
-        Err(error) => return Err(error.into()),
-    };
+    let root = rustix::fs::openat(CWD, &wanted.files.root, folder, Mode::empty())?;
     let name = names.join("/");
     let mut opened = None;
     if wanted.path.ends_with('/') {

@@ -231,7 +231,33 @@ pub(super) fn read_action(route: &Table<'_>, path: Option<&PathPattern>) -> Opti
     if route.has("service") {
         return Some(Action::Forward);
     }
-    actions.into_iter().flatten().next()?
+    let action = actions.into_iter().flatten().next()?;
+    refuse_idle_keys(route, matches!(action, Some(Action::Files(_))));
+    action
+}
+
+/// Keys that say something about forwarding do nothing on a route that does not.
+fn refuse_idle_keys(route: &Table<'_>, files: bool) {
+    let forwarding = [
+        "where",
+        "where_missing",
+        "websocket",
+        "retry",
+        "hedge",
+        "request_headers",
+    ];
+    let path = ["strip_prefix", "rewrite"].into_iter().filter(|_| !files);
+    for key in forwarding
+        .into_iter()
+        .chain(path)
+        .filter(|key| route.has(key))
+    {
+        route.problems().error_with_hint(
+            route.span_of(key),
+            format!("`{key}` does nothing on a route that forwards nothing"),
+            "remove it",
+        );
+    }
 }
 
 fn template(

@@ -8,9 +8,9 @@ use std::time::Duration;
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
 use super::{
-    AccessLog, Action, AdminSettings, Direction, GateSettings, Layer4Settings, LimitsSettings,
-    ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource,
-    RouteSettings, ServiceSettings, TimeoutSettings, Transport, WebSocketSettings,
+    AccessLog, Action, AdminSettings, Direction, GateSettings, HostPattern, Layer4Settings,
+    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
+    RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, Transport, WebSocketSettings,
 };
 use super::{actions, conditions, discovery, schema, upstream_read, upstream_schema};
 use crate::conditions::whole;
@@ -227,33 +227,8 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     let compression = actions::read_compression(table);
     let rate_limit = actions::read_rate_limit(table);
     let error_pages = actions::read_error_pages(table);
-    let names = table.list::<String>("listener");
-    for name in names.iter().flatten() {
-        if !listeners.contains(&name.value) {
-            table.problems().error_with_hint(
-                name.span.clone(),
-                format!("there is no listener `{}`", name.value),
-                format!(
-                    "known listeners: {}",
-                    listeners.iter().cloned().collect::<Vec<_>>().join(", ")
-                ),
-            );
-        }
-    }
-    let hosts = table.list::<String>("host").map(|hosts| {
-        let parse = |item: Item<String>| match item.value.parse() {
-            Ok(host) => Some(host),
-            Err(why) => {
-                table.problems().error_with_hint(
-                    item.span,
-                    format!("`host`: {why}"),
-                    "write a name such as \"example.com\" or \"*.example.com\"",
-                );
-                None
-            }
-        };
-        hosts.into_iter().filter_map(parse).collect()
-    });
+    let names = read_listener_names(table, listeners);
+    let hosts = read_hosts(table);
     let methods = read_methods(table);
     let conditions = conditions::read(table);
     let lookup = read_lookup(table, path.as_ref());
@@ -272,7 +247,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     };
     let name = name.unwrap_or_else(|| match action {
         Action::Forward => service.clone(),
-        _ => path.to_string(),
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => path.to_string(),
     });
     Some(RouteSettings {
         name,
@@ -283,7 +258,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
         compression,
         rate_limit,
         error_pages,
-        listeners: names.map(values),
+        listeners: names,
         hosts,
         path,
         methods,
@@ -296,6 +271,37 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
         hedge_after,
         service,
     })
+}
+
+fn read_listener_names(table: &Table<'_>, known: &BTreeSet<String>) -> Option<Vec<String>> {
+    let names = table.list::<String>("listener")?;
+    for name in names.iter().filter(|name| !known.contains(&name.value)) {
+        table.problems().error_with_hint(
+            name.span.clone(),
+            format!("there is no listener `{}`", name.value),
+            format!(
+                "known listeners: {}",
+                known.iter().cloned().collect::<Vec<_>>().join(", ")
+            ),
+        );
+    }
+    Some(values(names))
+}
+
+fn read_hosts(table: &Table<'_>) -> Option<Vec<HostPattern>> {
+    let parse = |item: Item<String>| match item.value.parse() {
+        Ok(host) => Some(host),
+        Err(why) => {
+            table.problems().error_with_hint(
+                item.span,
+                format!("`host`: {why}"),
+                "write a name such as \"example.com\" or \"*.example.com\"",
+            );
+            None
+        }
+    };
+    let hosts = table.list::<String>("host")?;
+    Some(hosts.into_iter().filter_map(parse).collect())
 }
 
 fn read_methods(table: &Table<'_>) -> Option<Vec<String>> {

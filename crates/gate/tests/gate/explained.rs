@@ -129,6 +129,7 @@ fn route(random: &mut Random, number: usize) -> String {
     if random.once_in(5) {
         line("compression", "{}");
     }
+    let kind = random.below(8);
     let rewrites = match random.below(if by_prefix { 6 } else { 3 }) {
         0 if segment => Some(("rewrite", "{ path = \"/x/{x}\" }")),
         0 => Some(("rewrite", "{ path = \"/fixed\" }")),
@@ -137,10 +138,10 @@ fn route(random: &mut Random, number: usize) -> String {
         4 => Some(("rewrite", "{ prefix = \"/internal\" }")),
         _ => None,
     };
-    if let Some((key, value)) = rewrites {
+    if let (Some((key, value)), 2..) = (rewrites, kind) {
         line(key, value);
     }
-    match random.below(8) {
+    match kind {
         0 => line(
             "redirect",
             random.of(&[
@@ -163,7 +164,7 @@ fn route(random: &mut Random, number: usize) -> String {
                 "{ root = \".\", spa = true, index = [\"oops.html\"], precompressed = [\"gzip\"] }",
             ]),
         ),
-        kind => {
+        _ => {
             let service = random.of(&["APP", "APP", "APP", "HUB", "MODELS", "MODELS", "NOBODY"]);
             line("service", &format!("\"{service}\""));
             if random.once_in(if service == "MODELS" { 2 } else { 12 }) {

@@ -210,7 +210,9 @@ async fn nothing_but_the_root_is_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_file_streams_whole_and_in_part_beside_others() {
     let site = site();
-    let large: Vec<u8> = (0..40_000_000_u32).map(|n| (n / 7) as u8).collect();
+    let large: Vec<u8> = (0..40_000_000_u32)
+        .map(|n| (n / 7).to_le_bytes()[0])
+        .collect();
     fs::write(site.path().join("www/large.bin"), &large).unwrap();
     let gate = start(written(site.path(), &[], ROUTES)).await;
     let mut slow = client(&gate).await;
