@@ -114,7 +114,7 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
-            plan.upstream.settle(Outcome::Good, plan.shard.core.now());
+            plan.search.settle(plan.upstream, Outcome::Good);
             let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
             Ok(Ended {
                 reason,
@@ -124,10 +124,10 @@ pub(crate) async fn run(
         }
         Answer::Delivered { close, reusable } => Ok(Ended {
             reason: Reason::Done,
-            after: if close || !upload.intact.get() {
-                After::Linger
-            } else {
-                After::Next
+            after: match (close, upload.intact.get()) {
+                (false, true) => After::Next,
+                (true, true) if !plan.head.keeps_alive() => After::Close,
+                _ => After::Linger,
             },
             reusable: reusable && upload.intact.get(),
         }),
@@ -244,6 +244,7 @@ async fn send_body(
         encoder: None,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
+        begun: false,
         watched: None,
     };
     let outcome = relay.run(&mut body, lead, leftover).await;
@@ -287,12 +288,12 @@ async fn respond(
     record: &Record,
     upload: &Upload,
 ) -> Result<Answer, Stop> {
-    let mut rest = None;
+    let mut rest = plan.upstream.early.take();
     let mut interim = 0;
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
         if interim == 0 {
-            plan.upstream.answered(plan.shard.core.now());
+            plan.search.answered(plan.upstream);
         }
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));
@@ -428,7 +429,7 @@ async fn pass_interim(
         return Ok(());
     }
     let bytes = plan.terms(connection).interim(head, false);
-    write_to_client(plan, connection, &bytes).await?;
+    write_to_client(plan, connection, [&bytes, &[], &[]]).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
     }
@@ -438,11 +439,10 @@ async fn pass_interim(
 async fn write_to_client(
     plan: Plan<'_>,
     connection: &Connection,
-    bytes: &[u8],
+    parts: [&[u8]; 3],
 ) -> Result<(), Stop> {
     let timeout = &plan.routed.settings.timeout;
     let mut patience = client_patience(timeout, Patience::Idle(timeout.idle));
-    let parts = [bytes, &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
@@ -496,6 +496,17 @@ fn upgrade(
     })
 }
 
+/// The length of a body that is known, and of which `rest` holds every byte and none beyond.
+fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
+    let here = rest.map_or(0, |rest| rest.filled().len()) as u64;
+    let length = match framing {
+        Framing::None => 0,
+        Framing::Length(length) => length,
+        Framing::Chunked | Framing::UntilClose => return None,
+    };
+    (here == length).then_some(length)
+}
+
 /// Adds the sticky cookie to a head that was written.
 fn stick(plan: Plan<'_>, connection: &Connection, lead: &mut Vec<u8>) {
     let Some(sticky) = &plan.routed.route.service.settings.sticky else {
@@ -528,20 +539,45 @@ async fn deliver(
     let must_close = plan.shard.leaving() || !upload.complete.get() || !upload.intact.get();
     let running = &plan.shard.shared.compressions;
     let terms = plan.terms(connection);
-    let lead = plan
+    let mut lead = plan
         .shard
         .with_date(|date| outgoing::response(terms, head, must_close, running, date));
-    let Lead {
-        bytes: mut lead,
-        framing,
-        close,
-        encoder,
-    } = lead;
+    let close = lead.close;
     if plan.upstream.new_client {
-        stick(plan, connection, &mut lead);
+        stick(plan, connection, &mut lead.bytes);
     }
     record.status.set(head.status);
-    let head_bytes = lead.len() as u64;
+    if lead.encoder.is_none()
+        && let Some(length) = whole(head.framing, rest.as_ref())
+    {
+        let head_bytes = lead.bytes.len() as u64;
+        // Most answers are small and here already: one write, and none of the relay's state.
+        let data = rest.as_ref().map_or(&[][..], Buffer::filled);
+        let both = relay::join(&mut lead.bytes, data, &[]);
+        write_to_client(plan, connection, both).await?;
+        record.sent.set(length + head_bytes);
+        return Ok(Answer::Delivered {
+            close,
+            reusable: head.keeps_alive(),
+        });
+    }
+    // Boxed, so that the future of a small exchange is small.
+    let moving = move_body(plan, connection, record, head, (lead, rest));
+    Box::pin(moving)
+        .await
+        .map(|reusable| Answer::Delivered { close, reusable })
+}
+
+/// Sends the head and what is there of the body, then what comes. True when the backend's connection may be used
+/// again.
+async fn move_body(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    head: &ResponseHead,
+    (lead, rest): (Lead, Option<Buffer>),
+) -> Result<bool, Stop> {
+    let head_bytes = lead.bytes.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
         from: &plan.upstream.stream,
@@ -549,21 +585,23 @@ async fn deliver(
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
         writing: client_patience(timeout, Patience::Idle(timeout.idle)),
-        chunked: framing == Framing::Chunked,
-        encoder,
+        chunked: lead.framing == Framing::Chunked,
+        encoder: lead.encoder,
         limit: u64::MAX,
         moved: 0,
+        begun: false,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);
-    let outcome = relay.run(&mut body, lead, rest).await;
+    let outcome = relay.run(&mut body, lead.bytes, rest).await;
     record.sent.set(relay.moved + head_bytes);
     match outcome {
         // Bytes behind the response belong to no request: such a connection is not used again.
-        Ok(rest) => Ok(Answer::Delivered {
-            close,
-            reusable: head.keeps_alive() && rest.is_none(),
-        }),
+        Ok(rest) => Ok(head.keeps_alive() && rest.is_none()),
+        Err(RelayEnd::Malformed(_)) if !relay.begun => {
+            record.status.set(0);
+            Err(bad_response("the backend's answer is no valid HTTP").into())
+        }
         Err(end) => Err(Stop::End(match end {
             RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
             RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,

@@ -38,6 +38,7 @@ use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::sticky;
+use crate::trace::{Exporter, Tracer};
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -86,6 +87,9 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// Traces can't be sent.
+    #[error("no HTTP client for traces: {0}")]
+    Trace(#[from] reqwest::Error),
     /// The gate has ended.
     #[error("the gate has ended")]
     Ended,
@@ -172,6 +176,7 @@ pub struct Gate {
     admin: AdminFace,
     own: Vec<SocketAddr>,
     log: Mutex<Option<LogWriter>>,
+    exporter: Option<Exporter>,
     sockets: Sockets,
     /// What listens and is not served yet.
     waiting: Mutex<Vec<Bound>>,
@@ -194,6 +199,7 @@ impl Gate {
         own.extend(settings.admin.address);
         let threads = settings.threads.max(1);
         let admin_settings = settings.admin.clone();
+        let (tracer, exporter) = start_tracer(&settings)?;
         let keeping = Keeping {
             uptimes: Arc::new(Uptimes::open(&settings.data)),
             clock: wiring.clock.clone(),
@@ -211,6 +217,7 @@ impl Gate {
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             hold: Hold::default(),
+            tracer,
             log,
             clock: wiring.clock,
             started: Instant::now(),
@@ -236,6 +243,7 @@ impl Gate {
             admin,
             own,
             log: Mutex::new(Some(writer)),
+            exporter,
             sockets,
             waiting: Mutex::new(bound),
             shared,
@@ -498,6 +506,9 @@ impl Gate {
             tracing::warn!(left, "connections were cut after the drain time");
         }
         self.followers.stop().await;
+        if let Some(exporter) = &self.exporter {
+            exporter.stop().await;
+        }
         self.admin.stop().await;
     }
 
@@ -551,6 +562,15 @@ impl Drop for Gate {
             writer.join();
         }
     }
+}
+
+fn start_tracer(settings: &GateSettings) -> Result<(Option<Tracer>, Option<Exporter>), StartError> {
+    let Some(settings) = &settings.trace else {
+        return Ok((None, None));
+    };
+    let (tracer, finished) = Tracer::new(settings);
+    let exporter = Exporter::start(settings, finished, Arc::clone(&tracer.counts))?;
+    Ok((Some(tracer), Some(exporter)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -59,6 +59,7 @@ mod stats;
 mod sticky;
 mod target;
 mod template;
+mod trace;
 mod tunnel;
 mod watch;
 pub mod ws;

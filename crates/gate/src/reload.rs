@@ -129,6 +129,7 @@ impl Changes {
         let fixed = [
             ("threads", before.threads != after.threads),
             ("data", before.data != after.data),
+            ("trace", before.trace != after.trace),
             (
                 "admin",
                 differ(&before.admin, &after.admin) || token(before) != token(after),

@@ -249,7 +249,10 @@ fn broken() -> Rejection {
 
 /// With a body still under way nobody knows where the next request begins.
 pub(crate) fn must_close(head: &RequestHead, reason: Reason) -> bool {
-    reason == Reason::RequestCut || head.framing != Framing::None || head.upgrade().is_some()
+    reason == Reason::RequestCut
+        || head.framing != Framing::None
+        || head.upgrade().is_some()
+        || head.method() == b"CONNECT"
 }
 
 /// Sends an answer.
@@ -270,10 +273,11 @@ pub(crate) async fn send(
     let must_close = shard.leaving() || must_close(terms.head, reply.reason);
     let running = &shard.shared.compressions;
     let lead = shard.with_date(|date| outgoing::response(terms, &head, must_close, running, date));
-    let after = if lead.close {
-        After::Linger
-    } else {
-        After::Next
+    let after = match lead.close {
+        false => After::Next,
+        // The client asked for it, and sends nothing more.
+        true if terms.head.framing == Framing::None && !terms.head.keeps_alive() => After::Close,
+        true => After::Linger,
     };
     record.status.set(reply.status);
     let body = head.framing != Framing::None;

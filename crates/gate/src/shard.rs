@@ -24,6 +24,7 @@ use crate::reason::Reason;
 use crate::settings::ListenerSettings;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
+use crate::trace::Tracer;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) leaving: AtomicBool,
     pub(crate) draining: AtomicBool,
     pub(crate) hold: Hold,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) log: LogHandle,
     pub(crate) clock: Clock,
     pub(crate) started: Instant,

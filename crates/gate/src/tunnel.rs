@@ -92,6 +92,7 @@ pub(crate) async fn run(
     let mut patience = Patience::Idle(Duration::from_secs(30));
     let first = [lead.as_slice(), &[], &[]];
     let greeted = relay::write_all(client, first, &mut patience, &connection.timer).await;
+    drop(lead);
     let reason = if greeted.is_err() {
         Reason::ClientGone
     } else {
@@ -201,7 +202,7 @@ async fn both(
     record.received.set(received.get());
     record.sent.set(sent.get());
     if reason == Reason::Draining {
-        await_closes(timer, &mut up, &mut down).await;
+        Box::pin(await_closes(timer, &mut up, &mut down)).await;
     }
     reason
 }
@@ -281,13 +282,14 @@ impl<'a> Direction<'a> {
         let mut next = first;
         loop {
             if let Some(mut buffer) = next.take() {
-                if let Err(end) = self.pass(&mut buffer, moved).await {
+                // Boxed, as all that is not waiting: an idle tunnel is small.
+                if let Err(end) = Box::pin(self.pass(&mut buffer, moved)).await {
                     return end;
                 }
                 continue;
             }
             if self.goes_away() {
-                return self.say_goodbye().await;
+                return Box::pin(self.say_goodbye()).await;
             }
             let ready = poll_fn(|context| {
                 if self.goes_away() {

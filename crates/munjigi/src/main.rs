@@ -82,6 +82,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Connections(args) => wait(admin::connections(args)),
         Command::LogLevel(args) => wait(admin::log_level(args)),
         Command::Model | Command::Sandbox { .. } => scan::model(),
+        Command::SarifModel { command } => scan::sarif_model(command),
     }
 }
 

@@ -70,6 +70,6 @@ async fn run(
     );
     let reason = Box::pin(both).await;
     // That the connection stood is all that is known of the backend here.
-    upstream.settle(Outcome::Good, shard.core.now());
+    search.settle(&upstream, Outcome::Good);
     Ok(reason)
 }

@@ -5,6 +5,7 @@ mod conditions;
 mod discovery;
 mod read;
 mod schema;
+mod trace;
 mod upstream;
 mod upstream_read;
 mod upstream_schema;
@@ -31,6 +32,7 @@ pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use crate::template::{Placeholder, Template};
 pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
+pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
     LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
@@ -64,6 +66,8 @@ pub struct GateSettings {
     pub registry: RegistrySettings,
     /// The operators' face.
     pub admin: AdminSettings,
+    /// Where traces go; nowhere when absent.
+    pub trace: Option<TraceSettings>,
     /// Limits of connections and heads.
     pub limits: LimitsSettings,
 }
@@ -82,6 +86,7 @@ impl Default for GateSettings {
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
             admin: AdminSettings::default(),
+            trace: None,
             limits: LimitsSettings::default(),
         }
     }
@@ -387,7 +392,7 @@ impl Default for LimitsSettings {
             head: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
-            backend_idle_max: 256,
+            backend_idle_max: 1_024,
             backends_max: 10_000,
             access_log_lines: 8_192,
             rate_limit_keys: 100_000,

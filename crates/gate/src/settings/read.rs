@@ -12,7 +12,7 @@ use super::{
     LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
     RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, Transport, WebSocketSettings,
 };
-use super::{actions, conditions, discovery, schema, upstream_read, upstream_schema};
+use super::{actions, conditions, discovery, schema, trace, upstream_read, upstream_schema};
 use crate::conditions::whole;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -51,6 +51,7 @@ impl GateSettings {
             services,
             registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
             admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
+            trace: trace::read(table),
             limits: read_limits(&table.table_or_empty("limits", &schema::LIMITS)),
             listeners,
         })

@@ -3,6 +3,7 @@
 use munjigi_foundation::settings::{Key, Schema};
 
 use super::discovery::{self, DNS};
+use super::trace::TRACE;
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
 use super::{actions, conditions};
 
@@ -75,6 +76,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "",
             "the gate's own face for operators",
+        ),
+        Key::new(
+            "trace",
+            "table",
+            "",
+            "",
+            "where traces go; nowhere when absent",
         ),
         Key::new("limits", "table", "", "", "limits of connections and heads"),
         Key::later("ip_filter", "who may connect"),
@@ -563,7 +571,7 @@ pub(super) static LIMITS: Schema = Schema {
         Key::new(
             "backend_idle_max",
             "whole number",
-            "256",
+            "1024",
             "0 to 10000",
             "connections kept for one backend by one thread",
         ),
@@ -651,6 +659,7 @@ pub static ALL: &[&Schema] = &[
     &SERVICE,
     &BACKEND,
     &DNS,
+    &TRACE,
     &STICKY,
     &HEALTH,
     &EJECTION,

@@ -232,7 +232,7 @@ async fn a_shutdown_lets_requests_end_and_takes_no_new_ones() {
     draining.await.unwrap();
 }
 
-fn read(text: &str) -> (Option<GateSettings>, String) {
+pub(crate) fn read(text: &str) -> (Option<GateSettings>, String) {
     read_in("".as_ref(), text)
 }
 

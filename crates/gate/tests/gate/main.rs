@@ -15,18 +15,25 @@
 )]
 
 mod answers;
+mod balancing;
 mod compression;
 mod control;
 mod corpus;
+mod desync;
 mod discovery;
 mod explained;
 mod failures;
 mod files;
 mod forwarding;
+mod health;
 mod layer4;
 mod limits;
 mod lookup;
+mod queueing;
+mod retries;
 mod rewriting;
 mod routing;
 mod support;
+mod traces;
 mod tunnels;
+mod upstream_settings;

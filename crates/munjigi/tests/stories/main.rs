@@ -15,6 +15,7 @@ mod main_job;
 mod memory;
 mod operators;
 mod reload;
+mod sarif;
 mod users;
 
 use std::path::{Path, PathBuf};
