@@ -108,7 +108,7 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
-            plan.upstream.settle(Outcome::Good, plan.shard.core.now());
+            plan.search.settle(plan.upstream, Outcome::Good);
             let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
             Ok(Ended {
                 reason,
@@ -286,12 +286,12 @@ async fn respond(
     record: &Record,
     upload: &Upload,
 ) -> Result<Answer, Stop> {
-    let mut rest = None;
+    let mut rest = plan.upstream.early.take();
     let mut interim = 0;
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
         if interim == 0 {
-            plan.upstream.answered(plan.shard.core.now());
+            plan.search.answered(plan.upstream);
         }
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
 use crate::forward;
 use crate::http1::Framing;
@@ -17,6 +18,7 @@ use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::service::Outcome;
 
 /// True for requests that may be asked twice.
 pub(crate) fn fits(head: &RequestHead) -> bool {
@@ -29,7 +31,7 @@ pub(crate) fn fits(head: &RequestHead) -> bool {
 enum First {
     One,
     Two(Upstream),
-    /// The second one can't be had.
+    /// It failed, and there is no second one.
     Alone,
     ClientGone,
     Nobody,
@@ -50,7 +52,8 @@ pub(crate) async fn ask(
     }
     timer.set(after);
     let early = poll_fn(|context| {
-        if first.stream.poll_readable(context).is_ready() {
+        // Also when it broke: that is found out again where it is dealt with.
+        if poll_answer(&first, context).is_ready() {
             return Poll::Ready(First::One);
         }
         if connection.stream.poll_broken(context).is_ready() {
@@ -61,17 +64,15 @@ pub(crate) async fn ask(
     .await;
     match early {
         First::ClientGone => return Err(Stop::End(Reason::ClientGone)),
-        First::Nobody if search.may_hedge() => {}
-        _ => return Ok((first, true)),
+        First::Nobody => {}
+        First::One | First::Two(_) | First::Alone => return Ok((first, true)),
     }
-    search.avoid(first.backend());
     let response = search.routed.settings.timeout.response;
     timer.set(response.saturating_sub(after));
     let outcome = race(search, &first, head, connection, record).await;
-    let now = connection.stream.core().now();
     match outcome {
         First::Two(second) => {
-            first.answered(now);
+            search.answered(&first);
             Ok((second, true))
         }
         First::One | First::Alone => {
@@ -80,7 +81,7 @@ pub(crate) async fn ask(
         }
         First::ClientGone => Err(Stop::End(Reason::ClientGone)),
         First::Nobody => {
-            first.settle(crate::service::Outcome::Failed, now);
+            search.settle(&first, Outcome::Failed);
             let detail = "no backend answered in time";
             Err(Rejection::new(Reason::ResponseTimeout, detail).into())
         }
@@ -102,7 +103,8 @@ async fn send(
     written.await.is_ok()
 }
 
-/// Reaches a second backend while the first is listened to, then listens to both.
+/// Reaches a second backend, if that is granted, while the first is listened to; then listens to
+/// both.
 async fn race(
     search: &mut Search<'_>,
     first: &Upstream,
@@ -111,6 +113,8 @@ async fn race(
     record: &mut Record,
 ) -> First {
     let own = Timer::new(connection.stream.core());
+    let mut reaching = search.may_hedge();
+    search.avoid(first.backend());
     let second = async {
         let second = search.reach(&own, record).await.ok()?;
         let other = second.backend().id != first.backend().id;
@@ -119,22 +123,27 @@ async fn race(
     };
     let mut second = pin!(second);
     let mut reached: Option<Upstream> = None;
-    let mut reaching = true;
+    let mut first_lives = true;
     poll_fn(|context: &mut Context<'_>| {
         if reaching && let Poll::Ready(outcome) = second.as_mut().poll(context) {
             reaching = false;
             reached = outcome;
-            if reached.is_none() {
-                return Poll::Ready(First::Alone);
-            }
         }
-        if let Some(second) =
-            reached.take_if(|second| second.stream.poll_readable(context).is_ready())
+        if let Some(upstream) = &reached
+            && let Poll::Ready(good) = poll_answer(upstream, context)
+            && let Some(upstream) = reached.take()
+            && good
         {
-            return Poll::Ready(First::Two(second));
+            return Poll::Ready(First::Two(upstream));
         }
-        if first.stream.poll_readable(context).is_ready() {
-            return Poll::Ready(First::One);
+        if first_lives && let Poll::Ready(good) = poll_answer(first, context) {
+            if good {
+                return Poll::Ready(First::One);
+            }
+            first_lives = false;
+        }
+        if !reaching && reached.is_none() && !first_lives {
+            return Poll::Ready(First::Alone);
         }
         if connection.stream.poll_broken(context).is_ready() {
             return Poll::Ready(First::ClientGone);
@@ -145,4 +154,22 @@ async fn race(
             .map(|()| First::Nobody)
     })
     .await
+}
+
+/// Reads what comes back first and keeps it with the upstream; false when the connection ended.
+fn poll_answer(upstream: &Upstream, context: &Context<'_>) -> Poll<bool> {
+    let stream = &upstream.stream;
+    if stream.poll_readable(context).is_pending() {
+        return Poll::Pending;
+    }
+    let mut buffer = Buffer::new(stream.core(), SMALL);
+    match stream.poll_read(context, buffer.spare()) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(count)) if count > 0 => {
+            buffer.fill(count);
+            upstream.early.replace(Some(buffer));
+            Poll::Ready(true)
+        }
+        Poll::Ready(_) => Poll::Ready(false),
+    }
 }

@@ -151,7 +151,7 @@ async fn run(
         let outcome = forward::run(plan, connection, record).await;
         let stop = match outcome {
             Ok(ended) => {
-                upstream.settle(record.outcome.get(), shard.core.now());
+                search.settle(&upstream, record.outcome.get());
                 if ended.reusable {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, upstream.stream, most);
@@ -191,7 +191,6 @@ fn settle(
     record: &Record,
     stop: Stop,
 ) -> Result<(), Stop> {
-    let now = search.shard.core.now();
     let rejection = match stop {
         // Nothing reached the application: once more, on a connection that is surely new.
         Stop::Stale if upstream.reused && search.repeatable => {
@@ -200,22 +199,22 @@ fn settle(
         }
         Stop::Stale => {
             if !upstream.reused {
-                upstream.settle(Outcome::Failed, now);
+                search.settle(upstream, Outcome::Failed);
             }
             let detail = "the backend closed the connection without an answer";
             Rejection::new(Reason::BackendClosed, detail)
         }
         Stop::Again(outcome) => {
-            upstream.settle(outcome, now);
+            search.settle(upstream, outcome);
             search.avoid(&upstream.flight.0);
             return Ok(());
         }
         Stop::Reject(rejection) => {
-            upstream.settle(reach::outcome(rejection.reason), now);
+            search.settle(upstream, reach::outcome(rejection.reason));
             rejection
         }
         Stop::End(reason) => {
-            upstream.settle(reach::outcome(reason), now);
+            search.settle(upstream, reach::outcome(reason));
             return Err(Stop::End(reason));
         }
         stop @ (Stop::Quiet | Stop::NotYet) => return Err(stop),

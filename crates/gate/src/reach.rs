@@ -1,7 +1,7 @@
 //! Choose backend, and reach it: a connection that was kept, or a new one; another backend when
 //! that fails; a place in the queue when all are full.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::backends::{Backend, InFlight, Service, Set};
 use crate::decide::{self, Candidate, Routed, Wanted};
+use crate::driver::buffer::Buffer;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::hold;
@@ -33,7 +34,8 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The client is to be told that it stays with this backend.
     pub(crate) new_client: bool,
-    service: Arc<Service>,
+    /// What was read of the answer already.
+    pub(crate) early: RefCell<Option<Buffer>>,
     /// When the request could be sent.
     since: Instant,
     settled: Cell<bool>,
@@ -42,19 +44,6 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn backend(&self) -> &Arc<Backend> {
         &self.flight.0
-    }
-
-    /// The head of an answer is there.
-    pub(crate) fn answered(&self, now: Instant) {
-        let took = now.saturating_duration_since(self.since);
-        self.service.answered(&self.flight.0, took, now);
-    }
-
-    /// Notes what became of the request. Only the first word counts.
-    pub(crate) fn settle(&self, outcome: Outcome, now: Instant) {
-        if !self.settled.replace(true) {
-            self.service.observe(&self.flight.0, outcome, now);
-        }
     }
 }
 
@@ -136,6 +125,21 @@ impl<'a> Search<'a> {
         may
     }
 
+    /// The head of an answer is there.
+    pub(crate) fn answered(&self, upstream: &Upstream) {
+        let now = self.shard.core.now();
+        let took = now.saturating_duration_since(upstream.since);
+        self.service().answered(upstream.backend(), took, now);
+    }
+
+    /// Notes what became of the request at `upstream`. Only the first word counts.
+    pub(crate) fn settle(&self, upstream: &Upstream, outcome: Outcome) {
+        if !upstream.settled.replace(true) {
+            let now = self.shard.core.now();
+            self.service().observe(upstream.backend(), outcome, now);
+        }
+    }
+
     /// Leaves `backend` out while there is another.
     pub(crate) fn avoid(&mut self, backend: &Backend) {
         self.tried.push(backend.id);
@@ -189,7 +193,7 @@ impl<'a> Search<'a> {
                         flight,
                         reused,
                         new_client,
-                        service: Arc::clone(self.service()),
+                        early: RefCell::default(),
                         since: now,
                         settled: Cell::new(false),
                     });

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub(crate) struct Service {
     pub figures: Figures,
     /// Told when who gets requests is to be looked at again.
     pub changed: Notify,
+    /// Another service went on in its place: what is left here ejects nobody.
+    succeeded: AtomicBool,
     turn: AtomicUsize,
     ejections: Mutex<Ejections>,
     breaker: Option<Mutex<Breaker>>,
@@ -84,6 +86,7 @@ impl Service {
             queue: Queue::default(),
             figures: Figures::default(),
             changed: Notify::new(),
+            succeeded: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
             ejections: Mutex::default(),
             breaker: settings.breaker.map(|b| Mutex::new(Breaker::new(b, now))),
@@ -99,6 +102,7 @@ impl Service {
     /// Goes on where `previous`, of other settings, stands: with its backends, until discovery
     /// says otherwise, and with what operators said.
     pub(crate) fn succeed(&self, previous: &Self) {
+        previous.succeeded.store(true, Ordering::Relaxed);
         let mut lasting = lock(&self.lasting);
         lasting.orders.clone_from(&lock(&previous.lasting).orders);
         let set = previous.set.load();
@@ -168,7 +172,12 @@ impl Service {
         let question = Question {
             balance: settings.balance,
             now,
-            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+            // A further try takes nobody's turn.
+            turn: if tried.is_empty() {
+                self.turn.fetch_add(1, Ordering::Relaxed)
+            } else {
+                self.turn.load(Ordering::Relaxed)
+            },
             hash,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             slow_start: settings.slow_start,
@@ -224,7 +233,9 @@ impl Service {
             return;
         }
         let failed = outcome == Outcome::Failed;
-        if let Some(settings) = &self.settings.ejection {
+        if let Some(settings) = &self.settings.ejection
+            && !self.succeeded.load(Ordering::Relaxed)
+        {
             if failed {
                 let due = (backend.id, backend.failed());
                 let count = self.set.load().up().len();
@@ -283,11 +294,6 @@ impl Service {
             }
         }
         ejections.next()
-    }
-
-    /// True when a backend is left out.
-    pub(crate) fn has_ejections(&self) -> bool {
-        lock(&self.ejections).next().is_some()
     }
 
     /// True when one more try is within the budget; then it is spent.

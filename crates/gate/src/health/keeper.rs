@@ -22,8 +22,6 @@ use crate::settings::HealthSettings;
 pub(crate) const PROBES_MAX: usize = 256;
 /// A gap longer than so many intervals was no observation: the machine slept.
 const GAP_MAX: u32 = 4;
-/// How often it looks even when nobody calls.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What all keepers share.
 #[derive(Debug, Clone)]
@@ -47,15 +45,16 @@ pub(crate) async fn keep(service: Arc<Service>, keeping: Keeping, stop: Cancella
         if let Some(health) = &service.settings.health {
             probing.follow(&service, health, &keeping);
         }
-        let look = Instant::now() + LOOK;
-        let next = tokio::time::Instant::from_std(next.map_or(look, |next| next.min(look)));
-        let mut again = false;
-        while !again {
-            again = tokio::select! {
-                () = stop.cancelled() => return,
-                () = service.changed.notified() => true,
-                () = tokio::time::sleep_until(next) => service.has_ejections(),
-            };
+        let over = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = service.changed.notified() => {}
+            () = over => {}
         }
     }
 }

@@ -232,7 +232,7 @@ async fn a_shutdown_lets_requests_end_and_takes_no_new_ones() {
     draining.await.unwrap();
 }
 
-fn read(text: &str) -> (Option<GateSettings>, String) {
+pub(crate) fn read(text: &str) -> (Option<GateSettings>, String) {
     let document = Document::new("munjigi.toml".as_ref(), text.to_owned(), Environment::new());
     static ROOT: munjigi_foundation::settings::Schema = munjigi_foundation::settings::Schema {
         place: "the settings file",

@@ -14,13 +14,18 @@
     reason = "a task of a story ends with its test"
 )]
 
+mod balancing;
 mod control;
 mod corpus;
 mod discovery;
 mod failures;
 mod forwarding;
+mod health;
 mod lookup;
+mod queueing;
+mod retries;
 mod rewriting;
 mod support;
 mod traces;
 mod tunnels;
+mod upstream_settings;
