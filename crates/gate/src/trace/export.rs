@@ -89,11 +89,7 @@ impl Drop for Exporter {
     }
 }
 
-async fn run(
-    mut sender: Sender,
-    mut finished: mpsc::Receiver<Finished>,
-    stop: CancellationToken,
-) {
+async fn run(mut sender: Sender, mut finished: mpsc::Receiver<Finished>, stop: CancellationToken) {
     let mut batch = Vec::new();
     loop {
         let filled = async {
