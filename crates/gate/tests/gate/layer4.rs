@@ -50,12 +50,6 @@ async fn named(name: &'static str) -> Origin {
     .await
 }
 
-/// An address where nobody listens.
-async fn nobody() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tcp_passes_both_ways_and_each_side_may_end_its_own() {
     let folder = tempfile::tempdir().unwrap();
