@@ -22,6 +22,7 @@ mod meter;
 mod metrics;
 mod network;
 mod pipeline;
+mod reach;
 mod reason;
 mod record;
 mod relay;

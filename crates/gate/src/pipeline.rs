@@ -8,21 +8,19 @@
 //! response, `Record::finish` counts and logs.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::backends::{Backend, InFlight, Set};
 use crate::connection::{After, Connection};
-use crate::decide::{self, Routed, Wanted};
+use crate::decide;
 use crate::driver::buffer::{Buffer, SMALL};
-use crate::driver::tcp::TcpStream;
 use crate::forward;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
+use crate::reach::Search;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
@@ -123,7 +121,7 @@ async fn run(
         fresh: false,
         repeatable: head.is_idempotent() && head.framing == Framing::None,
     };
-    let mut upstream = search.reach(connection, record).await?;
+    let mut upstream = search.reach(&connection.timer, record).await?;
     loop {
         let plan = forward::Plan {
             shard,
@@ -137,7 +135,7 @@ async fn run(
             Err(Stop::Stale) if upstream.reused && search.repeatable => {
                 shard.stats.retries.fetch_add(1, Ordering::Relaxed);
                 search.fresh = true;
-                upstream = search.reach(connection, record).await?;
+                upstream = search.reach(&connection.timer, record).await?;
             }
             Err(Stop::Stale) => {
                 return Err(Rejection::new(
@@ -223,118 +221,6 @@ pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
     HeadLimits {
         bytes: limits.head_bytes,
         fields: limits.headers,
-    }
-}
-
-/// A connection to the chosen backend.
-#[derive(Debug)]
-pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
-    pub(crate) flight: InFlight,
-    /// It served a request before.
-    pub(crate) reused: bool,
-}
-
-/// The search for a backend that takes the request.
-struct Search<'a> {
-    shard: &'a Shard,
-    snapshot: &'a Snapshot,
-    routed: &'a Routed<'a>,
-    set: &'a Set,
-    wanted: &'a Wanted,
-    /// Kept connections are out of question.
-    fresh: bool,
-    /// The request may be sent again.
-    repeatable: bool,
-}
-
-impl Search<'_> {
-    /// Choose backend: a kept connection, or a new one; another backend when that fails.
-    async fn reach(&self, connection: &Connection, record: &mut Record) -> Result<Upstream, Stop> {
-        let mut tried = Vec::new();
-        loop {
-            let service = &self.routed.route.service;
-            let backend = decide::backend(service, self.set, self.wanted, &tried)?;
-            record.attempts += 1;
-            record.backend = Some(Arc::clone(&backend));
-            let flight = InFlight::new(&backend);
-            if let Some(stream) = self.kept(&backend) {
-                return Ok(Upstream {
-                    stream,
-                    flight,
-                    reused: true,
-                });
-            }
-            match self.connect(connection, &backend).await {
-                Ok(stream) => {
-                    record.connected = Some(self.shard.core.now());
-                    return Ok(Upstream {
-                        stream,
-                        flight,
-                        reused: false,
-                    });
-                }
-                Err(rejection) => {
-                    tried.push(backend.id);
-                    if tried.len() >= self.routed.settings.attempts as usize {
-                        return Err(rejection.into());
-                    }
-                    backend.failures.fetch_add(1, Ordering::Relaxed);
-                    self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    fn kept(&self, backend: &Backend) -> Option<TcpStream> {
-        if self.fresh {
-            return None;
-        }
-        // A request that can't be sent twice takes only a connection that was just in use: its
-        // backend has hardly closed it meanwhile.
-        let limit = self.snapshot.settings.limits.backend_idle;
-        let age = if self.repeatable {
-            limit
-        } else {
-            limit.min(Duration::from_secs(1))
-        };
-        self.shard.pool.take(backend.id, age)
-    }
-
-    async fn connect(
-        &self,
-        connection: &Connection,
-        backend: &Backend,
-    ) -> Result<TcpStream, Rejection> {
-        let timer = &connection.timer;
-        timer.set(self.routed.settings.timeout.connect);
-        let mut connecting = pin!(TcpStream::connect(&self.shard.core, backend.address));
-        let outcome = poll_fn(|context: &mut Context<'_>| {
-            if let Poll::Ready(result) = connecting.as_mut().poll(context) {
-                return Poll::Ready(Some(result));
-            }
-            timer.poll_expired(context).map(|()| None)
-        })
-        .await;
-        let service = &self.routed.settings.service;
-        match outcome {
-            Some(Ok(stream)) => {
-                let connections = &self.shard.stats.backend_connections;
-                connections.fetch_add(1, Ordering::Relaxed);
-                Ok(stream)
-            }
-            Some(Err(error)) => {
-                tracing::debug!(%error, backend = backend.name, service, "connect failed");
-                Err(Rejection::new(
-                    Reason::ConnectFailed,
-                    format!("a backend of service {service} can't be reached"),
-                ))
-            }
-            None => Err(Rejection::new(
-                Reason::ConnectTimeout,
-                format!("a backend of service {service} did not answer in time"),
-            )),
-        }
     }
 }
 
