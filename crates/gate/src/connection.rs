@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::arrival;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
@@ -120,6 +121,11 @@ async fn refuse(stream: TcpStream, timer: Timer) {
 }
 
 async fn serve(shard: Rc<Shard>, mut connection: Connection) {
+    if arrival::has_door(&shard, &connection)
+        && !Box::pin(arrival::arrive(&shard, &mut connection)).await
+    {
+        return;
+    }
     loop {
         if connection.leftover.is_none()
             && let Wake::End(reason) = wait_for_request(&shard, &connection).await
@@ -127,11 +133,15 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             if let Some(reason) = reason {
                 shard.stats.reason(reason);
             }
+            connection.stream.say_goodbye();
             return;
         }
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
-            After::Linger => return Box::pin(linger(connection)).await,
+            After::Linger => {
+                connection.leftover = None;
+                return Box::pin(linger(&connection.stream, &connection.timer)).await;
+            }
             After::Gone => return,
         }
     }
@@ -158,9 +168,7 @@ async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
 }
 
 /// Ends our side and reads on for a while what the client still sends.
-async fn linger(connection: Connection) {
-    let Connection { stream, timer, .. } = connection;
-    drop(connection.leftover);
+pub(crate) async fn linger(stream: &TcpStream, timer: &Timer) {
     stream.shutdown_write();
     timer.set(LINGER);
     let mut buffer = Buffer::new(stream.core(), SMALL);

@@ -121,7 +121,11 @@ fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
     let peer = connection.peer.ip().to_canonical();
     let forwarding = Forwarding {
         peer: &peer.to_string(),
-        scheme: "http",
+        scheme: if connection.stream.is_tls() {
+            "https"
+        } else {
+            "http"
+        },
         trusted: plan.snapshot.trusts(peer),
     };
     let fallback = &plan.upstream.flight.0.name;

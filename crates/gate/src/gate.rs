@@ -26,6 +26,7 @@ use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
+use crate::tls::Credentials;
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -70,9 +71,26 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// A certificate can't be used.
+    #[error("{place}: {source}")]
+    Tls {
+        /// The listener or service.
+        place: String,
+        /// What is wrong with which file.
+        source: munjigi_foundation::tls::TlsError,
+    },
     /// The gate has ended.
     #[error("the gate has ended")]
     Ended,
+}
+
+impl From<crate::tls::Refused> for StartError {
+    fn from(refused: crate::tls::Refused) -> Self {
+        Self::Tls {
+            place: refused.place,
+            source: refused.error,
+        }
+    }
 }
 
 /// What a thread is told.
@@ -134,6 +152,7 @@ impl Gate {
     /// # Errors
     /// When an address, a file or a thread can't be had; nothing is left running then.
     pub async fn start(settings: GateSettings, wiring: Wiring) -> Result<Self, StartError> {
+        let credentials = Arc::new(Credentials::load(&settings, None)?);
         let sockets = bind_all(&settings.listeners, settings.threads)?;
         let (log, writer) =
             access_log::open(&settings.access_log, settings.limits.access_log_lines)
@@ -142,7 +161,8 @@ impl Gate {
         own.extend(settings.admin.address);
         let threads = settings.threads.max(1);
         let admin_settings = settings.admin.clone();
-        let snapshot = Arc::new(Snapshot::new(settings, own.clone(), None));
+        let snapshot = Snapshot::new(settings, own.clone(), None).with(credentials);
+        let snapshot = Arc::new(snapshot);
         let followers = Followers::new(wiring.discovery);
         followers.follow(&snapshot);
         let shared = Arc::new(Shared {
@@ -153,6 +173,7 @@ impl Gate {
             started: Instant::now(),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
         });
+        followers.watch_files(&shared.snapshot);
         let listeners = Arc::new(Mutex::new(HashMap::new()));
         let view = admin::View {
             shared: Arc::clone(&shared),
@@ -258,8 +279,10 @@ impl Gate {
                 old.clone()
                     .any(|old| old.name == wanted.name && old.address == wanted.address)
             });
+        let credentials = Credentials::load(&settings, Some(&before.credentials))?;
         let sockets = bind_all(&new, settings.threads)?;
-        let next = Arc::new(Snapshot::new(settings, self.own.clone(), Some(&before)));
+        let next = Snapshot::new(settings, self.own.clone(), Some(&before));
+        let next = Arc::new(next.with(Arc::new(credentials)));
         self.followers.follow(&next);
         self.shared.snapshot.store(next);
         {

@@ -8,6 +8,7 @@
 
 mod access_log;
 mod admin;
+mod arrival;
 mod backends;
 mod balance;
 mod connection;
@@ -22,6 +23,7 @@ mod meter;
 mod metrics;
 mod network;
 mod pipeline;
+pub mod proxy_protocol;
 mod reach;
 mod reason;
 mod record;
@@ -32,6 +34,7 @@ mod shard;
 mod snapshot;
 mod stats;
 mod target;
+mod tls;
 mod tunnel;
 pub mod ws;
 

@@ -9,9 +9,11 @@ use munjigi_foundation::telemetry::redact_target;
 
 use crate::backends::Backend;
 use crate::decide::text;
+use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::shard::Shard;
+use crate::tls::figures::{suite_name, version_name};
 
 /// The story of one exchange.
 #[derive(Debug)]
@@ -31,6 +33,10 @@ pub(crate) struct Record {
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     pub(crate) tunnel: bool,
+    /// What the client's connection is sealed with; kept for the log alone.
+    pub(crate) tls: Option<Agreed>,
+    /// The address that the client called, for the PROXY header to a backend.
+    pub(crate) called: Option<SocketAddr>,
 }
 
 impl Record {
@@ -50,6 +56,8 @@ impl Record {
             received: Cell::new(0),
             sent: Cell::new(0),
             tunnel: false,
+            tls: None,
+            called: None,
         }
     }
 
@@ -101,6 +109,11 @@ impl Record {
             "listener": listener,
             "client": client.to_string(),
             "peer": self.peer.to_string(),
+            "tls": self.tls.map(|tls| serde_json::json!({
+                "version": version_name(tls.version),
+                "cipher": suite_name(tls.suite),
+                "resumed": tls.resumed,
+            })),
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),
             "target": head.map(|head| redact_target(&text(head.target())).into_owned()),
@@ -135,6 +148,8 @@ pub(crate) fn is_backend_failure(reason: Reason) -> bool {
         reason,
         Reason::ConnectFailed
             | Reason::ConnectTimeout
+            | Reason::BackendTlsFailed
+            | Reason::BackendCertificate
             | Reason::BackendClosed
             | Reason::BadResponse
             | Reason::BadUpgrade

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::backends::Service;
 use crate::routes::Routes;
 use crate::settings::{GateSettings, RouteSettings};
+use crate::tls::Credentials;
 
 /// A counter on its own cache line, so that threads do not slow each other down.
 #[derive(Debug, Default)]
@@ -48,6 +49,7 @@ pub struct Snapshot {
     pub(crate) services: HashMap<String, Arc<Service>>,
     /// Addresses that are the gate's own: never backends.
     pub(crate) own: Vec<SocketAddr>,
+    pub(crate) credentials: Arc<Credentials>,
 }
 
 impl Snapshot {
@@ -84,7 +86,15 @@ impl Snapshot {
             routes,
             services,
             own,
+            credentials: Arc::default(),
         }
+    }
+
+    /// With certificates that were read for these settings.
+    #[must_use]
+    pub(crate) fn with(mut self, credentials: Arc<Credentials>) -> Self {
+        self.credentials = credentials;
+        self
     }
 
     pub(crate) fn route_settings(&self, route: &Route) -> Option<&RouteSettings> {

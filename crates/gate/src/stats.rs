@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::reason::Reason;
+use crate::tls::figures::{HandshakeTotals, Handshakes};
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub(crate) const BOUNDS: [u64; 12] = [
@@ -29,6 +30,8 @@ pub(crate) struct ThreadStats {
     pub(crate) retries: AtomicU64,
     pub(crate) active: AtomicI64,
     pub(crate) tunnels: AtomicI64,
+    pub(crate) client_handshakes: Handshakes,
+    pub(crate) backend_handshakes: Handshakes,
 }
 
 impl ThreadStats {
@@ -45,6 +48,8 @@ impl ThreadStats {
             retries: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
+            client_handshakes: Handshakes::new(),
+            backend_handshakes: Handshakes::new(),
         }
     }
 
@@ -81,6 +86,8 @@ pub(crate) struct Totals {
     pub(crate) retries: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
+    pub(crate) client_handshakes: HandshakeTotals,
+    pub(crate) backend_handshakes: HandshakeTotals,
 }
 
 impl Totals {
@@ -121,6 +128,12 @@ impl Totals {
             retries: sum(&|thread| &thread.retries),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
+            client_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.client_handshakes),
+            ),
+            backend_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.backend_handshakes),
+            ),
         }
     }
 

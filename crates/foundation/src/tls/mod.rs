@@ -16,7 +16,7 @@ use rustls::crypto::CryptoProvider;
 pub use pair::{CertificateInfo, Pair};
 pub use server::{ClientAuth, ServerSettings, ServerTls};
 pub use settings::{PAIR, SERVER, TRUST, read_ca_file, read_server, read_trust};
-pub use trust::{ClientTls, TrustSettings, for_urls};
+pub use trust::{ClientTls, TrustSettings, for_urls, server_name};
 
 /// Why certificates can't be used. The messages name the file.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -156,6 +156,12 @@ impl ServerTls {
         &self.settings
     }
 
+    /// What it offers by ALPN.
+    #[must_use]
+    pub fn protocols(&self) -> &[Vec<u8>] {
+        &self.protocols
+    }
+
     /// For the next handshake.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {

@@ -84,6 +84,12 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::clone(roots))
 }
 
+/// A host as certificates name it; `None` when it is neither a DNS name nor an address.
+#[must_use]
+pub fn server_name(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).ok()
+}
+
 /// The TLS of connections to one service. Its files are read again by [`ClientTls::refresh`].
 #[derive(Debug)]
 pub struct ClientTls {
@@ -114,6 +120,12 @@ impl ClientTls {
     #[must_use]
     pub fn settings(&self) -> &TrustSettings {
         &self.settings
+    }
+
+    /// What it offers by ALPN.
+    #[must_use]
+    pub fn protocols(&self) -> &[Vec<u8>] {
+        &self.protocols
     }
 
     /// For the next connection; sessions are resumed among those of one configuration.

@@ -282,7 +282,8 @@ impl TcpStream {
         Ok(())
     }
 
-    /// Takes TLS as the side that calls; [`TcpStream::poll_handshake`] follows.
+    /// Takes TLS as the side that calls; [`TcpStream::poll_handshake`] follows. Connections of
+    /// one `way`, not 0, are as good as each other.
     ///
     /// # Errors
     /// When the configuration can't be used.
@@ -290,8 +291,9 @@ impl TcpStream {
         &mut self,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        way: u64,
     ) -> Result<(), rustls::Error> {
-        let session = Session::client(&self.core, config, name)?;
+        let session = Session::client(&self.core, config, name, way)?;
         self.tls = Some(Box::new(RefCell::new(session)));
         Ok(())
     }
@@ -520,6 +522,16 @@ impl TcpStream {
         } else {
             0
         }
+    }
+
+    /// The address that the peer called.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.io.local_addr().ok()
+    }
+
+    /// Which TLS configuration it was opened with; 0 for a plain connection.
+    pub(crate) fn way(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.borrow().way())
     }
 
     pub(crate) fn socket(&self) -> socket2::SockRef<'_> {

@@ -61,6 +61,7 @@ pub(crate) struct Agreed {
 pub(crate) struct Session {
     core: Rc<Core>,
     side: Side,
+    way: u64,
     /// Ciphertext that was read and not yet opened.
     incoming: Option<Buffer>,
     /// `incoming` may hold a whole record.
@@ -124,6 +125,7 @@ impl Session {
         Self {
             core: Rc::clone(core),
             side,
+            way: 0,
             incoming: None,
             more: true,
             opened: Vec::new(),
@@ -157,9 +159,17 @@ impl Session {
         core: &Rc<Core>,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        way: u64,
     ) -> Result<Self, rustls::Error> {
         let connection = UnbufferedClientConnection::new(config, name)?;
-        Ok(Self::new(core, Side::Client(connection)))
+        Ok(Self {
+            way,
+            ..Self::new(core, Side::Client(connection))
+        })
+    }
+
+    pub(super) fn way(&self) -> u64 {
+        self.way
     }
 
     fn state(&self) -> &CommonState {

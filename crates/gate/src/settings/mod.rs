@@ -2,6 +2,7 @@
 
 mod read;
 mod schema;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +11,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Secret};
+use munjigi_foundation::tls::{ServerSettings, TrustSettings};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use schema::ALL as SCHEMAS;
+pub use tls::ProxyMode;
 
 /// `[gate]`, the table that [`GateSettings::read`] reads.
 pub static SCHEMA: &munjigi_foundation::settings::Schema = &schema::GATE;
@@ -88,6 +91,10 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// Connections at once.
     pub connections_max: usize,
+    /// Speaks TLS alone.
+    pub tls: Option<ServerSettings>,
+    /// What must stand in front of each connection.
+    pub proxy_protocol: ProxyMode,
 }
 
 impl ListenerSettings {
@@ -98,6 +105,8 @@ impl ListenerSettings {
             name: name.to_owned(),
             address,
             connections_max: 10_000,
+            tls: None,
+            proxy_protocol: ProxyMode::Off,
         }
     }
 }
@@ -200,6 +209,10 @@ pub struct ServiceSettings {
     pub networks: Option<Vec<Network>>,
     /// How one is chosen.
     pub balance: Balance,
+    /// Its backends are called over verified TLS.
+    pub tls: Option<TrustSettings>,
+    /// What is said to a backend in front of each connection.
+    pub proxy_protocol: Option<crate::proxy_protocol::Version>,
 }
 
 /// Where the backends of a service come from.
@@ -287,6 +300,8 @@ pub struct LimitsSettings {
     pub headers: usize,
     /// From the first byte of a head to its end.
     pub head: Duration,
+    /// From a new connection to the end of its PROXY header and TLS handshake.
+    pub handshake: Duration,
     /// How long a client's connection may wait for its next request.
     pub keep_alive: Duration,
     /// How long a backend's connection is kept for the next request.
@@ -305,6 +320,7 @@ impl Default for LimitsSettings {
             head_bytes: 32 * 1024,
             headers: 100,
             head: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
             backend_idle_max: 256,

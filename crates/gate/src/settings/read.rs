@@ -9,6 +9,7 @@ use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 use regex::Regex;
 
 use super::schema;
+use super::tls;
 use super::{
     AccessLog, AdminSettings, BackendSettings, Balance, DiscoverySettings, GateSettings,
     LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
@@ -125,23 +126,16 @@ fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSett
             ),
         }
     }
-    if let Some(mode) = table.item::<String>("proxy_protocol") {
-        match mode.value.as_str() {
-            "off" => {}
-            "v1" | "v2" | "any" => later(table, mode.span, "the PROXY header", "\"off\""),
-            other => table.problems().error_with_hint(
-                mode.span,
-                format!("`proxy_protocol` can't be \"{other}\""),
-                "write \"off\"",
-            ),
-        }
-    }
     let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
     let address = required_address(table, "address");
+    let tls = tls::read_listener_tls(table);
+    let proxy_protocol = tls::read_proxy_mode(table);
     Some(ListenerSettings {
         name: name?,
         address: address?,
         connections_max,
+        tls,
+        proxy_protocol,
     })
 }
 
@@ -406,7 +400,10 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
         }
     };
     read_protocol(table);
+    let tls = tls::read_service_tls(table, &discovery);
     Some(ServiceSettings {
+        tls,
+        proxy_protocol: tls::read_proxy_out(table),
         discovery,
         networks: table.list::<Network>("networks").map(values),
         balance: read_balance(table),
@@ -552,6 +549,7 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             1..=crate::http1::head::FIELDS_MAX,
         ),
         head: table.duration("head", defaults.head, short..=ten_minutes),
+        handshake: table.duration("handshake", defaults.handshake, short..=ten_minutes),
         keep_alive: table.duration("keep_alive", defaults.keep_alive, short..=hour),
         backend_idle: table.duration("backend_idle", defaults.backend_idle, short..=ten_minutes),
         backend_idle_max: table.within("backend_idle_max", defaults.backend_idle_max, 0..=10_000),

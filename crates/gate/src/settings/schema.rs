@@ -1,6 +1,7 @@
 //! Every key of `[gate]`, with default, limit and meaning; also those that a later version builds.
 
 use munjigi_foundation::settings::{Key, Schema};
+use munjigi_foundation::tls;
 
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
@@ -99,9 +100,15 @@ pub(super) static LISTENER: Schema = Schema {
             "text",
             "\"off\"",
             "",
-            "the header that names the client before the first byte",
+            "the PROXY header that must name the client before its first byte: \"v1\", \"v2\", \"any\" or \"off\"; believed from `client_ip.trusted` alone",
         ),
-        Key::later("tls", "certificates of the listener"),
+        Key::new(
+            "tls",
+            "table",
+            "",
+            "",
+            "speaks TLS alone, with these certificates",
+        ),
         Key::later("service", "the one service of a layer 4 listener"),
     ],
 };
@@ -319,7 +326,14 @@ pub(super) static SERVICE: Schema = Schema {
             "1 to 10000",
             "the backends of a static service",
         ),
-        Key::later("tls", "verified TLS to the backends"),
+        Key::new("tls", "table", "", "", "verified TLS to the backends"),
+        Key::new(
+            "proxy_protocol",
+            "text",
+            "\"off\"",
+            "",
+            "the PROXY header that names the client to backends: \"v1\", \"v2\" or \"off\"; each request has a connection of its own then",
+        ),
         Key::later("hash", "what consistent_hash looks at"),
         Key::later("sticky", "keeps a client on its backend"),
         Key::later("health", "probes"),
@@ -424,6 +438,13 @@ pub(super) static LIMITS: Schema = Schema {
             "from the first byte of a head to its end: 408",
         ),
         Key::new(
+            "handshake",
+            "duration",
+            "\"10s\"",
+            "100ms to 10m",
+            "from a new connection to the end of its PROXY header and TLS handshake",
+        ),
+        Key::new(
             "keep_alive",
             "duration",
             "\"75s\"",
@@ -463,6 +484,19 @@ pub(super) static LIMITS: Schema = Schema {
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
-    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &SERVICE, &BACKEND,
-    &REGISTRY, &ADMIN, &LIMITS,
+    &GATE,
+    &LISTENER,
+    &CLIENT_IP,
+    &ROUTE,
+    &WEBSOCKET,
+    &TIMEOUT,
+    &RETRY,
+    &SERVICE,
+    &BACKEND,
+    &REGISTRY,
+    &ADMIN,
+    &LIMITS,
+    &tls::SERVER,
+    &tls::PAIR,
+    &tls::TRUST,
 ];
