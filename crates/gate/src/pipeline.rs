@@ -78,7 +78,10 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
     drop(active);
     let (reason, after) = match ended {
         Ok(ended) => ended,
-        Err(Stop::Quiet) => return After::Gone,
+        Err(Stop::Quiet) => {
+            connection.stream.say_goodbye();
+            return After::Gone;
+        }
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
         Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),

@@ -214,7 +214,7 @@ fn same_family(one: IpAddr, other: IpAddr) -> (IpAddr, IpAddr) {
     let (one, other) = (one.to_canonical(), other.to_canonical());
     let six = |address| match address {
         IpAddr::V4(address) => IpAddr::V6(Ipv4Addr::to_ipv6_mapped(&address)),
-        six => six,
+        IpAddr::V6(_) => address,
     };
     if one.is_ipv4() == other.is_ipv4() {
         (one, other)

@@ -339,12 +339,6 @@ impl TcpStream {
         self.tls.is_some()
     }
 
-    /// True when both sides agreed on this protocol by ALPN (RFC 7301).
-    pub(crate) fn speaks(&self, protocol: &[u8]) -> bool {
-        let speaks = |tls: &RefCell<Session>| tls.borrow().protocol() == Some(protocol);
-        self.tls.as_deref().is_some_and(speaks)
-    }
-
     /// Looks at bytes that stay to be read. `Pending` until there is one that was not seen: the
     /// caller says how many it saw. 0 is the end of the stream.
     pub(crate) fn poll_peek(

@@ -55,6 +55,8 @@ pub(crate) struct Agreed {
     pub(crate) version: ProtocolVersion,
     pub(crate) suite: CipherSuite,
     pub(crate) resumed: bool,
+    /// HTTP/2 by ALPN (RFC 7301).
+    pub(crate) http2: bool,
 }
 
 /// The TLS state of one connection.
@@ -185,12 +187,8 @@ impl Session {
             version: state.protocol_version()?,
             suite: state.negotiated_cipher_suite()?.suite(),
             resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+            http2: state.alpn_protocol() == Some(b"h2"),
         })
-    }
-
-    /// The protocol that both sides agreed on (RFC 7301).
-    pub(super) fn protocol(&self) -> Option<&[u8]> {
-        self.state().alpn_protocol()
     }
 
     /// Moves the handshake on with what was read; true at its end.
@@ -296,9 +294,16 @@ impl Session {
         self.incoming.take_if(|buffer| buffer.is_empty());
     }
 
+    fn has_failed(&self) -> bool {
+        matches!(self.ended, Some(End::Failed(_)))
+    }
+
     /// Seals data until a buffer of ciphertext is full. The writer is told how much it was when
     /// all of it is written ([`Session::written`]).
     pub(super) fn seal(&mut self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<()> {
+        if self.has_failed() || self.ending {
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
         let now = self.core.now();
         if now.saturating_duration_since(self.wrote) > IDLE {
             self.warm = 0;
@@ -379,7 +384,8 @@ impl Session {
 
     /// Ends our side: a `close_notify` follows what was sealed.
     pub(super) fn say_goodbye(&mut self) {
-        if std::mem::replace(&mut self.ending, true) || self.state().is_handshaking() {
+        let ending = std::mem::replace(&mut self.ending, true);
+        if ending || self.has_failed() || self.state().is_handshaking() {
             return;
         }
         while !matches!(
@@ -420,9 +426,11 @@ impl Session {
             Did::Failed(error) => {
                 if self.ended.is_none() {
                     self.ended = Some(End::Failed(error.clone()));
-                    // The alert that tells the peer.
-                    while matches!(self.step(Want::Nothing, &mut []), Did::Moved) {}
-                    self.end_with(End::Failed(error.clone()));
+                    self.more = false;
+                    // The alert that tells the peer; after it no step may be made.
+                    while self.state().wants_write() {
+                        self.step(Want::Nothing, &mut []);
+                    }
                 }
             }
             Did::Moved | Did::Opened(_) => {}
@@ -434,8 +442,10 @@ impl Session {
     fn end_with(&mut self, end: End) {
         self.ended.get_or_insert(end);
         self.more = false;
-        // What may follow the end is no part of the stream (RFC 8446 §6.1).
-        self.incoming = None;
+        if matches!(self.ended, Some(End::Closed)) {
+            // What may follow is no part of the stream (RFC 8446 §6.1).
+            self.incoming = None;
+        }
     }
 }
 

@@ -280,7 +280,6 @@ async fn changed_files_serve_new_connections_and_cut_none() {
         error.contains("does not belong to the certificate"),
         "{error}"
     );
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(tls(web(&gate), ca.client(), "a.test").await.shown() == second);
     replace(&pair.key, &key);
     gate.reload(settings).unwrap();
@@ -377,7 +376,11 @@ async fn backend_connections_are_kept_resumed_and_verified() {
         "{figures}"
     );
     // Another name, another authority, plain: each with its own code, and never a kept connection.
-    let plain = echo().await;
+    let plain = crate::support::origin(|mut peer, _| async move {
+        peer.fill().await;
+        peer.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    })
+    .await;
     let check = |change: &dyn Fn(&mut ServiceSettings), expected: &'static str| {
         let mut settings = settings.clone();
         settings.admin.socket = None;
