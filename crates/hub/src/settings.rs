@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Item, Key, Schema, Secret, Size, Table};
+use munjigi_foundation::tls;
 
 use crate::face::Network;
 
@@ -136,7 +137,14 @@ pub static SCHEMA: &Schema = &Schema {
             "5m to 90d",
             "a session ends when it was not used for so long",
         ),
-        Key::later("tls", "the hub's own listener with TLS"),
+        Key::new("tls", "table", "", "", "speaks TLS alone at its address"),
+        Key::new(
+            "ca_file",
+            "file name",
+            "",
+            "",
+            "PEM: the only authorities that are believed at https urls; those of the system when absent",
+        ),
     ],
 };
 
@@ -315,6 +323,10 @@ pub struct HubSettings {
     /// How long an unused session lives.
     pub session: Duration,
     pub limits: Limits,
+    /// Speaks TLS alone.
+    pub tls: Option<tls::ServerSettings>,
+    /// Whom https urls are verified against, alone.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl HubSettings {
@@ -336,6 +348,8 @@ impl HubSettings {
             trusted: Vec::new(),
             session: DAY * 7,
             limits: Limits::default(),
+            tls: None,
+            ca_file: None,
         }
     }
 
@@ -381,6 +395,10 @@ impl HubSettings {
             trusted,
             session: table.duration("session", DAY * 7, Duration::from_secs(300)..=DAY * 90),
             limits: limits(&table.table_or_empty("limits", LIMITS)),
+            tls: table
+                .table("tls", &tls::SERVER)
+                .and_then(|tls| tls::read_server(&tls)),
+            ca_file: tls::read_ca_file(table, "ca_file"),
         };
         data.is_some().then_some(read)
     }
@@ -505,16 +523,8 @@ fn at_most(table: &Table<'_>, key: &'static str, count: usize, most: usize) {
 fn url(table: &Table<'_>, item: Item<String>) -> Option<String> {
     let parsed = reqwest::Url::parse(&item.value);
     match parsed {
-        Ok(url) if url.scheme() == "http" && url.has_host() => {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
             Some(item.value.trim_end_matches('/').to_owned())
-        }
-        Ok(url) if url.scheme() == "https" => {
-            table.problems().error_with_hint(
-                item.span,
-                "https between the roles is not in this version",
-                "write http://host:port",
-            );
-            None
         }
         _ => {
             // The text may hold a password: it is pointed at, not repeated.
@@ -569,7 +579,7 @@ mod tests {
     fn everything_wrong_is_said_at_once() {
         let (settings, problems) = read(
             "[hub]\naddress = 'hub:1'\ndatabase = { postgres_env = 'X' }\nlog = { kafka = {} }\nkeep = { uploads = '0s', result = '1d' }\n\
-             hosts = ['https://a']\ngate = 'ftp://x'\nregistry = ['https://user:secret@x/eureka']\ntrusted = ['10.0.0.0/33']\n\
+             hosts = ['https://a']\ngate = 'ftp://x'\nregistry = ['https:']\ntrusted = ['10.0.0.0/33']\n\
              limits = { upload = '1B', receiving = 0 }\ntls = {}\n",
         );
         assert!(settings.is_none());
@@ -581,11 +591,10 @@ mod tests {
             "did you mean `results`",
             "is no host name",
             "this is no url",
-            "https between the roles",
             "`trusted`: ",
             "`upload` is 1B, it must lie between 1KiB and 1TiB",
             "`receiving` is 0",
-            "`tls` is not in this version",
+            "tls = { … } needs `certificate`",
             "[hub] needs `data`",
         ] {
             assert!(problems.contains(part), "{part}:\n{problems}");

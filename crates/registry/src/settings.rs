@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use munjigi_foundation::settings::{HostPort, Key, Schema, Table};
+use munjigi_foundation::tls;
 
 use crate::guard::Users;
 use crate::leases;
@@ -36,7 +37,7 @@ pub static SCHEMA: &Schema = &Schema {
         ),
         Key::new("limits", "table", "", "", "what it holds at the most"),
         Key::later("peers", "registries that replicate to each other"),
-        Key::later("tls", "certificates of its address"),
+        Key::new("tls", "table", "", "", "speaks TLS alone at its address"),
     ],
 };
 
@@ -83,7 +84,7 @@ static LIMITS: Schema = Schema {
 };
 
 /// All tables, for `munjigi settings registry`.
-pub static SCHEMAS: &[&Schema] = &[SCHEMA, &AUTH, &LIMITS];
+pub static SCHEMAS: &[&Schema] = &[SCHEMA, &AUTH, &LIMITS, &tls::SERVER, &tls::PAIR];
 
 /// `[registry]` as meant.
 #[derive(Debug, Clone)]
@@ -95,6 +96,8 @@ pub struct RegistrySettings {
     pub hosts: Vec<String>,
     pub limits: leases::Limits,
     pub connections_max: usize,
+    /// Speaks TLS alone.
+    pub tls: Option<tls::ServerSettings>,
 }
 
 impl RegistrySettings {
@@ -107,6 +110,7 @@ impl RegistrySettings {
             hosts: Vec::new(),
             limits: leases::Limits::default(),
             connections_max: 8_192,
+            tls: None,
         }
     }
 
@@ -127,6 +131,9 @@ impl RegistrySettings {
                 "set auth = { basic_file = \"users\" }, or open = true if the network around it is yours",
             );
         }
+        let tls = table
+            .table("tls", &tls::SERVER)
+            .map(|tls| tls::read_server(&tls));
         let hosts = table.list::<String>("hosts").unwrap_or_default();
         let limits = table.table_or_empty("limits", &LIMITS);
         let default = leases::Limits::default();
@@ -142,6 +149,10 @@ impl RegistrySettings {
                 metadata: limits.within("metadata", default.metadata, 0..=10_000),
             },
             connections_max: limits.within("connections", 8_192, 1..=1_000_000),
+            tls: match tls {
+                Some(tls) => Some(tls?),
+                None => None,
+            },
         })
     }
 }

@@ -6,12 +6,17 @@ mod files;
 mod pair;
 mod server;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
+
+/// How https urls are verified; made by [`for_urls`].
+pub use rustls::ClientConfig as UrlTrust;
 
 pub use pair::{CertificateInfo, Pair};
 pub use server::{ClientAuth, ServerSettings, ServerTls};

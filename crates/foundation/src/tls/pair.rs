@@ -38,6 +38,8 @@ pub(super) struct Loaded {
     pub(super) info: CertificateInfo,
 }
 
+type Chain = Vec<CertificateDer<'static>>;
+
 fn content(file: &Path, why: impl Into<String>) -> TlsError {
     TlsError::Content {
         file: file.to_owned(),
@@ -95,13 +97,26 @@ fn info(file: &Path, certificate: &[u8]) -> Result<CertificateInfo, TlsError> {
 }
 
 impl Pair {
-    /// Reads both files.
+    /// Reads both files, which may be one.
     pub(super) fn load(&self) -> Result<Loaded, TlsError> {
+        let (chain, info) = self.load_certificate()?;
+        self.load_key(chain, info)
+    }
+
+    /// The certificate with its chain, and what it says.
+    pub(super) fn load_certificate(&self) -> Result<(Chain, CertificateInfo), TlsError> {
         let chain = certificates(&self.certificate)?;
-        let info = match chain.first() {
-            Some(first) => info(&self.certificate, first)?,
-            None => return Err(content(&self.certificate, "holds no certificate")),
-        };
+        match chain.first() {
+            Some(first) => {
+                let info = info(&self.certificate, first)?;
+                Ok((chain, info))
+            }
+            None => Err(content(&self.certificate, "holds no certificate")),
+        }
+    }
+
+    /// The key, which must be that of the certificate.
+    pub(super) fn load_key(&self, chain: Chain, info: CertificateInfo) -> Result<Loaded, TlsError> {
         let key = key(&self.key)?;
         let key = CertifiedKey::from_der(chain, key, provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => TlsError::Mismatch {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustls::pki_types::ServerName;
 
 use super::pair::certificates;
-use super::{ClientAuth, Pair, ServerSettings, TlsError, TrustSettings};
+use super::{CertificateInfo, ClientAuth, Pair, ServerSettings, TlsError, TrustSettings};
 use crate::clock::Clock;
 use crate::settings::{Key, Schema, Table};
 
@@ -116,18 +116,6 @@ fn refuse(table: &Table<'_>, key: &'static str, error: &TlsError) {
         .error_with_hint(table.span_of(key), format!("`{key}`: {error}"), hint);
 }
 
-/// The key of the settings that names the file which an error is about.
-fn blamed(pair: &Pair, error: &TlsError) -> &'static str {
-    match error {
-        TlsError::Read { file, .. } | TlsError::Content { file, .. }
-            if *file == pair.certificate =>
-        {
-            "certificate"
-        }
-        _ => "key",
-    }
-}
-
 /// `certificate` and `key` of a table; both are needed.
 fn read_pair(table: &Table<'_>) -> Option<Pair> {
     for key in ["certificate", "key"] {
@@ -140,29 +128,35 @@ fn read_pair(table: &Table<'_>) -> Option<Pair> {
         certificate: certificate?,
         key: key?,
     };
-    match pair.load() {
-        Err(error) => refuse(table, blamed(&pair, &error), &error),
-        Ok(loaded) => {
-            let now = Clock::system().now();
-            let (from, until) = (loaded.info.not_before, loaded.info.not_after);
-            let (what, when) = if now > until {
-                ("expired on", until)
-            } else if now < from {
-                ("is not good before", from)
-            } else {
-                return Some(pair);
-            };
-            table.problems().warning(
-                table.span_of("certificate"),
-                format!(
-                    "`certificate`: {} {what} {when}",
-                    pair.certificate.display()
-                ),
-                "clients will refuse it: replace the file, which is read again when it changes",
-            );
+    match pair.load_certificate() {
+        Err(error) => refuse(table, "certificate", &error),
+        Ok((chain, info)) => {
+            check_dates(table, &pair, &info);
+            if let Err(error) = pair.load_key(chain, info) {
+                refuse(table, "key", &error);
+            }
         }
     }
     Some(pair)
+}
+
+fn check_dates(table: &Table<'_>, pair: &Pair, info: &CertificateInfo) {
+    let now = Clock::system().now();
+    let (what, when) = if now > info.not_after {
+        ("expired on", info.not_after)
+    } else if now < info.not_before {
+        ("is not good before", info.not_before)
+    } else {
+        return;
+    };
+    table.problems().warning(
+        table.span_of("certificate"),
+        format!(
+            "`certificate`: {} {what} {when}",
+            pair.certificate.display()
+        ),
+        "clients will refuse it: replace the file, which is read again when it changes",
+    );
 }
 
 /// True when one of `names`, which this version refuses, is written.

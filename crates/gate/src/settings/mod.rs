@@ -258,6 +258,8 @@ impl fmt::Display for Balance {
 pub struct RegistrySettings {
     /// Where it is; `None` when no service needs it.
     pub source: Option<RegistrySource>,
+    /// Whom https urls are verified against, alone.
+    pub ca_file: Option<PathBuf>,
     /// How often it is asked.
     pub refresh: Duration,
 }
@@ -266,6 +268,7 @@ impl Default for RegistrySettings {
     fn default() -> Self {
         Self {
             source: None,
+            ca_file: None,
             refresh: Duration::from_secs(1),
         }
     }

@@ -481,8 +481,6 @@ fn read_registry(table: &Table<'_>) -> RegistrySettings {
                 "`urls`: this is no URL",
                 "write \"http://10.0.0.2:8761/eureka\"",
             );
-        } else if url.value.starts_with("https://") {
-            later(table, url.span.clone(), "TLS to the registry", "http://");
         }
     }
     let source = match (embedded, urls) {
@@ -503,6 +501,7 @@ fn read_registry(table: &Table<'_>) -> RegistrySettings {
     let range = Duration::from_millis(100)..=Duration::from_secs(300);
     RegistrySettings {
         source,
+        ca_file: munjigi_foundation::tls::read_ca_file(table, "ca_file"),
         refresh: table.duration("refresh", defaults.refresh, range),
     }
 }

@@ -366,6 +366,13 @@ pub(super) static REGISTRY: Schema = Schema {
             "Eureka-compatible registries, asked in this order",
         ),
         Key::new(
+            "ca_file",
+            "file name",
+            "",
+            "",
+            "PEM: the only authorities that are believed at https urls; those of the system when absent",
+        ),
+        Key::new(
             "embedded",
             "true or false",
             "false",
