@@ -212,16 +212,8 @@ impl Built {
         .await
         .map_err(|error| StartError::Users(error.to_string()))?;
         tasks.spawn(auth.clone().sweep_on(shutdown.clone()));
-        let uploads = Uploads::start(UploadsWiring {
-            store: store.clone(),
-            folder: settings.data.join("uploads"),
-            clock: wiring.clock.clone(),
-            limits: settings.limits,
-            keep: settings.keep_uploads,
-            tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
-        })
-        .await?;
+        let uploads = uploads_wiring(settings, wiring, &store, tasks, shutdown);
+        let uploads = Uploads::start(uploads).await?;
         tasks.spawn(remove_users(
             auth.clone(),
             uploads.clone(),
@@ -278,6 +270,24 @@ impl Built {
             auth: auth.downgrade(),
             registered,
         })
+    }
+}
+
+fn uploads_wiring(
+    settings: &HubSettings,
+    wiring: &Wiring,
+    store: &Store,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> UploadsWiring {
+    UploadsWiring {
+        store: store.clone(),
+        folder: settings.data.join("uploads"),
+        clock: wiring.clock.clone(),
+        limits: settings.limits,
+        keep: settings.keep_uploads,
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
     }
 }
 

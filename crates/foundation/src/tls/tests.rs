@@ -1,7 +1,6 @@
 //! Settings with their problems, and an address that speaks TLS.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Extension, Router};
