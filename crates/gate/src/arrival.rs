@@ -16,16 +16,13 @@ use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
 use crate::settings::ProxyMode;
-use crate::shard::Shard;
+use crate::shard::{Listener, Shard};
 use crate::tls::Door;
 
 /// True when the listener of a connection asks for more than its requests.
-pub(crate) fn has_door(shard: &Shard, connection: &Connection) -> bool {
+pub(crate) fn has_door(shard: &Shard, listener: &Listener) -> bool {
     let snapshot = shard.snapshot();
-    snapshot
-        .credentials
-        .door(&connection.listener().name)
-        .is_some()
+    snapshot.credentials.door(&listener.name).is_some()
 }
 
 /// Passes a new connection through the door of its listener; false when it ends here.

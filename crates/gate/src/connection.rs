@@ -89,7 +89,10 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
     let timer = Timer::new(&shard.core);
     let Some(seat) = Seat::take(listener) else {
         shard.stats.reason(Reason::TooManyConnections);
-        shard.core.spawn(refuse(stream, timer));
+        // Where TLS is spoken an answer would cost a handshake: the connection is just closed.
+        if !arrival::has_door(shard, listener) {
+            shard.core.spawn(refuse(stream, timer));
+        }
         return;
     };
     let connection = Connection {
@@ -121,7 +124,7 @@ async fn refuse(stream: TcpStream, timer: Timer) {
 }
 
 async fn serve(shard: Rc<Shard>, mut connection: Connection) {
-    if arrival::has_door(&shard, &connection)
+    if arrival::has_door(&shard, connection.listener())
         && !Box::pin(arrival::arrive(&shard, &mut connection)).await
     {
         return;

@@ -488,6 +488,11 @@ impl TcpStream {
         }
     }
 
+    /// Ends our side as one that broke: over TLS without the word that nothing is missing.
+    pub(crate) fn cut_write(&self) {
+        self.end_socket();
+    }
+
     fn end_socket(&self) {
         // The peer may be gone already: then there is nothing to end.
         drop(self.io.shutdown(std::net::Shutdown::Write));

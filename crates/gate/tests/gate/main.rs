@@ -23,5 +23,6 @@ mod proxy;
 mod rewriting;
 mod support;
 mod tls;
+mod tls_foreign;
 mod tls_support;
 mod tunnels;
