@@ -2,6 +2,8 @@
 //!
 //! The gate's data path has an engine of its own; it takes only [`bind`] from here.
 
+mod sockets;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::tls::{ServerSettings, ServerTls, TlsError};
+pub use sockets::{Sockets, label};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -1,12 +1,14 @@
 //! The operators' face: a Unix socket that only its owner can open, and TCP with a token where
 //! the settings ask for it.
 
+mod orders;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State as Extract};
@@ -16,14 +18,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use munjigi_foundation::api::{Problem, bearer, same_secret};
-use munjigi_foundation::listen::{self, Limits};
+use munjigi_foundation::listen::{self, Limits, Sockets};
 use munjigi_foundation::settings::Secret;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backends::{Member, Service, State};
-use crate::gate::StartError;
+use crate::figures;
+use crate::gate::{Remotes, StartError};
+use crate::health::uptime::Uptimes;
 use crate::metrics;
 use crate::settings::AdminSettings;
 use crate::shard::{Listener, Shared};
@@ -34,6 +37,8 @@ use crate::stats::Totals;
 pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
+    pub(crate) remotes: Remotes,
+    pub(crate) uptimes: Arc<Uptimes>,
 }
 
 impl View {
@@ -55,6 +60,8 @@ pub(crate) struct AdminFace {
     tasks: TaskTracker,
     address: Option<SocketAddr>,
     socket: Option<PathBuf>,
+    /// Another process serves the socket: its file stays.
+    left: AtomicBool,
 }
 
 /// Who may ask on TCP.
@@ -65,20 +72,26 @@ struct Door {
 }
 
 impl AdminFace {
-    pub(crate) async fn start(settings: &AdminSettings, view: View) -> Result<Self, StartError> {
+    pub(crate) async fn start(
+        settings: &AdminSettings,
+        view: View,
+        sockets: &Sockets,
+    ) -> Result<Self, StartError> {
         let mut face = Self {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             address: None,
             socket: None,
+            left: AtomicBool::new(false),
         };
         if let Some(path) = &settings.socket {
-            let listener = bind_socket(path)
-                .await
-                .map_err(|source| StartError::Admin {
-                    place: path.display().to_string(),
-                    source,
-                })?;
+            let listener =
+                listen_unix(path, sockets)
+                    .await
+                    .map_err(|source| StartError::Admin {
+                        place: path.display().to_string(),
+                        source,
+                    })?;
             face.socket = Some(path.clone());
             let served =
                 listen::serve_unix(listener, router(view.clone()), limits(), face.stop.clone());
@@ -89,7 +102,9 @@ impl AdminFace {
                 place: address.to_string(),
                 source,
             };
-            let socket = listen::bind(address, false).map_err(failed)?;
+            let socket = sockets
+                .listen(&listen::label("gate.admin", "", address), address)
+                .map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             let listener = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
             let door = Door {
@@ -109,6 +124,12 @@ impl AdminFace {
         self.address
     }
 
+    /// Another process serves the same sockets now.
+    pub(crate) async fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.stop().await;
+    }
+
     pub(crate) async fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -119,7 +140,9 @@ impl AdminFace {
 impl Drop for AdminFace {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(path) = &self.socket {
+        if let Some(path) = &self.socket
+            && !self.left.load(Ordering::Relaxed)
+        {
             // Already gone is as good.
             drop(std::fs::remove_file(path));
         }
@@ -132,6 +155,17 @@ fn limits() -> Limits {
         drain: std::time::Duration::from_secs(1),
         ..Limits::default()
     }
+}
+
+/// The socket of the process before, or a new one.
+async fn listen_unix(path: &Path, sockets: &Sockets) -> io::Result<tokio::net::UnixListener> {
+    let label = format!("gate.admin {}", path.display());
+    if let Some(socket) = sockets.claim(&label)?.pop() {
+        return tokio::net::UnixListener::from_std(socket.into());
+    }
+    let listener = bind_socket(path).await?;
+    sockets.keep(&label, std::slice::from_ref(&listener))?;
+    Ok(listener)
 }
 
 /// Binds a socket that only its owner can open. A socket without a listener, left by a crash, is
@@ -173,6 +207,7 @@ fn router(view: View) -> Router {
         .route("/backends", get(backends))
         .route("/routes", get(routes))
         .route("/connections", get(connections))
+        .merge(orders::router())
         .route("/status", get(status))
         .fallback(async || Problem::not_found("page of the admin face"))
         .with_state(view)
@@ -237,49 +272,17 @@ async fn health() -> &'static str {
 }
 
 async fn metrics_page(Extract(view): Extract<View>) -> impl IntoResponse {
-    let page = metrics::page(&view.shared, &view.listeners());
+    let page = metrics::page(&view.shared, &view.listeners(), &view.uptimes);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page)
-}
-
-fn member(member: &Member) -> Value {
-    let (state, why) = match &member.state {
-        State::Up => ("up", None),
-        State::NotUp => ("not_up", None),
-        State::Refused(why) => ("refused", Some(why)),
-    };
-    let backend = member.backend.as_ref();
-    let figure = |pick: &dyn Fn(&crate::backends::Backend) -> u64| backend.map_or(0, |b| pick(b));
-    let address = backend.map_or_else(
-        || format!("{}:{}", member.instance.host, member.instance.port),
-        |backend| backend.name.clone(),
-    );
-    json!({
-        "address": address,
-        "state": state,
-        "why": why,
-        "weight": member.instance.weight,
-        "inFlight": figure(&|b| u64::from(b.in_flight.load(Ordering::Relaxed))),
-        "requests": figure(&|b| b.requests.load(Ordering::Relaxed)),
-        "failures": figure(&|b| b.failures.load(Ordering::Relaxed)),
-        "metadata": member.instance.metadata,
-    })
-}
-
-fn service(service: &Service) -> Value {
-    let set = service.set.load();
-    json!({
-        "name": service.name,
-        "balance": service.settings.balance.to_string(),
-        "unsure": set.unsure(),
-        "backends": set.members().iter().map(member).collect::<Vec<_>>(),
-    })
 }
 
 fn services(view: &View) -> Vec<Value> {
     let snapshot = view.shared.snapshot.load();
     let mut all: Vec<_> = snapshot.services.values().collect();
     all.sort_by(|left, right| left.name.cmp(&right.name));
-    all.into_iter().map(|known| service(known)).collect()
+    all.into_iter()
+        .map(|known| figures::service(known, &view.uptimes))
+        .collect()
 }
 
 fn route_list(view: &View) -> Vec<Value> {

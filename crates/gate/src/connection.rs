@@ -13,6 +13,7 @@ use crate::arrival;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
+use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
 use crate::shard::{Listener, Seat, Shard};
@@ -32,6 +33,7 @@ pub(crate) struct Connection {
     pub(crate) timer: Timer,
     pub(crate) peer: SocketAddr,
     pub(crate) seat: Seat,
+    pub(crate) listed: Listed,
     /// What was read beyond the last request.
     pub(crate) leftover: Option<Buffer>,
 }
@@ -49,6 +51,8 @@ pub(crate) enum After {
     Next,
     /// It is closed; the client may still be sending.
     Linger,
+    /// It is closed, as the client asked: nothing more is to come from it.
+    Close,
     /// It is closed at once.
     Gone,
 }
@@ -63,10 +67,17 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
     let timer = Timer::new(&shard.core);
     loop {
         let accepted = poll_fn(|context| {
-            if listener.closed.load(Ordering::Relaxed) {
+            let closed = listener.closed.load(Ordering::Relaxed);
+            if closed && shard.shared.leaving.load(Ordering::Relaxed) {
+                // Another process listens on this socket: who waits in its queue is taken there.
                 return Poll::Ready(None);
             }
-            socket.poll_accept(context).map(Some)
+            let next = socket.poll_accept(context).map(Some);
+            // A closed listener still takes those who were in its queue: the kernel would reset them.
+            if closed && next.is_pending() && !socket.may_have_more() {
+                return Poll::Ready(None);
+            }
+            next
         })
         .await;
         match accepted {
@@ -95,11 +106,13 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         }
         return;
     };
+    let listed = Listed::new(&shard.live, listener, peer, shard.core.now());
     let connection = Connection {
         stream,
         timer,
         peer,
         seat,
+        listed,
         leftover: None,
     };
     shard.core.spawn(serve(Rc::clone(shard), connection));
@@ -139,9 +152,14 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             connection.stream.say_goodbye();
             return;
         }
+        connection.listed.request(shard.core.now());
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
-            After::Linger => {
+            After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
+                connection.stream.say_goodbye();
+                return;
+            }
+            After::Linger | After::Close => {
                 connection.leftover = None;
                 return Box::pin(linger(&connection.stream, &connection.timer)).await;
             }
@@ -153,11 +171,12 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
     let mut armed = false;
     poll_fn(|context| {
-        if shard.draining() {
-            return Poll::Ready(Wake::End(None));
-        }
+        // First what is there: a request that has arrived is answered, also while the gate drains.
         if connection.stream.poll_readable(context).is_ready() {
             return Poll::Ready(Wake::Request);
+        }
+        if shard.draining() {
+            return Poll::Ready(Wake::End(None));
         }
         if !armed {
             armed = true;

@@ -1,6 +1,9 @@
 //! Keeps the backends of every service up to date: one small task for each, on the Tokio runtime
 //! beside the loops.
 
+mod dns;
+mod file;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,25 +15,30 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{Admission, Backends, Discovery, Instance, Service};
+use crate::health::keeper::{self, Keeping};
 use crate::settings::{BackendSettings, DiscoverySettings};
 use crate::snapshot::Snapshot;
 
 /// How often the names of static backends are looked up again.
 const NAMES_EVERY: Duration = Duration::from_secs(30);
+/// How often the uptime of backends is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
 
 /// The tasks that follow discovery, by service.
 #[derive(Debug)]
 pub(crate) struct Followers {
-    registry: Option<Arc<dyn Discovery>>,
+    registry: Mutex<Option<Arc<dyn Discovery>>>,
+    keeping: Keeping,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<HashMap<String, (Arc<Service>, CancellationToken)>>,
 }
 
 impl Followers {
-    pub(crate) fn new(registry: Option<Arc<dyn Discovery>>) -> Self {
+    pub(crate) fn new(registry: Option<Arc<dyn Discovery>>, keeping: Keeping) -> Self {
         Self {
-            registry,
+            registry: Mutex::new(registry),
+            keeping,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             running: Mutex::new(HashMap::new()),
@@ -67,7 +75,11 @@ impl Followers {
             }
             let stop = self.stop.child_token();
             running.insert(name.clone(), (Arc::clone(service), stop.clone()));
-            self.start(service, snapshot, stop);
+            self.start(service, snapshot, stop.clone());
+            if keeper::is_needed(service) {
+                let kept = keeper::keep(Arc::clone(service), self.keeping.clone(), stop);
+                self.tasks.spawn(kept);
+            }
         }
     }
 
@@ -77,7 +89,12 @@ impl Followers {
             own: snapshot.own.clone(),
             backends_max: snapshot.settings.limits.backends_max,
         };
-        match (&service.settings.discovery, &self.registry) {
+        let registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match (&service.settings.discovery, registry) {
             (DiscoverySettings::Static(backends), _) => {
                 let (literal, named): (Vec<_>, Vec<_>) = backends
                     .iter()
@@ -95,22 +112,63 @@ impl Followers {
                 rules.apply(&known, true);
                 self.tasks.spawn(follow_registry(rules, receiver, stop));
             }
+            (DiscoverySettings::Dns(settings), _) => {
+                let followed = dns::follow(rules, settings.clone(), stop);
+                self.tasks.spawn(followed);
+            }
+            (DiscoverySettings::File(file), _) => {
+                self.tasks.spawn(file::follow(rules, file.clone(), stop));
+            }
             (DiscoverySettings::Registry, None) => {
                 tracing::warn!(service = service.name, "there is no registry to ask");
             }
         }
     }
 
+    /// Follows nobody for now: what is known stays.
+    pub(crate) fn freeze(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, (_, stop)) in running.drain() {
+            stop.cancel();
+        }
+    }
+
+    /// Follows the services of `snapshot` again, with the registry as it is now.
+    pub(crate) fn thaw(&self, registry: Option<Arc<dyn Discovery>>, snapshot: &Snapshot) {
+        *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+        self.follow(snapshot);
+    }
+
     pub(crate) async fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.keeping.uptimes.save(self.keeping.clock.now());
+    }
+
+    /// Saves the uptime of backends now and then.
+    pub(crate) fn keep_uptimes(&self) {
+        let (keeping, stop) = (self.keeping.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while stop
+                .run_until_cancelled(tokio::time::sleep(SAVE_EVERY))
+                .await
+                .is_some()
+            {
+                let keeping = keeping.clone();
+                let save = move || keeping.uptimes.save(keeping.clock.now());
+                if tokio::task::spawn_blocking(save).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 
 impl Drop for Followers {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.keeping.uptimes.save(self.keeping.clock.now());
     }
 }
 
@@ -144,8 +202,7 @@ impl Rules {
             backends_max: self.backends_max,
             discovered,
         };
-        let before = service.set.load();
-        let next = before.next(news, admission, Instant::now());
+        let (before, next) = service.renew(news, admission, Instant::now());
         for member in next.members() {
             if let crate::backends::State::Refused(why) = &member.state
                 && before.members().iter().all(|old| old.state != member.state)
@@ -164,7 +221,6 @@ impl Rules {
                 );
             }
         }
-        service.set.store(Arc::new(next));
     }
 }
 
@@ -172,20 +228,21 @@ fn static_backends(
     literal: &[BackendSettings],
     found: &[(BackendSettings, SocketAddr)],
 ) -> Backends {
-    let instance = |weight: u32, address: SocketAddr| Instance {
+    let instance = |backend: &BackendSettings, address: SocketAddr| Instance {
         host: address.ip().to_string(),
         port: address.port(),
-        weight,
+        weight: backend.weight,
+        placement: backend.placement.clone(),
         up: true,
         metadata: std::collections::BTreeMap::new(),
     };
     let literal = literal.iter().filter_map(|backend| {
         let address = backend.address.socket_addr()?;
-        Some(instance(backend.weight, address))
+        Some(instance(backend, address))
     });
     let found = found
         .iter()
-        .map(|(backend, address)| instance(backend.weight, *address));
+        .map(|(backend, address)| instance(backend, *address));
     Backends {
         instances: literal.chain(found).collect(),
         unsure: false,

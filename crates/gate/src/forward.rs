@@ -16,13 +16,15 @@ use crate::http1::write::{self, Delivery, Forwarding};
 use crate::http1::{BadMessage, Framing, Version};
 use crate::meter::Meter;
 use crate::pipeline::{Stop, head_limits};
-use crate::reach::Upstream;
+use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
-use crate::settings::TimeoutSettings;
+use crate::service::Outcome;
+use crate::settings::{RetryOn, TimeoutSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::sticky;
 use crate::tunnel;
 use crate::ws;
 
@@ -37,6 +39,11 @@ pub(crate) struct Plan<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) routed: &'a Routed<'a>,
     pub(crate) upstream: &'a Upstream,
+    pub(crate) search: &'a Search<'a>,
+    /// The whole body, where it was read beforehand.
+    pub(crate) body: Option<&'a [u8]>,
+    /// The request is on its way already.
+    pub(crate) sent: bool,
 }
 
 /// An exchange that went through.
@@ -72,17 +79,21 @@ pub(crate) async fn run(
     connection: &mut Connection,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
-    let lead = request_lead(plan, connection);
-    let leftover = connection.leftover.take();
     let upload = Upload::default();
     // What is rare is boxed: the future of a plain exchange stays small.
-    let outcome = if plan.head.framing == Framing::None {
-        connection.leftover = leftover;
-        send_head(plan, connection, &lead).await?;
+    let outcome = if plan.head.framing == Framing::None || plan.body.is_some() {
+        if !plan.sent {
+            let mut lead = request_lead(plan, connection);
+            lead.extend_from_slice(plan.body.unwrap_or_default());
+            send_head(plan, connection, &lead).await?;
+        }
+        record.received.set(plan.body.map_or(0, <[u8]>::len) as u64);
         upload.complete.set(true);
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
+        let lead = request_lead(plan, connection);
+        let leftover = connection.leftover.take();
         let both = Box::pin(both_ways(
             plan,
             connection,
@@ -97,6 +108,7 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
+            plan.search.settle(plan.upstream, Outcome::Good);
             let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
             Ok(Ended {
                 reason,
@@ -106,10 +118,10 @@ pub(crate) async fn run(
         }
         Answer::Delivered { close, reusable } => Ok(Ended {
             reason: Reason::Done,
-            after: if close || !upload.intact.get() {
-                After::Linger
-            } else {
-                After::Next
+            after: match (close, upload.intact.get()) {
+                (false, true) => After::Next,
+                (true, true) if !plan.head.keeps_alive() => After::Close,
+                _ => After::Linger,
             },
             reusable: reusable && upload.intact.get(),
         }),
@@ -117,6 +129,17 @@ pub(crate) async fn run(
 }
 
 fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
+    let fallback = &plan.upstream.flight.0.name;
+    request_head(plan.snapshot, plan.head, connection, fallback)
+}
+
+/// The head as the backend gets it.
+pub(crate) fn request_head(
+    snapshot: &Snapshot,
+    head: &RequestHead,
+    connection: &Connection,
+    fallback_host: &str,
+) -> Vec<u8> {
     let mut lead = Vec::with_capacity(1_024);
     let peer = connection.peer.ip().to_canonical();
     let forwarding = Forwarding {
@@ -126,10 +149,9 @@ fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
         } else {
             "http"
         },
-        trusted: plan.snapshot.trusts(peer),
+        trusted: snapshot.trusts(peer),
     };
-    let fallback = &plan.upstream.flight.0.name;
-    write::request(&mut lead, plan.head, forwarding, fallback);
+    write::request(&mut lead, head, forwarding, fallback_host);
     lead
 }
 
@@ -227,6 +249,7 @@ async fn send_body(
         chunked: plan.head.framing == Framing::Chunked,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
+        begun: false,
         watched: None,
     };
     let outcome = relay.run(&mut body, lead, leftover).await;
@@ -268,13 +291,16 @@ async fn respond(
     record: &Record,
     upload: &Upload,
 ) -> Result<Answer, Stop> {
-    let mut rest = None;
+    let mut rest = plan.upstream.early.take();
     let mut interim = 0;
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
+        if interim == 0 {
+            plan.search.answered(plan.upstream);
+        }
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));
-            return upgrade(plan, record, upload, &head, rest);
+            return upgrade(plan, connection, (record, upload), &head, rest);
         }
         if head.status >= 200 {
             break head;
@@ -286,7 +312,26 @@ async fn respond(
         pass_interim(plan, connection, upload, &head).await?;
     };
     record.responded.set(Some(plan.shard.core.now()));
+    let outcome = judge(&head);
+    record.outcome.set(outcome);
+    if let Some(failure) = RetryOn::of_status(head.status)
+        && plan.search.may_repeat(failure)
+    {
+        return Err(Stop::Again(outcome));
+    }
     deliver(plan, connection, record, upload, &head, rest).await
+}
+
+/// 502, 503 and 504 are failures, unless the backend says when to come back.
+fn judge(head: &ResponseHead) -> Outcome {
+    let refused = matches!(head.status, 502..=504);
+    if refused && head.fields.named("retry-after").next().is_none() {
+        Outcome::Failed
+    } else if refused {
+        Outcome::Neutral
+    } else {
+        Outcome::Good
+    }
 }
 
 fn bad_response(detail: &str) -> Rejection {
@@ -395,7 +440,7 @@ async fn pass_interim(
         upgrade: false,
     };
     write::response(&mut bytes, head, delivery);
-    write_to_client(plan, connection, &bytes).await?;
+    write_to_client(plan, connection, [&bytes, &[], &[]]).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
     }
@@ -405,11 +450,10 @@ async fn pass_interim(
 async fn write_to_client(
     plan: Plan<'_>,
     connection: &Connection,
-    bytes: &[u8],
+    parts: [&[u8]; 3],
 ) -> Result<(), Stop> {
     let timeout = &plan.routed.settings.timeout;
     let mut patience = client_patience(timeout, Patience::Idle(timeout.idle));
-    let parts = [bytes, &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
@@ -422,8 +466,8 @@ async fn write_to_client(
 /// A 101 counts only as the answer to what was asked: nothing goes raw before that.
 fn upgrade(
     plan: Plan<'_>,
-    record: &Record,
-    upload: &Upload,
+    connection: &Connection,
+    (record, upload): (&Record, &Upload),
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
@@ -461,11 +505,43 @@ fn upgrade(
         upgrade: true,
     };
     write::response(&mut lead, head, delivery);
+    if plan.upstream.new_client {
+        stick(plan, connection, &mut lead);
+    }
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
         rest: rest.filter(|rest| !rest.is_empty()),
     })
+}
+
+/// The length of a body that is known, and of which `rest` holds every byte and none beyond.
+fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
+    let here = rest.map_or(0, |rest| rest.filled().len()) as u64;
+    let length = match framing {
+        Framing::None => 0,
+        Framing::Length(length) => length,
+        Framing::Chunked | Framing::UntilClose => return None,
+    };
+    (here == length).then_some(length)
+}
+
+/// Adds the sticky cookie to a head that was written.
+fn stick(plan: Plan<'_>, connection: &Connection, lead: &mut Vec<u8>) {
+    let Some(sticky) = &plan.routed.route.service.settings.sticky else {
+        return;
+    };
+    let secure = plan.snapshot.trusts(connection.peer.ip().to_canonical())
+        && plan
+            .head
+            .fields
+            .named("x-forwarded-proto")
+            .any(|scheme| scheme == b"https");
+    let field = sticky::field(sticky, &plan.upstream.flight.0, secure);
+    // Before the empty line.
+    lead.truncate(lead.len().saturating_sub(2));
+    lead.extend_from_slice(&field);
+    lead.extend_from_slice(b"\r\n");
 }
 
 async fn deliver(
@@ -484,7 +560,7 @@ async fn deliver(
     };
     let close = !plan.head.keeps_alive()
         || framing == Framing::UntilClose
-        || plan.shard.draining()
+        || plan.shard.leaving()
         || !upload.complete.get()
         || !upload.intact.get();
     let mut lead = Vec::with_capacity(1_024);
@@ -498,7 +574,40 @@ async fn deliver(
         };
         write::response(&mut lead, head, delivery);
     });
+    if plan.upstream.new_client {
+        stick(plan, connection, &mut lead);
+    }
     record.status.set(head.status);
+    if let Some(length) = whole(head.framing, rest.as_ref()) {
+        let head_bytes = lead.len() as u64;
+        // Most answers are small and here already: one write, and none of the relay's state.
+        let data = rest.as_ref().map_or(&[][..], Buffer::filled);
+        let both = relay::join(&mut lead, data, &[]);
+        write_to_client(plan, connection, both).await?;
+        record.sent.set(length + head_bytes);
+        return Ok(Answer::Delivered {
+            close,
+            reusable: head.keeps_alive(),
+        });
+    }
+    // Boxed, so that the future of a small exchange is small.
+    let chunked = framing == Framing::Chunked;
+    let moving = move_body(plan, connection, record, head, chunked, (lead, rest));
+    Box::pin(moving)
+        .await
+        .map(|reusable| Answer::Delivered { close, reusable })
+}
+
+/// Sends the head and what is there of the body, then what comes. True when the backend's connection may be used
+/// again.
+async fn move_body(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    head: &ResponseHead,
+    chunked: bool,
+    (lead, rest): (Vec<u8>, Option<Buffer>),
+) -> Result<bool, Stop> {
     let head_bytes = lead.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
@@ -507,9 +616,10 @@ async fn deliver(
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
         writing: client_patience(timeout, Patience::Idle(timeout.idle)),
-        chunked: framing == Framing::Chunked,
+        chunked,
         limit: u64::MAX,
         moved: 0,
+        begun: false,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);
@@ -517,10 +627,11 @@ async fn deliver(
     record.sent.set(relay.moved + head_bytes);
     match outcome {
         // Bytes behind the response belong to no request: such a connection is not used again.
-        Ok(rest) => Ok(Answer::Delivered {
-            close,
-            reusable: head.keeps_alive() && rest.is_none(),
-        }),
+        Ok(rest) => Ok(head.keeps_alive() && rest.is_none()),
+        Err(RelayEnd::Malformed(_)) if !relay.begun => {
+            record.status.set(0);
+            Err(bad_response("the backend's answer is no valid HTTP").into())
+        }
         Err(end) => Err(Stop::End(match end {
             RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
             RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,

@@ -8,6 +8,7 @@
 //! response, `Record::finish` counts and logs.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,12 +19,15 @@ use crate::connection::{After, Connection};
 use crate::decide;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::forward;
+use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
-use crate::reach::Search;
+use crate::reach::{self, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::retry;
+use crate::service::Outcome;
 use crate::settings::LimitsSettings;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -42,8 +46,10 @@ pub(crate) enum Stop {
     Quiet,
     /// There is no request yet: the readiness was stale.
     NotYet,
-    /// A kept connection turned out to be closed by its backend, before a byte of a response.
+    /// The connection was closed by its backend before a byte of a response.
     Stale,
+    /// The backend's answer is thrown away: another try was granted.
+    Again(Outcome),
 }
 
 impl From<Rejection> for Stop {
@@ -84,7 +90,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         }
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
-        Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
+        Err(Stop::Stale | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
             let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
@@ -103,7 +109,11 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    if let Some(tracer) = &shard.shared.tracer {
+        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
+        record.trace = Some(tracer.begin(&mut head, trusted));
+    }
     let head = &*kept.insert(head);
     record.head_read = Some(shard.core.now());
     if shard.shared.log.is_on() {
@@ -113,28 +123,33 @@ async fn run(
 
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
     routed.route.count(shard.index);
-    if shard.shared.log.is_on() {
+    if shard.shared.log.is_on() || record.trace.is_some() {
         record.route = Some(routed.settings.name.clone());
         record.service = Some(routed.settings.service.clone());
     }
     decide::limits(routed.settings, head)?;
 
     let set = routed.route.service.set.load_full();
-    let wanted = decide::wanted(&routed, &set, head, shard.core.now())?;
+    let client = record.client.unwrap_or(connection.peer.ip());
+    let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
     let says_client = routed.route.service.settings.proxy_protocol.is_some();
     if says_client {
         record.called = connection.stream.local_address();
     }
-    let mut search = Search {
-        shard,
-        snapshot,
-        routed: &routed,
-        set: &set,
-        wanted: &wanted,
-        fresh: false,
-        repeatable: head.is_idempotent() && head.framing == Framing::None,
+    let body = match routed.settings.retry.body_max {
+        0 => None,
+        _ => Box::pin(retry::gather(connection, head, routed.settings)).await?,
     };
-    let mut upstream = search.reach(&connection.timer, record).await?;
+    let repeatable = head.is_idempotent() && (head.framing == Framing::None || body.is_some());
+    let mut search = Search::new(shard, snapshot, &routed, (&set, &wanted), repeatable);
+    let mut upstream = reach(&mut search, connection, record).await?;
+    let mut sent = false;
+    if let Some(after) = routed.settings.hedge_after
+        && hedge::fits(head)
+    {
+        let asked = hedge::ask(&mut search, upstream, head, (connection, after), record);
+        (upstream, sent) = Box::pin(asked).await?;
+    }
     loop {
         let plan = forward::Plan {
             shard,
@@ -142,23 +157,14 @@ async fn run(
             head,
             routed: &routed,
             upstream: &upstream,
+            search: &search,
+            body: body.as_deref(),
+            sent,
         };
-        match forward::run(plan, connection, record).await {
-            // Nothing reached the application: once more, on a connection that is surely new.
-            Err(Stop::Stale) if upstream.reused && search.repeatable => {
-                shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-                search.fresh = true;
-                upstream = search.reach(&connection.timer, record).await?;
-            }
-            Err(Stop::Stale) => {
-                return Err(Rejection::new(
-                    Reason::BackendClosed,
-                    "the backend closed the connection without an answer",
-                )
-                .into());
-            }
-            Err(stop) => return Err(stop),
+        let outcome = forward::run(plan, connection, record).await;
+        let stop = match outcome {
             Ok(ended) => {
+                search.settle(&upstream, record.outcome.get());
                 // A connection that named its client serves no other.
                 if ended.reusable && !says_client {
                     let most = snapshot.settings.limits.backend_idle_max;
@@ -166,8 +172,75 @@ async fn run(
                 }
                 return Ok((ended.reason, ended.after));
             }
-        }
+            Err(stop) => stop,
+        };
+        settle(&mut search, &upstream, record, stop)?;
+        drop(upstream);
+        sent = false;
+        upstream = reach(&mut search, connection, record).await?;
     }
+}
+
+/// A connection to a backend, unless the client goes away meanwhile.
+async fn reach(
+    search: &mut Search<'_>,
+    connection: &Connection,
+    record: &mut Record,
+) -> Result<Upstream, Stop> {
+    let mut reaching = pin!(search.reach(&connection.timer, record));
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = reaching.as_mut().poll(context) {
+            return Poll::Ready(outcome);
+        }
+        let broken = connection.stream.poll_broken(context);
+        broken.map(|()| Err(Stop::End(Reason::ClientGone)))
+    })
+    .await
+}
+
+/// Notes how a try ended. Passes when there is to be another one.
+fn settle(
+    search: &mut Search<'_>,
+    upstream: &Upstream,
+    record: &Record,
+    stop: Stop,
+) -> Result<(), Stop> {
+    let rejection = match stop {
+        // Nothing reached the application: once more, on a connection that is surely new.
+        Stop::Stale if upstream.reused && search.repeatable => {
+            search.was_stale();
+            return Ok(());
+        }
+        Stop::Stale => {
+            if !upstream.reused {
+                search.settle(upstream, Outcome::Failed);
+            }
+            let detail = "the backend closed the connection without an answer";
+            Rejection::new(Reason::BackendClosed, detail)
+        }
+        Stop::Again(outcome) => {
+            search.settle(upstream, outcome);
+            search.avoid(&upstream.flight.0);
+            return Ok(());
+        }
+        Stop::Reject(rejection) => {
+            search.settle(upstream, reach::outcome(rejection.reason));
+            rejection
+        }
+        Stop::End(reason) => {
+            search.settle(upstream, reach::outcome(reason));
+            return Err(Stop::End(reason));
+        }
+        stop @ (Stop::Quiet | Stop::NotYet) => return Err(stop),
+    };
+    let again = record.status.get() == 0
+        && retry::kind(rejection.reason).is_some_and(|failure| search.may_repeat(failure));
+    if !again {
+        return Err(rejection.into());
+    }
+    upstream.flight.0.failures.fetch_add(1, Ordering::Relaxed);
+    search.avoid(&upstream.flight.0);
+    Ok(())
 }
 
 /// Read head: within `limits.head` of its first byte, within `limits.head_bytes`.
@@ -256,10 +329,13 @@ async fn answer(
     }
     // With a body still under way, or with a head that was not understood, nobody knows where
     // the next request begins.
-    let close = shard.draining()
+    let close = shard.leaving()
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
-            head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()
+            head.framing != Framing::None
+                || !head.keeps_alive()
+                || head.upgrade().is_some()
+                || head.method() == b"CONNECT"
         });
     let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
     if head.is_some_and(|head| head.method() == b"HEAD") {

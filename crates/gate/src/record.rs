@@ -12,8 +12,10 @@ use crate::decide::text;
 use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
+use crate::service::Outcome;
 use crate::shard::Shard;
 use crate::tls::figures::{suite_name, version_name};
+use crate::trace::{Context, Finished, to_hex};
 
 /// The story of one exchange.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) head_read: Option<Instant>,
     pub(crate) connected: Option<Instant>,
     pub(crate) responded: Cell<Option<Instant>>,
+    /// What the backend's answer says about it.
+    pub(crate) outcome: Cell<Outcome>,
     /// 0 until a response head was sent.
     pub(crate) status: Cell<u16>,
     pub(crate) received: Cell<u64>,
@@ -37,6 +41,7 @@ pub(crate) struct Record {
     pub(crate) tls: Option<Agreed>,
     /// The address that the client called, for the PROXY header to a backend.
     pub(crate) called: Option<SocketAddr>,
+    pub(crate) trace: Option<Box<Context>>,
 }
 
 impl Record {
@@ -52,12 +57,14 @@ impl Record {
             head_read: None,
             connected: None,
             responded: Cell::new(None),
+            outcome: Cell::new(Outcome::Neutral),
             status: Cell::new(0),
             received: Cell::new(0),
             sent: Cell::new(0),
             tunnel: false,
             tls: None,
             called: None,
+            trace: None,
         }
     }
 
@@ -84,11 +91,60 @@ impl Record {
         {
             backend.failures.fetch_add(1, Relaxed);
         }
+        if let Some(context) = &self.trace
+            && context.sampled
+        {
+            self.tell(shard, (context, listener), head, reason, total);
+        }
         if shard.shared.log.is_on() {
             let mut line = self.line(shard, listener, head, reason, total);
             line.push(b'\n');
             shard.shared.log.send(line);
         }
+    }
+
+    /// Tells the collector of traces.
+    fn tell(
+        &self,
+        shard: &Shard,
+        (context, listener): (&Context, &str),
+        head: Option<&RequestHead>,
+        reason: Reason,
+        total: Duration,
+    ) {
+        let Some(tracer) = &shard.shared.tracer else {
+            return;
+        };
+        let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.started));
+        let now = u64::try_from(shard.shared.clock.now().millis()).unwrap_or(0);
+        let total_nanos = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+        tracer.finish(Box::new(Finished {
+            context: context.clone(),
+            began: now.saturating_mul(1_000_000).saturating_sub(total_nanos),
+            head_read: after(self.head_read),
+            connected: after(self.connected),
+            responded: after(self.responded.get()),
+            total,
+            method: head.map_or_else(String::new, |head| text(head.method()).into_owned()),
+            target: head.map_or_else(String::new, |head| {
+                redact_target(&text(head.target())).into_owned()
+            }),
+            host: head
+                .and_then(RequestHead::host)
+                .map(|host| text(host).into_owned()),
+            client: self
+                .client
+                .unwrap_or(self.peer.ip().to_canonical())
+                .to_string(),
+            listener: listener.to_owned(),
+            route: self.route.clone(),
+            service: self.service.clone(),
+            backend: self.backend.as_ref().map(|backend| backend.name.clone()),
+            attempts: self.attempts,
+            status: self.status.get(),
+            reason: reason.code(),
+            failed: self.status.get() >= 500 || is_backend_failure(reason),
+        }));
     }
 
     fn line(
@@ -133,6 +189,8 @@ impl Record {
                 "response": since(self.responded.get()),
                 "total": milliseconds(total),
             },
+            "traceId": self.trace.as_ref().map(|context| to_hex(&context.trace)),
+            "spanId": self.trace.as_ref().map(|context| to_hex(&context.server)),
             "userAgent": head.and_then(|head| head.fields.first(Name::UserAgent)).map(text),
         });
         line.to_string().into_bytes()

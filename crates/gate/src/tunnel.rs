@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::forward::Plan;
+use crate::live;
 use crate::reason::Reason;
 use crate::record::Record;
 use crate::relay::{self, Patience};
@@ -29,7 +32,7 @@ const GOING_AWAY: u16 = 1001;
 /// What both directions know.
 struct Shared<'a> {
     shard: &'a Shard,
-    last: Cell<Instant>,
+    figures: Rc<live::Tunnel>,
     websocket: bool,
     idle: Duration,
 }
@@ -71,15 +74,25 @@ pub(crate) async fn run(
     keep_alive(client);
     keep_alive(backend);
     let asked = plan.head.upgrade().unwrap_or_default();
+    let figures = Rc::new(live::Tunnel {
+        route: plan.routed.settings.name.clone(),
+        service: plan.routed.settings.service.clone(),
+        backend: Arc::clone(&plan.upstream.flight.0),
+        received: Cell::new(0),
+        sent: Cell::new(0),
+        last: Cell::new(shard.core.now()),
+    });
+    connection.listed.tunnel(&figures);
     let shared = Shared {
         shard,
-        last: Cell::new(shard.core.now()),
+        figures,
         websocket: asked.eq_ignore_ascii_case(b"websocket"),
         idle: plan.routed.settings.websocket.idle,
     };
     let mut patience = Patience::Idle(Duration::from_secs(30));
     let first = [lead.as_slice(), &[], &[]];
     let greeted = relay::write_all(client, first, &mut patience, &connection.timer).await;
+    drop(lead);
     let reason = if greeted.is_err() {
         Reason::ClientGone
     } else {
@@ -118,12 +131,11 @@ async fn both(
     (mut down, rest): Start<'_>,
     record: &Record,
 ) -> Reason {
-    let sent = Cell::new(0);
-    let received = Cell::new(0);
+    let live::Tunnel { received, sent, .. } = &*shared.figures;
     let mut ends = (None, None);
     let reason = {
-        let mut upward = pin!(up.run(early, &received));
-        let mut downward = pin!(down.run(rest, &sent));
+        let mut upward = pin!(up.run(early, received));
+        let mut downward = pin!(down.run(rest, sent));
         let mut deadline: Option<Instant> = None;
         poll_fn(|context| {
             if ends.0.is_none()
@@ -142,7 +154,7 @@ async fn both(
                 return Poll::Ready(reason);
             }
             loop {
-                let silent = shared.last.get() + shared.idle;
+                let silent = shared.figures.last.get() + shared.idle;
                 // Only a WebSocket's peers owe each other an end; other protocols may half-close.
                 let limit = match deadline {
                     Some(deadline) if shared.websocket => silent.min(deadline),
@@ -162,7 +174,7 @@ async fn both(
     record.received.set(received.get());
     record.sent.set(sent.get());
     if reason == Reason::Draining {
-        await_closes(timer, &mut up, &mut down).await;
+        Box::pin(await_closes(timer, &mut up, &mut down)).await;
     }
     reason
 }
@@ -242,13 +254,14 @@ impl<'a> Direction<'a> {
         let mut next = first;
         loop {
             if let Some(mut buffer) = next.take() {
-                if let Err(end) = self.pass(&mut buffer, moved).await {
+                // Boxed, as all that is not waiting: an idle tunnel is small.
+                if let Err(end) = Box::pin(self.pass(&mut buffer, moved)).await {
                     return end;
                 }
                 continue;
             }
             if self.goes_away() {
-                return self.say_goodbye().await;
+                return Box::pin(self.say_goodbye()).await;
             }
             let ready = poll_fn(|context| {
                 if self.goes_away() {
@@ -279,7 +292,7 @@ impl<'a> Direction<'a> {
                     return End::Source;
                 }
                 Some(Ok(count)) => {
-                    self.shared.last.set(self.shared.shard.core.now());
+                    self.shared.figures.last.set(self.shared.shard.core.now());
                     buffer.fill(count);
                     next = Some(buffer);
                 }
@@ -308,7 +321,7 @@ impl<'a> Direction<'a> {
             self.write(part).await?;
             buffer.consume(count);
             moved.set(moved.get() + count as u64);
-            self.shared.last.set(self.shared.shard.core.now());
+            self.shared.figures.last.set(self.shared.shard.core.now());
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! In this version: JSON, one registry alone. XML and replication between peers come later.
 
+mod answers;
 mod face;
 mod guard;
 pub mod leases;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use answers::Answers;
 use leases::Leases;
 use settings::RegistrySettings;
 
@@ -47,6 +49,7 @@ pub struct Registry {
 #[derive(Debug)]
 struct Shared {
     leases: Mutex<Leases>,
+    answers: Answers,
     /// The version of what is held, sent after each change.
     version: watch::Sender<u64>,
     ticks: Ticks,
@@ -86,16 +89,34 @@ impl Registry {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> io::Result<Self> {
-        let listener = TcpListener::from_std(listen::bind(settings.address, false)?)?;
+        let socket = listen::bind(settings.address, false)?;
+        Self::start_on(socket, settings, kept, clock, tasks, shutdown)
+    }
+
+    /// As [`Registry::start`], on a socket that listens already.
+    ///
+    /// # Errors
+    /// When the runtime does not take the socket.
+    pub fn start_on(
+        socket: std::net::TcpListener,
+        settings: RegistrySettings,
+        kept: Option<Kept>,
+        clock: Clock,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
         let door = Door::open(listener, settings.tls.as_ref()).map_err(io::Error::other)?;
         let limits = listen::Limits {
             connections: settings.connections_max,
             ..listen::Limits::default()
         };
+        let leases = Leases::new(settings.limits);
         let shared = Arc::new(Shared {
-            leases: Mutex::new(Leases::new(settings.limits)),
-            version: watch::Sender::new(0),
+            version: watch::Sender::new(leases.version()),
+            leases: Mutex::new(leases),
+            answers: Answers::new(),
             ticks: Ticks::from(clock.now()),
             kept,
             settings,
@@ -129,6 +150,30 @@ impl Registry {
         self.shared.leases().instances(application)
     }
 
+    /// All instances, for the registry that takes this one's place.
+    #[must_use]
+    pub fn everybody(&self) -> Vec<Instance> {
+        let all = self.shared.leases().all();
+        all.applications
+            .into_iter()
+            .flat_map(|application| application.instances)
+            .collect()
+    }
+
+    /// Takes what the registry before held: each lease counts from now on. What does not fit is left out; it registers
+    /// at its next renewal.
+    pub fn take_over(&self, instances: Vec<Instance>) {
+        let now = self.shared.ticks.now();
+        self.shared.change(|leases| {
+            for instance in instances {
+                let (app, id) = (instance.app.clone(), instance.instance_id.clone());
+                if let Err(why) = leases.register(instance, now) {
+                    tracing::warn!(app, id, %why, "an instance of the registry before is left out");
+                }
+            }
+        });
+    }
+
     /// Changes whenever anything that the registry holds changes: for those in the same process, who learn at once.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -146,8 +191,8 @@ impl Shared {
     fn change<T>(&self, act: impl FnOnce(&mut Leases) -> T) -> T {
         let mut leases = self.leases();
         let answer = act(&mut leases);
+        // While the lock is held: versions are told in their order.
         let version = leases.version();
-        drop(leases);
         self.version.send_if_modified(|known| {
             let changed = *known != version;
             *known = version;

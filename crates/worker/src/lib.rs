@@ -19,14 +19,14 @@ pub mod settings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use munjigi_eureka::BadUrl;
 use munjigi_events::{EventPost, ServerId};
 use munjigi_foundation::clock::Clock;
-use munjigi_foundation::listen::{self, Door, Limits};
+use munjigi_foundation::listen::{self, Door, Limits, Sockets};
 use munjigi_foundation::settings::{HostPort, Secret};
 use munjigi_foundation::tls::{self, TlsError};
 use tokio::net::TcpListener;
@@ -56,6 +56,8 @@ pub struct Wiring {
     /// Our own binary: it is started again as `PROGRAM sandbox …` ([`sandbox::enter`]) and `PROGRAM model`.
     pub program: PathBuf,
     pub clock: Clock,
+    /// Sockets that the process before left us, and that the one after gets.
+    pub sockets: Sockets,
 }
 
 /// Why a worker does not start.
@@ -108,6 +110,7 @@ impl Worker {
         } else {
             settings.registry.clone()
         };
+        let sockets = wiring.sockets.clone();
         let (core, folder_id) = make_core(settings, wiring, shutdown)?;
         let states = core.folder.analyses()?;
         let taking_up = Arc::clone(&core);
@@ -119,7 +122,8 @@ impl Worker {
         })
         .await
         .map_err(StartError::TakeUp)?;
-        let (listener, address) = bind(&core.settings.address).await?;
+        let (listener, address) =
+            bind(&core.settings.address, &core.settings.data, &sockets).await?;
         let door = Door::open(listener, core.settings.tls.as_ref())?;
         if !registry_urls.is_empty() {
             register::register(&core, &registry_urls, &folder_id, address, tasks)?;
@@ -204,7 +208,11 @@ pub(crate) fn client(settings: &WorkerSettings) -> Result<reqwest::Client, Start
     Ok(builder.tls_backend_preconfigured(trust).build()?)
 }
 
-async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn bind(
+    address: &HostPort,
+    data: &Path,
+    sockets: &Sockets,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |error| StartError::Listen {
         address: address.clone(),
         error,
@@ -214,7 +222,9 @@ async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartErro
         .map_err(failed)?
         .next()
         .ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
-    let listener = listen::bind(resolved, false).map_err(failed)?;
+    // Several workers of one process may leave the port to the kernel: their folders tell them apart.
+    let label = listen::label("worker", &data.display().to_string(), resolved);
+    let listener = sockets.listen(&label, resolved).map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))

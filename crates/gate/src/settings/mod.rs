@@ -1,11 +1,15 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod discovery;
 mod read;
 mod schema;
 mod tls;
+mod trace;
+mod upstream;
+mod upstream_read;
+mod upstream_schema;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,8 +19,14 @@ use munjigi_foundation::tls::{ServerSettings, TrustSettings};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
 pub use tls::ProxyMode;
+pub use trace::TraceSettings;
+pub use upstream::{
+    Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
+    LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
+};
 
 /// `[gate]`, the table that [`GateSettings::read`] reads.
 pub static SCHEMA: &munjigi_foundation::settings::Schema = &schema::GATE;
@@ -28,8 +38,10 @@ pub struct GateSettings {
     pub threads: usize,
     /// Where the access log goes.
     pub access_log: AccessLog,
-    /// Folder for what must outlive a restart; this version keeps nothing there yet.
+    /// Folder for what must outlive a restart: uptime, the key of sticky cookies.
     pub data: PathBuf,
+    /// Where the gate is; backends of the same zone come first.
+    pub zone: Option<String>,
     /// Where clients connect.
     pub listeners: Vec<ListenerSettings>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are kept and believed.
@@ -42,6 +54,8 @@ pub struct GateSettings {
     pub registry: RegistrySettings,
     /// The operators' face.
     pub admin: AdminSettings,
+    /// Where traces go; nowhere when absent.
+    pub trace: Option<TraceSettings>,
     /// Limits of connections and heads.
     pub limits: LimitsSettings,
 }
@@ -52,12 +66,14 @@ impl Default for GateSettings {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             access_log: AccessLog::Off,
             data: PathBuf::from("gate-data"),
+            zone: None,
             listeners: Vec::new(),
             trusted: Vec::new(),
             routes: Vec::new(),
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
             admin: AdminSettings::default(),
+            trace: None,
             limits: LimitsSettings::default(),
         }
     }
@@ -134,8 +150,10 @@ pub struct RouteSettings {
     pub timeout: TimeoutSettings,
     /// Largest request body, in bytes.
     pub request_body_max: Option<u64>,
-    /// Tries in all until a connection to a backend stands.
-    pub attempts: u32,
+    /// When a request is sent again.
+    pub retry: RetrySettings,
+    /// How long one backend is waited for alone.
+    pub hedge_after: Option<Duration>,
 }
 
 impl RouteSettings {
@@ -153,7 +171,8 @@ impl RouteSettings {
             websocket: WebSocketSettings::default(),
             timeout: TimeoutSettings::default(),
             request_body_max: None,
-            attempts: 2,
+            retry: RetrySettings::default(),
+            hedge_after: None,
         }
     }
 }
@@ -213,16 +232,22 @@ pub struct ServiceSettings {
     pub tls: Option<TrustSettings>,
     /// What is said to a backend in front of each connection.
     pub proxy_protocol: Option<crate::proxy_protocol::Version>,
-}
-
-/// Where the backends of a service come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DiscoverySettings {
-    /// From the registry, by the service's name.
-    #[default]
-    Registry,
-    /// From the settings.
-    Static(Vec<BackendSettings>),
+    /// What `consistent_hash` looks at.
+    pub hash: HashSource,
+    /// A cookie that keeps a client on its backend.
+    pub sticky: Option<StickySettings>,
+    /// Probes.
+    pub health: Option<HealthSettings>,
+    /// Leaves out backends that fail.
+    pub ejection: Option<EjectionSettings>,
+    /// How long the share of a backend that came back grows to its whole.
+    pub slow_start: Option<Duration>,
+    /// Requests in flight at one backend.
+    pub limit: Option<LimitSettings>,
+    /// Gives a failing service a rest.
+    pub breaker: Option<BreakerSettings>,
+    /// With a smaller share of good backends than this, all are asked.
+    pub panic_below: Option<Share>,
 }
 
 /// One of `backends`.
@@ -232,24 +257,19 @@ pub struct BackendSettings {
     pub address: HostPort,
     /// Its share.
     pub weight: u32,
+    /// Whether it is asked first.
+    pub placement: Placement,
 }
 
-/// How a backend is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Balance {
-    /// One after the other, by weight.
-    #[default]
-    RoundRobin,
-    /// The one with the fewest requests in flight for its weight.
-    LeastRequests,
-}
-
-impl fmt::Display for Balance {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::RoundRobin => "round_robin",
-            Self::LeastRequests => "least_requests",
-        })
+impl BackendSettings {
+    /// A backend with weight 1.
+    #[must_use]
+    pub fn new(address: HostPort) -> Self {
+        Self {
+            address,
+            weight: 1,
+            placement: Placement::default(),
+        }
     }
 }
 
@@ -315,6 +335,10 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// How long requests in flight may take once the gate was told to end.
+    pub drain: Duration,
+    /// How long tunnels go on once another process has taken over.
+    pub drain_max: Duration,
 }
 
 impl Default for LimitsSettings {
@@ -326,9 +350,11 @@ impl Default for LimitsSettings {
             handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
-            backend_idle_max: 256,
+            backend_idle_max: 1_024,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            drain: Duration::from_secs(10),
+            drain_max: Duration::from_secs(3_600),
         }
     }
 }

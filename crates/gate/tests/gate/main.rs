@@ -14,15 +14,23 @@
     reason = "a task of a story ends with its test"
 )]
 
+mod balancing;
 mod control;
 mod corpus;
+mod discovery;
+mod desync;
 mod failures;
 mod forwarding;
+mod health;
 mod lookup;
 mod proxy;
+mod queueing;
+mod retries;
 mod rewriting;
 mod support;
 mod tls;
 mod tls_foreign;
 mod tls_support;
+mod traces;
 mod tunnels;
+mod upstream_settings;
