@@ -209,6 +209,15 @@ pub fn write(version: Version, source: SocketAddr, destination: SocketAddr) -> V
     }
 }
 
+/// A header for a connection that the gate makes for itself: it names no client.
+#[must_use]
+pub fn write_own(version: Version) -> Vec<u8> {
+    match version {
+        Version::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        Version::V2 => [SIGNATURE.as_slice(), &[0x20, 0, 0, 0]].concat(),
+    }
+}
+
 /// Both as IPv4, or both as IPv6: a header has one family.
 fn same_family(one: IpAddr, other: IpAddr) -> (IpAddr, IpAddr) {
     let (one, other) = (one.to_canonical(), other.to_canonical());
@@ -290,6 +299,15 @@ mod tests {
         check(&v2(0x22, 0x11, &four), bad);
         check(&v2(0x11, 0x11, &four), bad);
         check(&v2(0x21, 0x11, &[0; 5_000]), Err(BadHeader::TooLong));
+    }
+
+    #[test]
+    fn who_speaks_for_itself_names_nobody() {
+        for version in [Version::V1, Version::V2] {
+            let bytes = write_own(version);
+            let header = read(&bytes).unwrap().unwrap();
+            assert_eq!((header.length, header.source), (bytes.len(), None));
+        }
     }
 
     #[test]

@@ -297,9 +297,7 @@ impl<'a> Search<'a> {
 
     /// How backends are called; `None` without TLS.
     fn way(&self) -> Option<&Way> {
-        let service = self.service();
-        service.settings.tls.as_ref()?;
-        self.snapshot.credentials.service(&service.name)
+        self.service().way.get().map(|way| &**way)
     }
 
     async fn connect(

@@ -112,6 +112,12 @@ impl Snapshot {
     /// With certificates that were read for these settings.
     #[must_use]
     pub(crate) fn with(mut self, credentials: Arc<Credentials>) -> Self {
+        for (name, service) in &self.services {
+            if let Some(way) = credentials.service(name) {
+                // A service that goes on has it already.
+                service.way.get_or_init(|| Arc::clone(way));
+            }
+        }
         self.credentials = credentials;
         self
     }

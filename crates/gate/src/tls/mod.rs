@@ -143,8 +143,8 @@ impl Credentials {
     }
 
     /// How the backends of `service` are called; `None` without TLS.
-    pub(crate) fn service(&self, service: &str) -> Option<&Way> {
-        self.services.get(service).map(|way| &**way)
+    pub(crate) fn service(&self, service: &str) -> Option<&Arc<Way>> {
+        self.services.get(service)
     }
 
     /// Listeners with TLS, by name.
