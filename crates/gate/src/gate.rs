@@ -34,8 +34,8 @@ use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::sticky;
-use crate::trace::{Exporter, Tracer};
 use crate::tls::Credentials;
+use crate::trace::{Exporter, Tracer};
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;

@@ -533,3 +533,47 @@ async fn a_reader_that_is_slow_gets_every_byte() {
     }
     assert_eq!(got, length);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_go_over_tls_and_a_failed_handshake_is_tried_elsewhere() {
+    use munjigi_gate::settings::{HealthSettings, HttpProbe, Probe};
+    let ca = Authority::new();
+    let others = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let good = tls_origin(server_of(&ca.issue("b", &["b.test"])), |peer, _| {
+        echo_over(peer)
+    })
+    .await;
+    let foreign = tls_origin(server_of(&others.issue("b", &["b.test"])), |peer, _| {
+        echo_over(peer)
+    })
+    .await;
+    let mut settings = settings(&[foreign.address, good.address]);
+    settings.admin.socket = Some(socket.clone());
+    let service = settings.services.get_mut("APP").unwrap();
+    service.tls = Some(ca.trust("b.test"));
+    // Without probes: each request finds its way.
+    let gate = start(settings.clone()).await;
+    for _ in 0..6 {
+        let (head, _) = ask(&gate, GET).await;
+        assert_eq!(status(&head), 200);
+    }
+    drop(gate);
+    let service = settings.services.get_mut("APP").unwrap();
+    service.health = Some(HealthSettings {
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_secs(5),
+        ..HealthSettings::new(Probe::Http(HttpProbe::new("/health")))
+    });
+    settings.routes[0].retry.attempts = 1;
+    let gate = start(settings).await;
+    eventually("the foreign one gets no requests", || async {
+        let mut good = 0;
+        for _ in 0..6 {
+            good += u32::from(status(&ask(&gate, GET).await.0) == 200);
+        }
+        good == 6
+    })
+    .await;
+}
