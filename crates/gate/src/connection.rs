@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::arrival;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
@@ -104,7 +105,8 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         Ok(seat) => seat,
         Err(reason) => {
             shard.stats.reason(reason);
-            if !layer4 {
+            // Where TLS is spoken an answer would cost a handshake: the connection is just closed.
+            if !layer4 && !arrival::has_door(shard, listener) {
                 shard.core.spawn(refuse(stream, timer, reason));
             }
             return;
@@ -148,6 +150,11 @@ async fn refuse(stream: TcpStream, timer: Timer, reason: Reason) {
 }
 
 async fn serve(shard: Rc<Shard>, mut connection: Connection) {
+    if arrival::has_door(&shard, connection.listener())
+        && !Box::pin(arrival::arrive(&shard, &mut connection)).await
+    {
+        return;
+    }
     loop {
         if connection.leftover.is_none()
             && let Wake::End(reason) = wait_for_request(&shard, &connection).await
@@ -155,15 +162,20 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             if let Some(reason) = reason {
                 shard.stats.reason(reason);
             }
+            connection.stream.say_goodbye();
             return;
         }
         connection.listed.request(shard.core.now());
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
             After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
+                connection.stream.say_goodbye();
                 return;
             }
-            After::Linger | After::Close => return Box::pin(linger(connection)).await,
+            After::Linger | After::Close => {
+                connection.leftover = None;
+                return Box::pin(linger(&connection.stream, &connection.timer)).await;
+            }
             After::Gone => return,
         }
     }
@@ -191,9 +203,7 @@ async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
 }
 
 /// Ends our side and reads on for a while what the client still sends.
-async fn linger(connection: Connection) {
-    let Connection { stream, timer, .. } = connection;
-    drop(connection.leftover);
+pub(crate) async fn linger(stream: &TcpStream, timer: &Timer) {
     stream.shutdown_write();
     timer.set(LINGER);
     let mut buffer = Buffer::new(stream.core(), SMALL);

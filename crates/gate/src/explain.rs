@@ -164,6 +164,8 @@ struct Story<'a> {
     from: IpAddr,
     listener: Option<&'a str>,
     head: &'a RequestHead,
+    /// Of the listener.
+    scheme: &'static str,
     told: &'a mut Explanation,
 }
 
@@ -177,7 +179,7 @@ impl<'a> Story<'a> {
             settings,
             head: self.head,
             peer: self.from,
-            scheme: "http",
+            scheme: self.scheme,
         }
     }
 
@@ -188,6 +190,9 @@ impl<'a> Story<'a> {
         let Some(listener) = listener else {
             return self.told.say("accept", "there is no listener");
         };
+        if listener.tls.is_some() {
+            self.scheme = "https";
+        }
         let accepted = format!("listener {}, peer {}", listener.name, self.from);
         self.told.say("accept", accepted);
         if let Some(layer4) = &listener.layer4 {

@@ -512,12 +512,12 @@ fn stick(plan: Plan<'_>, connection: &Connection, lead: &mut Vec<u8>) {
     let Some(sticky) = &plan.routed.route.service.settings.sticky else {
         return;
     };
-    let secure = plan.snapshot.trusts(connection.peer.ip().to_canonical())
-        && plan
-            .head
-            .fields
-            .named("x-forwarded-proto")
-            .any(|scheme| scheme == b"https");
+    let behind_tls = || {
+        let said = || plan.head.fields.named("x-forwarded-proto");
+        let trusted = plan.snapshot.trusts(connection.peer.ip().to_canonical());
+        trusted && said().any(|scheme| scheme == b"https")
+    };
+    let secure = connection.stream.is_tls() || behind_tls();
     let field = sticky::field(sticky, &plan.upstream.flight.0, secure);
     // Before the empty line.
     lead.truncate(lead.len().saturating_sub(2));

@@ -38,6 +38,7 @@ use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::sticky;
+use crate::tls::Credentials;
 use crate::trace::{Exporter, Tracer};
 
 /// Orders that may wait for one thread.
@@ -87,12 +88,29 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// A certificate can't be used.
+    #[error("{place}: {source}")]
+    Tls {
+        /// The listener or service.
+        place: String,
+        /// What is wrong with which file.
+        source: munjigi_foundation::tls::TlsError,
+    },
     /// Traces can't be sent.
     #[error("no HTTP client for traces: {0}")]
     Trace(#[from] reqwest::Error),
     /// The gate has ended.
     #[error("the gate has ended")]
     Ended,
+}
+
+impl From<crate::tls::Refused> for StartError {
+    fn from(refused: crate::tls::Refused) -> Self {
+        Self::Tls {
+            place: refused.place,
+            source: refused.error,
+        }
+    }
 }
 
 /// What a thread is told.
@@ -189,6 +207,7 @@ impl Gate {
     /// # Errors
     /// When an address, a file or a thread can't be had; nothing is left running then.
     pub async fn start(settings: GateSettings, wiring: Wiring) -> Result<Self, StartError> {
+        let credentials = Arc::new(Credentials::load(&settings, None)?);
         let sockets = wiring.sockets;
         let bound = bind_all(&settings.listeners, settings.threads, &sockets)
             .map_err(|mut reasons| reasons.swap_remove(0))?;
@@ -208,7 +227,8 @@ impl Gate {
         let uptimes = Arc::clone(&keeping.uptimes);
         let mut settings = settings;
         sticky::fill_secrets(&mut settings);
-        let snapshot = Arc::new(Snapshot::new(settings, own.clone(), None));
+        let snapshot = Snapshot::new(settings, own.clone(), None).with(credentials);
+        let snapshot = Arc::new(snapshot);
         let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
         followers.keep_uptimes();
@@ -225,6 +245,7 @@ impl Gate {
             compressions: Arc::default(),
             files: std::sync::OnceLock::new(),
         });
+        followers.watch_files(&shared.snapshot);
         let listeners = Arc::new(Mutex::new(HashMap::new()));
         let remotes = Remotes::default();
         let view = admin::View {
@@ -346,9 +367,14 @@ impl Gate {
             .iter()
             .cloned()
             .partition(|wanted| old.iter().any(|old| stays(old, wanted)));
+        let credentials = Credentials::load(&settings, Some(&before.credentials));
+        let credentials = credentials.map_err(|refused| ReloadError {
+            reasons: vec![refused.into()],
+        })?;
         let (bound, log) = self.acquire(&new, &settings)?;
         self.log_by(&mut changes, log);
-        let next = Arc::new(Snapshot::new(settings, self.own.clone(), Some(&before)));
+        let next = Snapshot::new(settings, self.own.clone(), Some(&before));
+        let next = Arc::new(next.with(Arc::new(credentials)));
         self.followers.follow(&next);
         self.shared.snapshot.store(next);
         let retired = self.keep_only(&stay);

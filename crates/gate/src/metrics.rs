@@ -58,6 +58,7 @@ pub(crate) fn page(
             "munjigi_gate_connections{{listener=\"{name}\"}} {count}\n"
         ));
     }
+    tls_part(&mut page, shared, &totals);
     routes_part(&mut page, shared, uptimes);
     page.0
 }
@@ -203,6 +204,46 @@ fn histogram(page: &mut Page, totals: &Totals) {
     }
     let sum = std::time::Duration::from_micros(totals.duration_micros).as_secs_f64();
     page.put(format_args!("{name}_sum {sum}\n{name}_count {below}\n"));
+}
+
+fn tls_part(page: &mut Page, shared: &Shared, totals: &Totals) {
+    let name = "munjigi_gate_tls_handshakes_total";
+    page.head(
+        name,
+        "counter",
+        "TLS handshakes with clients and backends, by what they agreed on and how they ended.",
+    );
+    for (side, handshakes) in [
+        ("client", &totals.client_handshakes),
+        ("backend", &totals.backend_handshakes),
+    ] {
+        for (version, cipher, result, count) in &handshakes.agreed {
+            page.put(format_args!(
+                "{name}{{side=\"{side}\",version=\"{version}\",cipher=\"{cipher}\",result=\"{result}\"}} {count}\n"
+            ));
+        }
+        let failed = handshakes.failed;
+        page.put(format_args!(
+            "{name}{{side=\"{side}\",version=\"\",cipher=\"\",result=\"failed\"}} {failed}\n"
+        ));
+    }
+    let name = "munjigi_gate_tls_certificate_expiry_seconds";
+    page.head(
+        name,
+        "gauge",
+        "When each certificate expires, in seconds since 1970.",
+    );
+    let snapshot = shared.snapshot.load();
+    for (listener, tls) in snapshot.credentials.listeners() {
+        let listener = label(listener);
+        for (place, certificate) in tls.certificates().iter().enumerate() {
+            let names = label(&certificate.names.join(","));
+            let seconds = certificate.not_after.millis() / 1_000;
+            page.put(format_args!(
+                "{name}{{listener=\"{listener}\",certificate=\"{place}\",names=\"{names}\"}} {seconds}\n"
+            ));
+        }
+    }
 }
 
 fn routes_part(page: &mut Page, shared: &Shared, uptimes: &Uptimes) {

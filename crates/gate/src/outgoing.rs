@@ -40,7 +40,11 @@ impl<'a> Terms<'a> {
             settings,
             head,
             peer: connection.peer.ip(),
-            scheme: "http",
+            scheme: if connection.stream.is_tls() {
+                "https"
+            } else {
+                "http"
+            },
         }
     }
 

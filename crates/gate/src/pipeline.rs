@@ -34,6 +34,9 @@ use crate::settings::{Action, LimitsSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 
+/// How TLS begins: a handshake record of any version (RFC 8446 §5.1). No method does.
+const CLIENT_HELLO: [u8; 2] = [22, 3];
+
 /// Why an exchange ends before its time.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -83,7 +86,10 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
     drop(active);
     let (reason, after) = match ended {
         Ok(ended) => ended,
-        Err(Stop::Quiet) => return After::Gone,
+        Err(Stop::Quiet) => {
+            connection.stream.say_goodbye();
+            return After::Gone;
+        }
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
         Err(Stop::Stale | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
@@ -118,6 +124,9 @@ async fn run(
     }
     let head = &*kept.insert(head);
     record.head_read = Some(shard.core.now());
+    if shard.shared.log.is_on() {
+        record.tls = connection.stream.agreed();
+    }
     record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
 
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
@@ -141,6 +150,10 @@ async fn run(
 
     let set = routed.route.service.set.load_full();
     let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let says_client = routed.route.service.settings.proxy_protocol.is_some();
+    if says_client {
+        record.called = connection.stream.local_address();
+    }
     let body = match routed.settings.retry.body_max {
         0 => None,
         _ => Box::pin(retry::gather(connection, head, routed.settings)).await?,
@@ -170,7 +183,8 @@ async fn run(
         let stop = match outcome {
             Ok(ended) => {
                 search.settle(&upstream, record.outcome.get());
-                if ended.reusable {
+                // A connection that named its client serves no other.
+                if ended.reusable && !says_client {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, upstream.stream, most);
                 }
@@ -292,7 +306,12 @@ async fn read_head(
         })
         .await;
         match read {
-            Some(Ok(count)) if count > 0 => buffer.fill(count),
+            Some(Ok(count)) if count > 0 => {
+                buffer.fill(count);
+                if buffer.filled().starts_with(&CLIENT_HELLO) {
+                    return Err(Stop::End(Reason::TlsOnPlain));
+                }
+            }
             None if scanned == 0 => return Err(Stop::NotYet),
             _ if buffer.is_empty() => return Err(Stop::Quiet),
             Some(Ok(_)) => {

@@ -111,12 +111,32 @@ reasons! {
     BreakerOpen = "breaker_open", 503, "Service Unavailable";
     /// An origin that may not open a WebSocket.
     OriginRefused = "origin_refused", 403, "Forbidden";
+    /// No PROXY header in time.
+    ProxyHeaderTimeout = "proxy_header_timeout", 0, "";
+    /// A listener that requires a PROXY header got something else.
+    ProxyHeaderMissing = "proxy_header_missing", 0, "";
+    /// A PROXY header that can't be read, or of another version than the listener takes.
+    ProxyHeaderBad = "proxy_header_bad", 0, "";
+    /// The TLS handshake did not end within `limits.handshake`.
+    HandshakeTimeout = "tls_handshake_timeout", 0, "";
+    /// The TLS handshake failed: no version or suite in common, or no TLS at all.
+    HandshakeFailed = "tls_handshake_failed", 0, "";
+    /// The client has no certificate of `client_ca`.
+    ClientCertificate = "client_certificate_refused", 0, "";
+    /// Plain HTTP on a TLS port.
+    PlainOnTls = "plain_http_on_tls_port", 400, "Bad Request";
+    /// TLS on a port of plain HTTP.
+    TlsOnPlain = "tls_on_plain_port", 0, "";
     /// Too many connections on the listener.
     TooManyConnections = "too_many_connections", 503, "Service Unavailable";
     /// The backend refused the connection.
     ConnectFailed = "connect_failed", 502, "Bad Gateway";
     /// The backend did not accept the connection in time.
     ConnectTimeout = "connect_timeout", 504, "Gateway Timeout";
+    /// TLS to the backend failed.
+    BackendTlsFailed = "backend_tls_failed", 502, "Bad Gateway";
+    /// The backend's certificate is not believed.
+    BackendCertificate = "backend_certificate_refused", 502, "Bad Gateway";
     /// The backend closed before a response.
     BackendClosed = "backend_closed", 502, "Bad Gateway";
     /// The backend's answer breaks the rules of HTTP.

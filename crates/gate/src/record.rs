@@ -9,10 +9,12 @@ use munjigi_foundation::telemetry::redact_target;
 
 use crate::backends::Backend;
 use crate::decide::text;
+use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::service::Outcome;
 use crate::shard::Shard;
+use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 
 /// The story of one exchange.
@@ -39,6 +41,10 @@ pub(crate) struct Record {
     pub(crate) place: Option<usize>,
     /// The hub said that a sign-in failed: what a shield counts against the client.
     pub(crate) sign_in_failed: Cell<bool>,
+    /// What the client's connection is sealed with; kept for the log alone.
+    pub(crate) tls: Option<Agreed>,
+    /// The address that the client called, for the PROXY header to a backend.
+    pub(crate) called: Option<SocketAddr>,
     pub(crate) trace: Option<Box<Context>>,
 }
 
@@ -62,6 +68,8 @@ impl Record {
             tunnel: false,
             place: None,
             sign_in_failed: Cell::new(false),
+            tls: None,
+            called: None,
             trace: None,
         }
     }
@@ -166,6 +174,12 @@ impl Record {
             "listener": listener,
             "client": client.to_string(),
             "peer": self.peer.to_string(),
+            "tls": self.tls.map(|tls| serde_json::json!({
+                "version": version_name(tls.version),
+                "cipher": suite_name(tls.suite),
+                "resumed": tls.resumed,
+                "protocol": if tls.http2 { "h2" } else { "http/1.1" },
+            })),
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),
             "target": head.map(|head| redact_target(&text(head.target())).into_owned()),
@@ -202,6 +216,8 @@ pub(crate) fn is_backend_failure(reason: Reason) -> bool {
         reason,
         Reason::ConnectFailed
             | Reason::ConnectTimeout
+            | Reason::BackendTlsFailed
+            | Reason::BackendCertificate
             | Reason::BackendClosed
             | Reason::BadResponse
             | Reason::BadUpgrade

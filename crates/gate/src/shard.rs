@@ -259,13 +259,16 @@ impl Shard {
 
 /// Idle connections to backends, the one used last first.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(RefCell<HashMap<u64, Vec<(TcpStream, Instant)>>>);
+pub(crate) struct Pool(RefCell<HashMap<Kind, Vec<(TcpStream, Instant)>>>);
+
+/// A backend, and the way it was reached ([`TcpStream::way`]): TLS and plain never mix.
+type Kind = (u64, u64);
 
 impl Pool {
-    /// A connection to backend `id` that was idle for at most `age`.
-    pub(crate) fn take(&self, id: u64, age: Duration) -> Option<TcpStream> {
+    /// A connection to backend `id`, reached by `way`, that was idle for at most `age`.
+    pub(crate) fn take(&self, id: u64, way: u64, age: Duration) -> Option<TcpStream> {
         let mut pools = self.0.borrow_mut();
-        let list = pools.get_mut(&id)?;
+        let list = pools.get_mut(&(id, way))?;
         while let Some((stream, since)) = list.pop() {
             let now = stream.core().now();
             if stream.is_spoilt() {
@@ -288,7 +291,7 @@ impl Pool {
         }
         stream.park();
         let mut pools = self.0.borrow_mut();
-        let list = pools.entry(id).or_default();
+        let list = pools.entry((id, stream.way())).or_default();
         if list.len() < most {
             let now = stream.core().now();
             list.push((stream, now));

@@ -12,6 +12,7 @@ use crate::layer4::Line;
 use crate::rate::Limiter;
 use crate::routes::Routes;
 use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
+use crate::tls::Credentials;
 
 /// A counter on its own cache line, so that threads do not slow each other down.
 #[derive(Debug, Default)]
@@ -67,6 +68,7 @@ pub struct Snapshot {
     pub(crate) followed: bool,
     /// What holds for requests that no route takes.
     pub(crate) no_route: RouteSettings,
+    pub(crate) credentials: Arc<Credentials>,
 }
 
 impl Snapshot {
@@ -123,7 +125,21 @@ impl Snapshot {
             lines,
             followed: true,
             no_route: RouteSettings::new("", PathPattern::Prefix(String::new()), ""),
+            credentials: Arc::default(),
         }
+    }
+
+    /// With certificates that were read for these settings.
+    #[must_use]
+    pub(crate) fn with(mut self, credentials: Arc<Credentials>) -> Self {
+        for (name, service) in &self.services {
+            if let Some(way) = credentials.service(name) {
+                // A service that goes on has it already.
+                service.way.get_or_init(|| Arc::clone(way));
+            }
+        }
+        self.credentials = credentials;
+        self
     }
 
     /// The counters of all routes, by name; several of one name are told apart by their order.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::reason::Reason;
+use crate::tls::figures::{HandshakeTotals, Handshakes};
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub(crate) const BOUNDS: [u64; 12] = [
@@ -30,6 +31,8 @@ pub(crate) struct ThreadStats {
     pub(crate) failed_sign_ins: AtomicU64,
     pub(crate) active: AtomicI64,
     pub(crate) tunnels: AtomicI64,
+    pub(crate) client_handshakes: Handshakes,
+    pub(crate) backend_handshakes: Handshakes,
 }
 
 impl ThreadStats {
@@ -47,6 +50,8 @@ impl ThreadStats {
             failed_sign_ins: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
+            client_handshakes: Handshakes::new(),
+            backend_handshakes: Handshakes::new(),
         }
     }
 
@@ -84,6 +89,8 @@ pub(crate) struct Totals {
     pub(crate) failed_sign_ins: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
+    pub(crate) client_handshakes: HandshakeTotals,
+    pub(crate) backend_handshakes: HandshakeTotals,
 }
 
 impl Totals {
@@ -125,6 +132,12 @@ impl Totals {
             failed_sign_ins: sum(&|thread| &thread.failed_sign_ins),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
+            client_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.client_handshakes),
+            ),
+            backend_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.backend_handshakes),
+            ),
         }
     }
 

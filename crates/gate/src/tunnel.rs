@@ -311,8 +311,12 @@ impl<'a> Direction<'a> {
             .await;
             match read {
                 None => {}
-                Some(Ok(0) | Err(_)) => {
+                Some(Ok(0)) => {
                     self.to.shutdown_write();
+                    return End::Source;
+                }
+                Some(Err(_)) => {
+                    self.to.cut_write();
                     return End::Source;
                 }
                 Some(Ok(count)) => {

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::arrival;
 use crate::connection::Connection;
 use crate::decide::{self, Routed};
 use crate::driver::timer::Timer;
@@ -18,7 +19,12 @@ use crate::shard::Shard;
 use crate::tunnel;
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
+pub(crate) async fn serve(shard: Rc<Shard>, mut connection: Connection) {
+    if arrival::has_door(&shard, connection.listener())
+        && !Box::pin(arrival::arrive(&shard, &mut connection)).await
+    {
+        return;
+    }
     let mut record = Record::new(shard.core.now(), connection.peer);
     record.client = Some(connection.peer.ip().to_canonical());
     record.tunnel = true;
@@ -42,6 +48,7 @@ async fn run(
     line.route.count(shard.index);
     record.route = Some(line.settings.name.clone());
     record.service = Some(line.settings.service.clone());
+    record.called = connection.stream.local_address();
     let routed = Routed {
         route: &line.route,
         settings: &line.settings,

@@ -5,6 +5,7 @@ mod conditions;
 mod discovery;
 mod read;
 mod schema;
+mod tls;
 mod trace;
 mod upstream;
 mod upstream_read;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Secret};
+use munjigi_foundation::tls::{ServerSettings, TrustSettings};
 
 pub use crate::actions::{Action, Redirect, Respond};
 pub use crate::compress::{Coding, Compression};
@@ -32,6 +34,7 @@ pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use crate::template::{Placeholder, Template};
 pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use schema::ALL as SCHEMAS;
+pub use tls::ProxyMode;
 pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
@@ -124,6 +127,10 @@ pub struct ListenerSettings {
     pub connections_per_address: Option<usize>,
     /// Its bytes go to one service as they are.
     pub layer4: Option<Layer4Settings>,
+    /// Speaks TLS alone.
+    pub tls: Option<ServerSettings>,
+    /// What must stand in front of each connection.
+    pub proxy_protocol: ProxyMode,
 }
 
 impl ListenerSettings {
@@ -136,6 +143,8 @@ impl ListenerSettings {
             connections_max: 10_000,
             connections_per_address: None,
             layer4: None,
+            tls: None,
+            proxy_protocol: ProxyMode::Off,
         }
     }
 
@@ -272,6 +281,10 @@ pub struct ServiceSettings {
     pub networks: Option<Vec<Network>>,
     /// How one is chosen.
     pub balance: Balance,
+    /// Its backends are called over verified TLS.
+    pub tls: Option<TrustSettings>,
+    /// What is said to a backend in front of each connection.
+    pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// What `consistent_hash` looks at.
     pub hash: HashSource,
     /// A cookie that keeps a client on its backend.
@@ -318,6 +331,8 @@ impl BackendSettings {
 pub struct RegistrySettings {
     /// Where it is; `None` when no service needs it.
     pub source: Option<RegistrySource>,
+    /// Whom https urls are verified against, alone.
+    pub ca_file: Option<PathBuf>,
     /// How often it is asked.
     pub refresh: Duration,
 }
@@ -326,6 +341,7 @@ impl Default for RegistrySettings {
     fn default() -> Self {
         Self {
             source: None,
+            ca_file: None,
             refresh: Duration::from_secs(1),
         }
     }
@@ -360,6 +376,8 @@ pub struct LimitsSettings {
     pub headers: usize,
     /// From the first byte of a head to its end.
     pub head: Duration,
+    /// From a new connection to the end of its PROXY header and TLS handshake.
+    pub handshake: Duration,
     /// How long a client's connection may wait for its next request.
     pub keep_alive: Duration,
     /// How long a backend's connection is kept for the next request.
@@ -390,6 +408,7 @@ impl Default for LimitsSettings {
             head_bytes: 32 * 1024,
             headers: 100,
             head: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
             backend_idle_max: 1_024,

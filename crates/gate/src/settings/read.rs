@@ -9,10 +9,10 @@ use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
 use super::{
     AccessLog, Action, AdminSettings, Direction, GateSettings, HostPattern, Layer4Settings,
-    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
+    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, ProxyMode, RegistrySettings,
     RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, Transport, WebSocketSettings,
 };
-use super::{actions, conditions, discovery, schema, trace, upstream_read, upstream_schema};
+use super::{actions, conditions, discovery, schema, tls, trace, upstream_read, upstream_schema};
 use crate::conditions::whole;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -142,28 +142,31 @@ fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSett
         );
     }
     let layer4 = read_layer4(table, transport);
-    if let Some(mode) = table.item::<String>("proxy_protocol") {
-        match mode.value.as_str() {
-            "off" => {}
-            "v1" | "v2" | "any" => later(table, mode.span, "the PROXY header", "\"off\""),
-            other => table.problems().error_with_hint(
-                mode.span,
-                format!("`proxy_protocol` can't be \"{other}\""),
-                "write \"off\"",
-            ),
-        }
-    }
     let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
     let connections_per_address = table
         .has("connections_per_address")
         .then(|| table.within("connections_per_address", 1, 1..=1_000_000));
     let address = required_address(table, "address");
+    let tls = tls::read_listener_tls(table);
+    let proxy_protocol = tls::read_proxy_mode(table);
+    if transport == Some(Transport::Udp) {
+        let sealed = [("tls", tls.is_some()), ("proxy_protocol", proxy_protocol != ProxyMode::Off)];
+        for (key, _) in sealed.into_iter().filter(|(_, set)| *set) {
+            table.problems().error_with_hint(
+                table.span_of(key),
+                format!("`{key}` is for streams of bytes, not for datagrams"),
+                "write a listener with \"tcp\", or leave it out",
+            );
+        }
+    }
     Some(ListenerSettings {
         name: name?,
         address: address?,
         connections_max,
         connections_per_address,
         layer4,
+        tls,
+        proxy_protocol,
     })
 }
 
@@ -434,13 +437,17 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     let count = backends.as_ref().map(Vec::len);
     let discovery = discovery::read(table, backends);
     read_protocol(table);
+    let discovery = discovery?;
+    let tls = tls::read_service_tls(table, &discovery);
     let balance = upstream_read::balance(table);
     let slow_start = table.has("slow_start").then(|| {
         let range = Duration::from_millis(10)..=Duration::from_secs(3_600);
         table.duration("slow_start", Duration::from_secs(10), range)
     });
     Some(ServiceSettings {
-        discovery: discovery?,
+        tls,
+        proxy_protocol: tls::read_proxy_out(table),
+        discovery,
         networks: table.list::<Network>("networks").map(values),
         balance,
         hash: upstream_read::hash(table, balance),
@@ -482,8 +489,6 @@ fn read_registry(table: &Table<'_>) -> RegistrySettings {
                 "`urls`: this is no URL",
                 "write \"http://10.0.0.2:8761/eureka\"",
             );
-        } else if url.value.starts_with("https://") {
-            later(table, url.span.clone(), "TLS to the registry", "http://");
         }
     }
     let source = match (embedded, urls) {
@@ -504,6 +509,7 @@ fn read_registry(table: &Table<'_>) -> RegistrySettings {
     let range = Duration::from_millis(100)..=Duration::from_secs(300);
     RegistrySettings {
         source,
+        ca_file: munjigi_foundation::tls::read_ca_file(table, "ca_file"),
         refresh: table.duration("refresh", defaults.refresh, range),
     }
 }
@@ -550,6 +556,7 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             1..=crate::http1::head::FIELDS_MAX,
         ),
         head: table.duration("head", defaults.head, short..=ten_minutes),
+        handshake: table.duration("handshake", defaults.handshake, short..=ten_minutes),
         keep_alive: table.duration("keep_alive", defaults.keep_alive, short..=hour),
         backend_idle: table.duration("backend_idle", defaults.backend_idle, short..=ten_minutes),
         backend_idle_max: table.within("backend_idle_max", defaults.backend_idle_max, 0..=10_000),

@@ -1,6 +1,7 @@
 //! Every key of `[gate]`, with default, limit and meaning; also those that a later version builds.
 
 use munjigi_foundation::settings::{Key, Schema};
+use munjigi_foundation::tls;
 
 use super::discovery::{self, DNS};
 use super::trace::TRACE;
@@ -125,9 +126,15 @@ pub(super) static LISTENER: Schema = Schema {
             "text",
             "\"off\"",
             "",
-            "the header that names the client before the first byte",
+            "the PROXY header that must name the client before its first byte: \"v1\", \"v2\", \"any\" or \"off\"; believed from `client_ip.trusted` alone",
         ),
-        Key::later("tls", "certificates of the listener"),
+        Key::new(
+            "tls",
+            "table",
+            "",
+            "",
+            "speaks TLS alone, with these certificates",
+        ),
         Key::new(
             "connections_per_address",
             "whole number",
@@ -428,7 +435,14 @@ pub(super) static SERVICE: Schema = Schema {
             "1 to 10000",
             "the backends of a static service",
         ),
-        Key::later("tls", "verified TLS to the backends"),
+        Key::new("tls", "table", "", "", "verified TLS to the backends"),
+        Key::new(
+            "proxy_protocol",
+            "text",
+            "\"off\"",
+            "",
+            "the PROXY header that names the client to backends: \"v1\", \"v2\" or \"off\"; each request has a connection of its own then",
+        ),
         Key::new(
             "hash",
             "text",
@@ -481,6 +495,13 @@ pub(super) static REGISTRY: Schema = Schema {
             "",
             "1 to 16",
             "Eureka-compatible registries, asked in this order",
+        ),
+        Key::new(
+            "ca_file",
+            "file name",
+            "",
+            "",
+            "PEM: the only authorities that are believed at https urls; those of the system when absent",
         ),
         Key::new(
             "embedded",
@@ -553,6 +574,13 @@ pub(super) static LIMITS: Schema = Schema {
             "\"30s\"",
             "100ms to 10m",
             "from the first byte of a head to its end: 408",
+        ),
+        Key::new(
+            "handshake",
+            "duration",
+            "\"10s\"",
+            "100ms to 10m",
+            "from a new connection to the end of its PROXY header and TLS handshake",
         ),
         Key::new(
             "keep_alive",
@@ -668,4 +696,7 @@ pub static ALL: &[&Schema] = &[
     &REGISTRY,
     &ADMIN,
     &LIMITS,
+    &tls::SERVER,
+    &tls::PAIR,
+    &tls::TRUST,
 ];

@@ -10,7 +10,7 @@ use munjigi_gate::settings::{
     ServiceSettings,
 };
 use munjigi_gate::{Gate, GateSettings, Wiring};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -21,6 +21,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
     _tasks: JoinSet<()>,
+}
+
+impl Origin {
+    pub(crate) fn new(address: SocketAddr, tasks: JoinSet<()>) -> Self {
+        Self {
+            address,
+            _tasks: tasks,
+        }
+    }
 }
 
 pub(crate) async fn origin<F, T>(serve: F) -> Origin
@@ -41,10 +50,7 @@ where
             number += 1;
         }
     });
-    Origin {
-        address,
-        _tasks: tasks,
-    }
+    Origin::new(address, tasks)
 }
 
 /// An origin that answers every request with what it received: head and body as text.
@@ -141,23 +147,25 @@ pub(crate) async fn nobody() -> SocketAddr {
 }
 
 /// One end of a connection, with what was read and not used yet.
-pub(crate) struct Peer {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Peer<S = TcpStream> {
+    pub(crate) stream: S,
     pub(crate) buffer: Vec<u8>,
 }
 
 impl Peer {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            buffer: Vec::new(),
-        }
-    }
-
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::new(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     pub(crate) async fn send(&mut self, text: &str) {
@@ -166,7 +174,9 @@ impl Peer {
 
     /// Writes; a peer that is gone is no failure of the test.
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
-        drop(self.stream.write_all(bytes).await);
+        if self.stream.write_all(bytes).await.is_ok() {
+            drop(self.stream.flush().await);
+        }
     }
 
     /// Reads more; false at the end of the stream.
