@@ -103,6 +103,7 @@ pub fn head(
             from,
             listener,
             head: &head,
+            scheme: "http",
             told: &mut explanation,
         }
         .tell(),
