@@ -17,8 +17,8 @@
 mod balancing;
 mod control;
 mod corpus;
-mod discovery;
 mod desync;
+mod discovery;
 mod failures;
 mod forwarding;
 mod health;
