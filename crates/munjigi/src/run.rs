@@ -55,6 +55,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Runs `main` on a runtime of its own.
 pub(crate) fn block_on(main: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    // What roles write are users' files, secrets and logs: nobody else's, whatever the folder they lie in allows.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("munjigi")
