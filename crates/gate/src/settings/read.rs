@@ -9,8 +9,9 @@ use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
 use super::{
     AccessLog, Action, AdminSettings, Direction, GateSettings, HostPattern, Layer4Settings,
-    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, ProxyMode, RegistrySettings,
-    RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, Transport, WebSocketSettings,
+    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, ProxyMode,
+    RegistrySettings, RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, Transport,
+    WebSocketSettings,
 };
 use super::{actions, conditions, discovery, schema, tls, trace, upstream_read, upstream_schema};
 use crate::conditions::whole;
@@ -150,7 +151,10 @@ fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSett
     let tls = tls::read_listener_tls(table);
     let proxy_protocol = tls::read_proxy_mode(table);
     if transport == Some(Transport::Udp) {
-        let sealed = [("tls", tls.is_some()), ("proxy_protocol", proxy_protocol != ProxyMode::Off)];
+        let sealed = [
+            ("tls", tls.is_some()),
+            ("proxy_protocol", proxy_protocol != ProxyMode::Off),
+        ];
         for (key, _) in sealed.into_iter().filter(|(_, set)| *set) {
             table.problems().error_with_hint(
                 table.span_of(key),
