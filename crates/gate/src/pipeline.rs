@@ -117,18 +117,7 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
-    if let Some(tracer) = &shard.shared.tracer {
-        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
-        record.trace = Some(tracer.begin(&mut head, trusted));
-    }
-    let head = &*kept.insert(head);
-    record.head_read = Some(shard.core.now());
-    if shard.shared.log.is_on() {
-        record.tls = connection.stream.agreed();
-    }
-    record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
-
+    let head = &*kept.insert(meet(shard, snapshot, connection, record).await?);
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
     routed.route.count(shard.index);
     if shard.shared.log.is_on() || record.trace.is_some() {
@@ -197,6 +186,26 @@ async fn run(
         sent = false;
         upstream = reach(&mut search, connection, record).await?;
     }
+}
+
+/// Reads the head of a request, and notes who sent it.
+async fn meet(
+    shard: &Rc<Shard>,
+    snapshot: &Arc<Snapshot>,
+    connection: &mut Connection,
+    record: &mut Record,
+) -> Result<RequestHead, Stop> {
+    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    if let Some(tracer) = &shard.shared.tracer {
+        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
+        record.trace = Some(tracer.begin(&mut head, trusted));
+    }
+    record.head_read = Some(shard.core.now());
+    if shard.shared.log.is_on() {
+        record.tls = connection.stream.agreed();
+    }
+    record.client = Some(decide::client(snapshot, connection.peer.ip(), &head));
+    Ok(head)
 }
 
 /// A connection to a backend, unless the client goes away meanwhile.
