@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Stop;
 use crate::reason::{Reason, Rejection};
-use crate::settings::{Complaint, IpFilterSettings, Refused, Reject};
+use crate::settings::{Complaint, IpFilterSettings, ProxyMode, Refused, Reject};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 
@@ -131,6 +131,18 @@ impl Filter {
     /// True when there are files to follow.
     pub(crate) fn has_files(&self) -> bool {
         !self.settings.files.is_empty()
+    }
+
+    /// Where a request can be answered and the settings want an answer, the request is refused
+    /// instead, by [`admit`].
+    fn closes(&self, shard: &Shard, snapshot: &Snapshot, listener: &str, client: IpAddr) -> bool {
+        let door = snapshot.credentials.door(listener);
+        let is_sealed = door.is_some_and(|door| door.tls.is_some());
+        let answers = !is_sealed && snapshot.line(listener).is_none();
+        if answers && self.settings.reject != Reject::Close {
+            return false;
+        }
+        !self.judge(shard.index, client).allow
     }
 
     fn judge(&self, thread: usize, address: IpAddr) -> Verdict {
@@ -345,21 +357,36 @@ pub fn explain(settings: &IpFilterSettings, address: IpAddr) -> String {
     }
 }
 
-/// Accept: true when the connection is to be closed at once. Where a request can be answered
-/// (`answers`) and the settings want an answer, the request is refused instead, by [`admit`].
-pub(crate) fn closes(shard: &Shard, peer: IpAddr, answers: bool) -> bool {
-    let snapshot = shard.snapshot();
+/// A connection at accept, or the first datagram of a session: true when it is to be closed. A
+/// trusted peer speaks for others: whom it names is judged, by [`closes_named`] or by [`admit`].
+pub(crate) fn closes_at_accept(
+    shard: &Shard,
+    snapshot: &Snapshot,
+    listener: &str,
+    peer: IpAddr,
+) -> bool {
     let Some(filter) = &snapshot.ip_filter else {
         return false;
     };
-    if snapshot.trusts(peer) || (answers && filter.settings.reject != Reject::Close) {
+    let door = snapshot.credentials.door(listener);
+    let may_name =
+        snapshot.line(listener).is_none() || door.is_some_and(|door| door.proxy != ProxyMode::Off);
+    if may_name && snapshot.trusts(peer) {
         return false;
     }
-    let denied = !filter.judge(shard.index, peer).allow;
-    if denied {
-        shard.stats.reason(Reason::IpClosed);
-    }
-    denied
+    filter.closes(shard, snapshot, listener, peer)
+}
+
+/// Whom the PROXY header of a trusted peer names, or the peer itself when it names nobody: true
+/// when the connection is to be closed.
+pub(crate) fn closes_named(
+    shard: &Shard,
+    snapshot: &Snapshot,
+    listener: &str,
+    client: IpAddr,
+) -> bool {
+    let filter = snapshot.ip_filter.as_ref();
+    filter.is_some_and(|filter| filter.closes(shard, snapshot, listener, client))
 }
 
 /// A request's client: may it come in? Asked for each request, so that new rules hold for

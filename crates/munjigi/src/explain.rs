@@ -21,9 +21,7 @@ pub(crate) enum ExplainCommand {
     )]
     Request(RequestArgs),
     /// Whether an address may come in, and the rule and the line that say so
-    #[command(
-        after_help = "Example:\n  munjigi explain ip 203.0.113.7 --config munjigi.toml"
-    )]
+    #[command(after_help = "Example:\n  munjigi explain ip 203.0.113.7 --config munjigi.toml")]
     Ip(IpArgs),
     /// A finding in words: its flow, score, contributions, counterfactuals
     #[command(
@@ -146,7 +144,7 @@ fn explain_request(args: &RequestArgs) -> Result<Exit, Failure> {
         listener: args.listener.as_deref(),
     };
     // Backends may be followed on a runtime; none is needed for what the file says.
-    let decisions = request(&snapshot(gate), asked);
+    let decisions = request(&snapshot(gate), asked).decisions;
     let width = decisions
         .iter()
         .map(|decision| decision.stage.len())

@@ -22,6 +22,13 @@ fn every_example_is_good() {
         "a-secret-that-is-long-enough\n",
     )
     .unwrap();
+    let own = rcgen::generate_simple_self_signed(["analysis.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("web.pem"), own.cert.pem()).unwrap();
+    fs::write(
+        folder.path().join("web.key"),
+        own.signing_key.serialize_pem(),
+    )
+    .unwrap();
     let mut seen = 0;
     for entry in fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path();
@@ -76,12 +83,17 @@ fn rules_of_files_are_checked_with_the_settings() {
         "ip.conf",
         "order allow,deny\r\nallow from 10.0.0.1/8\r\ndeny from 999.1.1.1 # no\r\ndefault true # no\r\ndeny 1.2.3.4\r\n",
     );
-    write("drop.txt", "; a list\n1.2.3.0/24\n1.2.3.0/33\n1.2.3.4 5.6.7.8\n");
+    write(
+        "drop.txt",
+        "; a list\n1.2.3.0/24\n1.2.3.0/33\n1.2.3.4 5.6.7.8\n",
+    );
     let output = check(folder.path(), "munjigi.toml");
     assert_eq!(output.status.code(), Some(1));
     insta::assert_snapshot!("ip_filter", String::from_utf8(output.stderr).unwrap());
     // What is odd is told, and the verdict of any address.
-    let good = settings.replace("\"10.20.30\", ", "").replace("\"missing.conf\", ", "");
+    let good = settings
+        .replace("\"10.20.30\", ", "")
+        .replace("\"missing.conf\", ", "");
     write("munjigi.toml", &good);
     write("ip.conf", "allow from 10.0.0.1/8\ndeny from 10.20.30.40\n");
     write("drop.txt", "1.2.3.0/24\n1.2.3.0/24\n");
@@ -103,7 +115,10 @@ fn rules_of_files_are_checked_with_the_settings() {
         explain("::ffff:10.9.9.9"),
         "allow: ip.conf line 1: allow from 10.0.0.1/8\n"
     );
-    assert_eq!(explain("10.20.1.1"), "deny: munjigi.toml line 12: 10.20.*\n");
+    assert_eq!(
+        explain("10.20.1.1"),
+        "deny: munjigi.toml line 12: 10.20.*\n"
+    );
     assert_eq!(
         explain("2001:db8::1"),
         "deny: no rule matches, so the default decides\n"

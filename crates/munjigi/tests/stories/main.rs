@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it saw"
 )]
 
+mod bulk;
 mod chaos;
 mod events;
 mod handover;
@@ -16,6 +17,7 @@ mod memory;
 mod operators;
 mod reload;
 mod sarif;
+mod sealed;
 mod users;
 
 use std::path::{Path, PathBuf};
