@@ -54,6 +54,8 @@ pub fn prepare(kind: Kind, family: Family, rules: &[Rule]) -> Source {
 
 pub trait Engine {
     fn name(&self) -> &'static str;
+    /// Bytes that it holds, where it says so; those of mapped memory no allocator sees.
+    fn bytes(&self) -> Option<usize>;
     fn free(&self, addresses: &[IpAddr]) -> u64;
     fn chain(&self, addresses: &[IpAddr]) -> u64;
 
@@ -65,12 +67,17 @@ pub trait Engine {
 
 struct Of<F> {
     name: &'static str,
+    bytes: Option<usize>,
     find: F,
 }
 
 impl<F: Fn(IpAddr) -> u64> Engine for Of<F> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn bytes(&self) -> Option<usize> {
+        self.bytes
     }
 
     fn free(&self, addresses: &[IpAddr]) -> u64 {
@@ -86,7 +93,8 @@ impl<F: Fn(IpAddr) -> u64> Engine for Of<F> {
         let mask = black_box(0_usize);
         let mut last = 0_u64;
         for place in 0..addresses.len() {
-            last = (self.find)(addresses[place + (last as usize & mask)]);
+            // Hidden from the compiler, or it might foresee the answer by a branch.
+            last = black_box((self.find)(addresses[place + (last as usize & mask)]));
         }
         last
     }
@@ -115,9 +123,10 @@ fn munjigi(text: &str) -> Box<dyn Engine> {
     let rules = RuleSet::parse(text).expect("the rules are right");
     Box::new(Of {
         name: "munjigi",
+        bytes: Some(rules.as_bytes().len()),
         find: move |address| {
             let verdict = rules.verdict(address);
-            verdict.rule.map_or(u64::from(verdict.allow), |rule| u64::from(rule.line))
+            u64::from(verdict.allow) + verdict.rule.map_or(0, |rule| u64::from(rule.line))
         },
     })
 }
@@ -133,6 +142,7 @@ fn treebitmap(family: Family, rules: &[Rule]) -> Box<dyn Engine> {
     }
     Box::new(Of {
         name: "treebitmap",
+        bytes: None,
         find: move |address| match address {
             IpAddr::V4(v4_address) => v4.longest_match(v4_address).map_or(0, |found| u64::from(*found.2)),
             IpAddr::V6(v6_address) => v6.longest_match(v6_address).map_or(0, |found| u64::from(*found.2)),
@@ -153,6 +163,7 @@ fn prefix_trie(family: Family, rules: &[Rule]) -> Box<dyn Engine> {
     }
     Box::new(Of {
         name: "prefix-trie",
+        bytes: None,
         find: move |address| match address {
             IpAddr::V4(address) => v4.get_lpm(&address.into()).map_or(0, |found| u64::from(*found.1)),
             IpAddr::V6(address) => v6.get_lpm(&address.into()).map_or(0, |found| u64::from(*found.1)),
@@ -167,6 +178,7 @@ fn linear(rules: &[Rule]) -> Box<dyn Engine> {
         .collect();
     Box::new(Of {
         name: "linear scan",
+        bytes: None,
         find: move |address| {
             let (v6, key) = match address {
                 IpAddr::V4(address) => (false, u128::from(u32::from(address))),
@@ -210,6 +222,7 @@ fn nginx(family: Family, rules: &[Rule]) -> Option<Box<dyn Engine>> {
     }
     Some(Box::new(Of {
         name: "nginx geo",
+        bytes: None,
         find: move |address| {
             let found = match address {
                 IpAddr::V4(address) => unsafe { nginx_find4(tree, address.into()) },

@@ -86,7 +86,8 @@ fn one_size(family: Family, size: usize, rounds: usize, own_only: bool) -> Vec<R
             continue;
         };
         let seconds = processor_time() - start;
-        let bytes = HELD.load(Ordering::Relaxed).saturating_sub(before);
+        let held = HELD.load(Ordering::Relaxed).saturating_sub(before);
+        let bytes = engine.bytes().unwrap_or(held);
         built.push((engine, seconds, bytes));
     }
     for (addresses_name, addresses) in &sets {

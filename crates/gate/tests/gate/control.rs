@@ -401,6 +401,8 @@ fn the_page_on_settings_names_every_key_and_its_examples_are_good() {
     ] {
         std::fs::write(folder.path().join(file), "0123456789abcdef0123456789abcdef").unwrap();
     }
+    std::fs::write(folder.path().join("ip.conf"), "deny from 10.*\n").unwrap();
+    std::fs::write(folder.path().join("drop.txt"), "192.0.2.0/24\n").unwrap();
     std::fs::create_dir(folder.path().join("www")).unwrap();
     let examples: Vec<&str> = page
         .split("```toml\n")

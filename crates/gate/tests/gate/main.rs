@@ -26,6 +26,7 @@ mod failures;
 mod files;
 mod forwarding;
 mod health;
+mod ip_filter;
 mod layer4;
 mod limits;
 mod lookup;
