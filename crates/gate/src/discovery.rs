@@ -49,7 +49,7 @@ impl Followers {
     }
 
     /// Follows the files of the IP filter of `snapshot`, and no other.
-    pub(crate) fn follow_rules(&self, snapshot: &Snapshot) {
+    fn follow_rules(&self, snapshot: &Snapshot) {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, stop)) = rules.take() {
             stop.cancel();
@@ -78,6 +78,7 @@ impl Followers {
 
     /// Follows the services of `snapshot`, and no other.
     pub(crate) fn follow(&self, snapshot: &Snapshot) {
+        self.follow_rules(snapshot);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|name, (service, stop)| {
             let stays = snapshot

@@ -230,7 +230,6 @@ impl Gate {
         let snapshot = Arc::new(snapshot);
         let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
-        followers.follow_rules(&snapshot);
         followers.keep_uptimes();
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
@@ -376,7 +375,6 @@ impl Gate {
         let next = Snapshot::new(settings, self.own.clone(), Some(&before));
         let next = Arc::new(next.with(Arc::new(credentials)));
         self.followers.follow(&next);
-        self.followers.follow_rules(&next);
         self.shared.snapshot.store(next);
         let retired = self.keep_only(&stay);
         let listening = self.listen(bound);

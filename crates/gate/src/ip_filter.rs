@@ -221,21 +221,17 @@ impl Filter {
             let file = place.and_then(|place| self.settings.files.get(place));
             file.map_or("gate.ip_filter", |file| file.name.as_str())
         };
-        let mut words: Vec<String> = match &refused {
-            Refused::Unreadable(files) => files
-                .iter()
-                .map(|(place, why)| format!("{}: {why}", name(Some(*place))))
-                .collect(),
-            Refused::Wrong(complaints) => complaints
-                .iter()
-                .take(PROBLEMS_MAX)
-                .map(|Complaint { file, problem, .. }| format!("{}: {problem}", name(*file)))
-                .collect(),
-        };
-        if let Refused::Wrong(complaints) = refused
-            && complaints.len() > PROBLEMS_MAX
-        {
-            words.push(format!("{} more", complaints.len() - PROBLEMS_MAX));
+        let Refused { unreadable, wrong } = refused;
+        let unreadable = unreadable.iter();
+        let mut words: Vec<String> = unreadable
+            .map(|(place, why)| format!("{}: {why}", name(Some(*place))))
+            .collect();
+        let shown = wrong.iter().take(PROBLEMS_MAX);
+        words.extend(
+            shown.map(|Complaint { file, problem, .. }| format!("{}: {problem}", name(*file))),
+        );
+        if wrong.len() > PROBLEMS_MAX {
+            words.push(format!("{} more", wrong.len() - PROBLEMS_MAX));
         }
         words
     }

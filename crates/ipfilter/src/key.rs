@@ -1,4 +1,4 @@
-//! The two widths of keys: IPv4 and IPv6.
+//! Addresses as numbers: IPv4 and IPv6; and how numbers stand in bytes.
 
 use crate::table::LIST;
 
@@ -36,7 +36,7 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
 }
 
 macro_rules! key {
-    ($type:ty, $tail:expr) => {
+    ($type:ty, $tail:expr, $head:path) => {
         impl Key for $type {
             const BITS: u32 = <$type>::BITS;
             const MAX: Self = <$type>::MAX;
@@ -44,13 +44,8 @@ macro_rules! key {
             const OPEN: u32 = if Self::BITS < LIST { Self::BITS } else { LIST } - 1;
 
             #[inline]
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::unnecessary_cast,
-                reason = "what is left after the shift fits"
-            )]
             fn head(self) -> u64 {
-                (self >> $tail) as u64
+                $head(self)
             }
 
             #[inline]
@@ -105,6 +100,11 @@ macro_rules! key {
     };
 }
 
-key!(u32, 0);
-key!(u64, 0);
-key!(u128, 64);
+key!(u32, 0, u64::from);
+key!(u64, 0, std::convert::identity);
+key!(u128, 64, upper_half);
+
+#[inline]
+fn upper_half(key: u128) -> u64 {
+    u64::try_from(key >> 64).unwrap_or(u64::MAX)
+}

@@ -262,7 +262,7 @@ impl<K: Key> Maker<K> {
                 entries.push((*start, tag | power.unwrap_or(K::OPEN)));
                 reaches_on = power.is_none();
             } else if reaches_on {
-                entries.push((*start, tag | K::BITS - 1));
+                entries.push((*start, tag | K::OPEN));
                 reaches_on = false;
             }
         }

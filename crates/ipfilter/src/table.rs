@@ -94,20 +94,20 @@ pub(crate) struct Node<K> {
 struct Record<'a> {
     bytes: &'a [u8; RECORD_BYTES],
     /// Which of its blocks is asked about.
-    place: usize,
+    place: u32,
 }
 
 impl Record<'_> {
     #[inline(always)]
     fn word(&self) -> u64 {
         let (words, _) = self.bytes.as_chunks::<8>();
-        let word = words.get(2 + self.place / 64);
+        let word = words.get(2 + self.place as usize / 64);
         word.map_or(0, |word| u64::from_le_bytes(*word))
     }
 
     #[inline(always)]
     fn has_slot(&self) -> bool {
-        self.word().wrapping_shr((self.place % 64) as u32) & 1 != 0
+        self.word().wrapping_shr(self.place % 64) & 1 != 0
     }
 
     #[inline(always)]
@@ -122,8 +122,8 @@ impl Record<'_> {
     /// The number of the block's slot.
     fn slot(&self) -> usize {
         let counts = self.bytes.get(8..).map_or(0, u64::read);
-        let earlier = counts >> (COUNT_BITS * (self.place / 64)) & ((1 << COUNT_BITS) - 1);
-        let own = self.word() & !u64::MAX.wrapping_shl((self.place % 64) as u32);
+        let earlier = counts >> (COUNT_BITS * (self.place as usize / 64)) & ((1 << COUNT_BITS) - 1);
+        let own = self.word() & !u64::MAX.wrapping_shl(self.place % 64);
         self.first_slot() + earlier as usize + own.count_ones() as usize
     }
 }
@@ -252,12 +252,16 @@ impl<K: Key> Table<K> {
 
     /// The record of a block of the node whose first record is `first`.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a node has fewer than 2^32 blocks"
+    )]
     fn record<'a>(&self, data: &'a [u8], first: u32, block: u64) -> Option<Record<'a>> {
         let number = u64::from(first) + block / u64::from(GROUP);
         let at = self.records.wrapping_add(number as usize * RECORD_BYTES);
         Some(Record {
             bytes: data.get(at..)?.first_chunk()?,
-            place: (block % u64::from(GROUP)) as usize,
+            place: (block % u64::from(GROUP)) as u32,
         })
     }
 

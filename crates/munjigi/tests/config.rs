@@ -117,7 +117,7 @@ fn rules_of_files_are_checked_with_the_settings() {
     );
     assert_eq!(
         explain("10.20.1.1"),
-        "deny: munjigi.toml line 12: 10.20.*\n"
+        "deny: munjigi.toml line 13: 10.20.*\n"
     );
     assert_eq!(
         explain("2001:db8::1"),

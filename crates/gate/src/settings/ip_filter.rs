@@ -163,13 +163,13 @@ impl fmt::Debug for IpFilterSettings {
     }
 }
 
-/// Why rules can't be used.
+/// Why rules can't be used: all that is wrong with them.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) struct Refused {
     /// Files that can't be read, by their place among `files`, and why.
-    Unreadable(Vec<(usize, String)>),
-    /// What is wrong in them, by place among `files` (or `None` for the lists in the settings).
-    Wrong(Vec<Complaint>),
+    pub(crate) unreadable: Vec<(usize, String)>,
+    /// What is wrong in the others and in the lists of the settings.
+    pub(crate) wrong: Vec<Complaint>,
 }
 
 /// A problem of a rule, with the line it is about.
@@ -196,15 +196,18 @@ impl IpFilterSettings {
         for (place, file) in self.files.iter().enumerate() {
             match read_file(file) {
                 Ok(text) => texts.push(text),
-                Err(why) => unreadable.push((place, why)),
+                Err(why) => {
+                    unreadable.push((place, why));
+                    texts.push(Vec::new());
+                }
             }
         }
-        if !unreadable.is_empty() {
-            return Err(Refused::Unreadable(unreadable));
-        }
         match self.builder(&texts).build() {
-            Ok(rules) => Ok((rules, texts)),
-            Err(problems) => Err(Refused::Wrong(complaints(&texts, &problems))),
+            Ok(rules) if unreadable.is_empty() => Ok((rules, texts)),
+            built => Err(Refused {
+                unreadable,
+                wrong: complaints(&texts, &built.err().unwrap_or_default()),
+            }),
         }
     }
 
@@ -457,30 +460,25 @@ fn read_file_table(table: &Table<'_>) -> Option<(String, Option<Action>)> {
 
 fn record(table: &Table<'_>, settings: &IpFilterSettings, spans: &Spans, refused: Refused) {
     let file_span = |place: usize| spans.files.get(place).cloned().or_else(|| table.span());
-    match refused {
-        Refused::Unreadable(files) => {
-            for (place, why) in files {
-                let name = settings.files.get(place).map_or("", |file| &file.name);
-                let message = format!("`files`: can't read {name}: {why}");
-                table.problems().error(file_span(place), message);
-            }
+    for (place, why) in refused.unreadable {
+        let name = settings.files.get(place).map_or("", |file| &file.name);
+        let message = format!("`files`: can't read {name}: {why}");
+        table.problems().error(file_span(place), message);
+    }
+    let same_file = |left: &Complaint, right: &Complaint| left.file == right.file;
+    for of_one in refused.wrong.chunk_by(same_file) {
+        for complaint in of_one.iter().take(SHOWN_MAX) {
+            let problem = &complaint.problem;
+            tell(table, settings, spans, problem, &complaint.text);
         }
-        Refused::Wrong(complaints) => {
-            for of_one in complaints.chunk_by(|left, right| left.file == right.file) {
-                for complaint in of_one.iter().take(SHOWN_MAX) {
-                    let problem = &complaint.problem;
-                    tell(table, settings, spans, problem, &complaint.text);
-                }
-                let more = of_one.len().saturating_sub(SHOWN_MAX);
-                if more > 0 {
-                    let file = of_one.first().and_then(|first| first.file);
-                    let name = file.and_then(|file| settings.files.get(file));
-                    let name = name.map_or("the lists", |file| &file.name);
-                    let message = format!("{more} more problems in {name}");
-                    let span = file.and_then(file_span).or_else(|| table.span());
-                    table.problems().error(span, message);
-                }
-            }
+        let more = of_one.len().saturating_sub(SHOWN_MAX);
+        if more > 0 {
+            let file = of_one.first().and_then(|first| first.file);
+            let name = file.and_then(|file| settings.files.get(file));
+            let name = name.map_or("the lists", |file| &file.name);
+            let message = format!("{more} more problems in {name}");
+            let span = file.and_then(file_span).or_else(|| table.span());
+            table.problems().error(span, message);
         }
     }
 }
