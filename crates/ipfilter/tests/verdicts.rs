@@ -4,8 +4,13 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "a test fails by panicking"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    reason = "random numbers are cut to size; the seed is printed; a case is one list of choices"
 )]
 
 use std::fmt::Write;
@@ -288,7 +293,7 @@ fn a_rule_changes_no_verdict_outside_its_addresses() {
                 IpAddr::V4(v4) => !v6 && (u128::from(u32::from(v4)) ^ base) & !host == 0,
                 IpAddr::V6(address) => v6 && (u128::from(address) ^ base) & !host == 0,
             };
-            if !inside && !(v6 && is_mapped(base)) {
+            if !(inside || v6 && is_mapped(base)) {
                 let (old, new) = (before.verdict(address), after.verdict(address));
                 assert_eq!(old, new, "seed {seed}, {address}\n{added}");
             }
@@ -338,4 +343,33 @@ fn lint_names_the_rules_that_never_decide() {
             );
         }
     }
+}
+
+/// Enough of them for huge pages and for many records.
+#[test]
+fn many_rules_decide_where_they_stand() {
+    let (count, step) = (150_000_u32, 28_111);
+    let mut text = String::from("default true\n");
+    for number in 0..count {
+        let v4 = Ipv4Addr::from(number.wrapping_mul(step));
+        writeln!(
+            text,
+            "deny from {v4}\ndeny from 2001:db8:{:x}:{:x}::/64",
+            number >> 16,
+            number & 0xffff
+        )
+        .unwrap();
+    }
+    let rules = RuleSet::parse(&text).unwrap();
+    assert_eq!(rules.len(), 2 * count as usize);
+    let line = |address: IpAddr| rules.verdict(address).rule.map(|rule| rule.line);
+    for number in 0..count {
+        let v4 = number.wrapping_mul(step);
+        assert_eq!(line(Ipv4Addr::from(v4).into()), Some(2 * number + 2));
+        assert_eq!(line(Ipv4Addr::from(v4 + 1).into()), None);
+        let network = 0x2001_0db8_u128 << 96 | u128::from(number) << 64;
+        let v6 = Ipv6Addr::from(network | u128::from(v4));
+        assert_eq!(line(v6.into()), Some(2 * number + 3), "{v6}");
+    }
+    assert_eq!(line("2001:db8:ffff::1".parse().unwrap()), None);
 }
