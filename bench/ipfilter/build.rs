@@ -1,4 +1,4 @@
-//! Takes nginx's radix tree in, where its source is at hand (`run` fetches it).
+//! Takes nginx's radix tree in, where its source is at hand (NGINX_SOURCE names it).
 
 fn main() {
     println!("cargo::rerun-if-env-changed=NGINX_SOURCE");

@@ -1,6 +1,6 @@
 //! Who may come in: allow and deny rules over IP addresses, compiled into one table of verdicts.
-//! One look-up decides and names the rule, whatever the number of rules. No I/O, no async, no
-//! dependencies.
+//! One look-up decides and names the rule, whatever the number of rules. No I/O, no async; one
+//! dependency, for memory in huge pages.
 //!
 //! ```
 //! use munjigi_ipfilter::RuleSet;
