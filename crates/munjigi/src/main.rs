@@ -19,7 +19,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use munjigi_foundation::telemetry::{LogFormat, start_log};
+use munjigi_foundation::telemetry::{FILTER_HINT, LogFormat, start_log};
 
 use cli::{Cli, Command};
 use outcome::{Exit, Failure};
@@ -43,7 +43,8 @@ fn main() -> ExitCode {
     } else {
         "warn"
     };
-    let filter = cli.log.as_deref().unwrap_or(told);
+    // A variable that is set to nothing says nothing.
+    let filter = cli.log.as_deref().filter(|filter| !filter.is_empty());
     let format = if cli.log_json {
         LogFormat::Json
     } else {
@@ -53,8 +54,11 @@ fn main() -> ExitCode {
         // Nothing else may run in a process that is about to become a model: no log, no runtime, no thread.
         return munjigi_worker::sandbox::enter(arguments);
     }
-    start_log(filter, format, std::io::stderr().is_terminal());
-    match dispatch(cli.command) {
+    let colour = std::io::stderr().is_terminal();
+    let started = start_log(filter.unwrap_or(told), format, colour).map_err(|why| {
+        Failure::could_not(format!("--log (or MUNJIGI_LOG): {why}")).hint(FILTER_HINT)
+    });
+    match started.and_then(|()| dispatch(cli.command)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print();

@@ -83,16 +83,16 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
     let mut names = BTreeSet::new();
     for listener in table.tables("listener", &schema::LISTENER) {
         let name = listener.required::<String>("name");
-        names.extend(name.clone());
+        // Before the rest of the table is read: a problem there must not hide this one.
+        if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
+            listener.problems().error(
+                listener.span_of("name"),
+                format!("there are two listeners `{name}`"),
+            );
+        }
         let Some(settings) = read_listener(&listener, name) else {
             continue;
         };
-        if listeners.iter().any(|other| other.name == settings.name) {
-            listener.problems().error(
-                listener.span_of("name"),
-                format!("there are two listeners `{}`", settings.name),
-            );
-        }
         let same_address = |other: &&ListenerSettings| {
             other.address == settings.address && settings.address.port() != 0
         };
@@ -174,7 +174,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     let names = table.list::<String>("listener");
     for name in names.iter().flatten() {
         if !listeners.contains(&name.value) {
-            table.problems().error_with_hint(
+            table.problems().absent(
                 name.span.clone(),
                 format!("there is no listener `{}`", name.value),
                 format!(
