@@ -57,7 +57,7 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
 }
 
 fn check_directive(target: &str, level: Option<&str>) -> Result<(), String> {
-    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
     let room = target.split("::").next().unwrap_or_default();
     let ours = PARTS.contains(&room);
     match level {
