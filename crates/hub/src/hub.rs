@@ -18,9 +18,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin, Gate, Sources};
+use crate::admin::{self, Admin, Sources};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
+use crate::gates::Gates;
 use crate::jobs::{self, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
 use crate::registry::Registries;
@@ -217,7 +218,8 @@ impl Built {
         let address = local(&listener, settings.address)?;
         let client = client()?;
         let registries = Registries::start(wiring, address, &client, tasks, shutdown)?;
-        let wired = jobs_wiring(settings, wiring, &store, &uploads, &registries);
+        let gates = Gates::start(settings, wiring, &client, tasks, shutdown)?;
+        let wired = jobs_wiring(settings, wiring, &store, &uploads, (&registries, &gates));
         let jobs = Jobs::start(wired, tasks.clone(), shutdown.clone())?;
         let guard = guard(settings, wiring, address, &auth);
         let pages = Pages::new();
@@ -232,7 +234,7 @@ impl Built {
         let admin = Admin::new(Sources {
             registries,
             worker_service: settings.worker_service.clone(),
-            gates: gates(wiring, &client)?,
+            gates,
             uploads: uploads.clone(),
             store: store.clone(),
             clock: wiring.clock.clone(),
@@ -265,13 +267,14 @@ fn jobs_wiring(
     wiring: &Wiring,
     store: &Store,
     uploads: &Uploads,
-    registries: &Registries,
+    (registries, gates): (&Registries, &Gates),
 ) -> JobsWiring {
     JobsWiring {
         store: store.clone(),
         uploads: uploads.clone(),
         clock: wiring.clock.clone(),
         registry: registries.known.clone(),
+        drained: gates.drained.clone(),
         worker_service: settings.worker_service.clone(),
         gate_inner_url: wiring.gate_inner_url.clone(),
         cluster_secret: wiring.cluster_secret.clone(),
@@ -298,11 +301,6 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-}
-
-fn gates(wiring: &Wiring, client: &reqwest::Client) -> Result<Vec<Gate>, reqwest::Error> {
-    let gates = wiring.gate_admin.iter();
-    gates.map(|admin| Gate::new(admin, client)).collect()
 }
 
 fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Auth) -> Guard {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::{BackendsArgs, ConnectionsArgs, DrainArgs, LogLevelArgs, WeightArgs};
-use crate::client::{CancelArgs, JobsArgs, ResultArgs, SubmitArgs, WatchArgs};
+use crate::client::{CancelArgs, DeleteArgs, JobsArgs, ResultArgs, SubmitArgs, WatchArgs};
 use crate::explain::ExplainCommand;
 use crate::scan::ScanArgs;
 
@@ -77,6 +77,9 @@ pub(crate) enum Command {
     /// Stops a job and removes what it left
     #[command(after_help = "Example:\n  munjigi cancel 01JD3ZK5T1M8Q4V0X6Y7N2B9CE")]
     Cancel(CancelArgs),
+    /// Deletes a job that has ended, with its events, findings and results
+    #[command(after_help = "Example:\n  munjigi delete 01JD3ZK5T1M8Q4V0X6Y7N2B9CE")]
+    Delete(DeleteArgs),
     /// Fetches a job's results, verified, into a folder
     #[command(after_help = "Example:\n  munjigi result 01JD3ZK5T1M8Q4V0X6Y7N2B9CE -o findings/")]
     Result(ResultArgs),

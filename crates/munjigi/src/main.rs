@@ -79,6 +79,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Jobs(args) => wait(client::jobs(args)),
         Command::Watch(args) => wait(client::watch(args)),
         Command::Cancel(args) => wait(client::cancel(args)),
+        Command::Delete(args) => wait(client::delete(args)),
         Command::Result(args) => wait(client::result(args)),
         Command::Backends(args) => wait(admin::backends(args)),
         Command::Drain(args) => wait(admin::drain(args)),

@@ -73,6 +73,11 @@ impl fmt::Display for Failure {
     }
 }
 
+/// One line to standard error beside what a command answers: `warning: …`, `hint: …`, `job: …`.
+pub(crate) fn remark(kind: &str, line: impl fmt::Display) {
+    drop(writeln!(std::io::stderr().lock(), "{kind}: {line}"));
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::could_not(format!("{error:#}"))

@@ -179,7 +179,7 @@ fn cluster(table: &Table<'_>) -> Option<Cluster> {
     Some(Cluster { secret, services })
 }
 
-//// Which roles run in this process.
+/// Which roles run in this process.
 #[derive(Clone, Copy)]
 struct Present {
     cluster: bool,

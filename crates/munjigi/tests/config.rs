@@ -89,6 +89,7 @@ fn every_command_shows_an_example() {
         &["jobs"],
         &["watch"],
         &["cancel"],
+        &["delete"],
         &["result"],
     ] {
         let text = help(&[command, &["--help"]].concat());
