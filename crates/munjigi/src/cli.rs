@@ -88,9 +88,15 @@ pub(crate) enum Command {
         after_help = "Examples:\n  munjigi backends\n  munjigi backends HUB --json --admin unix:/run/munjigi/admin.sock"
     )]
     Backends(BackendsArgs),
-    /// Takes a backend out of the balance of a running gate: it gets no new requests, what it has goes on
+    /// Takes a backend out of the balance of a running gate; a worker gets no new jobs
     #[command(
-        after_help = "Examples:\n  munjigi drain MODEL-SERVER 10.0.0.3:8000\n  munjigi drain MODEL-SERVER 10.0.0.3:8000 --undo"
+        after_long_help = "A drained backend gets no balanced requests, and what it has goes on. What a route's `where` sends to it still arrives: \
+            there is no other that could answer, and so the jobs of a worker come to their end. Hubs that know this gate \
+            (`gate_admin`; in the same process by themselves) place no new jobs on it within 3 s. It holds until --undo, or \
+            until the gate ends.\n\n\
+            To empty a worker for maintenance: drain it, and wait until `munjigi backends` shows nothing in flight and the \
+            status page no busy slot.\n\n\
+            Examples:\n  munjigi drain MODEL-SERVER 10.0.0.3:8000\n  munjigi drain MODEL-SERVER 10.0.0.3:8000 --undo"
     )]
     Drain(DrainArgs),
     /// Gives a backend of a running gate another share

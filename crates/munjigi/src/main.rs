@@ -7,6 +7,7 @@ mod client;
 mod discovery;
 mod explain;
 mod handover;
+mod listening;
 mod outcome;
 mod roles;
 mod run;

@@ -16,6 +16,11 @@ use super::upload::{Memory, Source, upload};
 use super::{FailOn, HubArgs};
 use crate::outcome::{Exit, Failure, remark, say};
 
+/// A model that nobody offers is asked for so often …
+const MODELS_TRIES: u32 = 5;
+/// … at this distance, before it is said.
+const MODELS_AGAIN: Duration = Duration::from_millis(500);
+
 /// `munjigi submit`
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArgs {
@@ -79,29 +84,38 @@ pub(crate) async fn submit(args: SubmitArgs) -> Result<Exit, Failure> {
 
 /// Says which of `models` nobody offers now: the job is there, and waits. When the hub can't say, nothing is said.
 async fn remark_on_models(hub: &Hub, event_id: &str, models: &[String]) {
-    let Ok(answer) = hub.json(Method::GET, "/api/models").await else {
-        return;
-    };
-    let offered: Vec<&str> = list(&answer, "models")
-        .iter()
-        .map(|model| text(model, "name"))
-        .collect();
-    for model in models {
-        if !offered.contains(&model.as_str()) {
-            let others = if offered.is_empty() {
-                "no worker is there".to_owned()
-            } else {
-                format!("offered: {}", offered.join(", "))
-            };
-            remark(
-                "warning",
-                printable(&format!(
-                    "no worker offers the model `{model}` now; {others}"
-                )),
-            );
-            let ends = format!("the job waits until one does; `munjigi cancel {event_id}` ends it");
-            remark("hint", ends);
+    let mut tries = 0;
+    let (missing, offered) = loop {
+        let Ok(answer) = hub.json(Method::GET, "/api/models").await else {
+            return;
+        };
+        let offered = list(&answer, "models").iter();
+        let offered: Vec<String> = offered
+            .map(|model| text(model, "name").to_owned())
+            .collect();
+        let missing: Vec<&String> = models
+            .iter()
+            .filter(|model| !offered.contains(model))
+            .collect();
+        tries += 1;
+        if missing.is_empty() || tries > MODELS_TRIES {
+            break (missing, offered);
         }
+        // Workers that have just started are known a moment later.
+        tokio::time::sleep(MODELS_AGAIN).await;
+    };
+    for model in &missing {
+        let others = if offered.is_empty() {
+            "none offers any".to_owned()
+        } else {
+            format!("offered: {}", offered.join(", "))
+        };
+        let line = format!("no worker offers the model `{model}` now; {others}");
+        remark("warning", printable(&line));
+    }
+    if !missing.is_empty() {
+        let ends = format!("the job waits until one does; `munjigi cancel {event_id}` ends it");
+        remark("hint", ends);
     }
 }
 
