@@ -107,7 +107,10 @@ mod tests {
         for rule in ALL.iter().chain(crate::secrets::rules()) {
             let card = korean.split(&format!("\"{}\": {{", rule.id)).nth(1);
             let card = card.unwrap_or_else(|| panic!("{} has no Korean card", rule.id));
-            let of = card.split("of: \"").nth(1).and_then(|of| of.split('"').next());
+            let of = card
+                .split("of: \"")
+                .nth(1)
+                .and_then(|of| of.split('"').next());
             assert_eq!(of, Some(rule.short), "{}: the English has changed", rule.id);
         }
     }
