@@ -12,9 +12,9 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
 use crate::http1::body::Body;
 use crate::http1::head::{Name, RequestHead, ResponseHead, find_end};
-use crate::http1::write::{self, Delivery, Forwarding};
 use crate::http1::{BadMessage, Framing, Version};
 use crate::meter::Meter;
+use crate::outgoing::{self, Lead, Terms};
 use crate::pipeline::{Stop, head_limits};
 use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
@@ -44,6 +44,12 @@ pub(crate) struct Plan<'a> {
     pub(crate) body: Option<&'a [u8]>,
     /// The request is on its way already.
     pub(crate) sent: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn terms(&self, connection: &Connection) -> Terms<'a> {
+        Terms::new(self.snapshot, self.routed.settings, self.head, connection)
+    }
 }
 
 /// An exchange that went through.
@@ -130,25 +136,17 @@ pub(crate) async fn run(
 
 fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
     let fallback = &plan.upstream.flight.0.name;
-    request_head(plan.snapshot, plan.head, connection, fallback)
+    plan.terms(connection).request(fallback)
 }
 
 /// The head as the backend gets it.
 pub(crate) fn request_head(
-    snapshot: &Snapshot,
+    search: &Search<'_>,
     head: &RequestHead,
     connection: &Connection,
-    fallback_host: &str,
+    fallback: &str,
 ) -> Vec<u8> {
-    let mut lead = Vec::with_capacity(1_024);
-    let peer = connection.peer.ip().to_canonical();
-    let forwarding = Forwarding {
-        peer: &peer.to_string(),
-        scheme: "http",
-        trusted: snapshot.trusts(peer),
-    };
-    write::request(&mut lead, head, forwarding, fallback_host);
-    lead
+    Terms::new(search.snapshot, search.routed.settings, head, connection).request(fallback)
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
@@ -197,7 +195,7 @@ async fn both_ways(
     .await
 }
 
-fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
+pub(crate) fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
     timeout
         .rate_min
         .map_or(otherwise, |rate| Patience::Rate(Meter::new(rate)))
@@ -243,6 +241,7 @@ async fn send_body(
         reading: client_patience(&settings.timeout, Patience::Endless),
         writing: Patience::Idle(settings.timeout.idle),
         chunked: plan.head.framing == Framing::Chunked,
+        encoder: None,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
         begun: false,
@@ -275,6 +274,8 @@ fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
             "the body arrived slower than `rate_min` allows",
         ),
         RelayEnd::TargetSlow => stalled(),
+        // Only responses are compressed.
+        RelayEnd::Encoder => Rejection::new(Reason::OwnAnswerFailed, "the body can't be coded"),
         RelayEnd::Malformed(error) => Rejection::from(error),
         RelayEnd::TooLarge => decide::body_too_large(limit.unwrap_or(u64::MAX)),
     };
@@ -427,15 +428,7 @@ async fn pass_interim(
     if plan.head.version == Version::Http10 {
         return Ok(());
     }
-    let mut bytes = Vec::with_capacity(256);
-    let delivery = Delivery {
-        framing: Framing::None,
-        close: false,
-        say_keep_alive: false,
-        date: &[],
-        upgrade: false,
-    };
-    write::response(&mut bytes, head, delivery);
+    let bytes = plan.terms(connection).interim(head, false);
     write_to_client(plan, connection, [&bytes, &[], &[]]).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
@@ -492,15 +485,7 @@ fn upgrade(
     if !upload.intact.get() {
         return refused("the backend changed the protocol before the request had ended");
     }
-    let mut lead = Vec::with_capacity(256);
-    let delivery = Delivery {
-        framing: Framing::None,
-        close: false,
-        say_keep_alive: false,
-        date: &[],
-        upgrade: true,
-    };
-    write::response(&mut lead, head, delivery);
+    let mut lead = plan.terms(connection).interim(head, true);
     if plan.upstream.new_client {
         stick(plan, connection, &mut lead);
     }
@@ -527,12 +512,12 @@ fn stick(plan: Plan<'_>, connection: &Connection, lead: &mut Vec<u8>) {
     let Some(sticky) = &plan.routed.route.service.settings.sticky else {
         return;
     };
-    let secure = plan.snapshot.trusts(connection.peer.ip().to_canonical())
-        && plan
-            .head
-            .fields
-            .named("x-forwarded-proto")
-            .any(|scheme| scheme == b"https");
+    let behind_tls = || {
+        let said = || plan.head.fields.named("x-forwarded-proto");
+        let trusted = plan.snapshot.trusts(connection.peer.ip().to_canonical());
+        trusted && said().any(|scheme| scheme == b"https")
+    };
+    let secure = connection.stream.is_tls() || behind_tls();
     let field = sticky::field(sticky, &plan.upstream.flight.0, secure);
     // Before the empty line.
     lead.truncate(lead.len().saturating_sub(2));
@@ -548,37 +533,27 @@ async fn deliver(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let old_client = plan.head.version == Version::Http10;
-    let framing = match head.framing {
-        Framing::Chunked | Framing::UntilClose if old_client => Framing::UntilClose,
-        Framing::Chunked | Framing::UntilClose => Framing::Chunked,
-        known => known,
-    };
-    let close = !plan.head.keeps_alive()
-        || framing == Framing::UntilClose
-        || plan.shard.leaving()
-        || !upload.complete.get()
-        || !upload.intact.get();
-    let mut lead = Vec::with_capacity(1_024);
-    plan.shard.with_date(|date| {
-        let delivery = Delivery {
-            framing,
-            close,
-            say_keep_alive: old_client && !close,
-            date,
-            upgrade: false,
-        };
-        write::response(&mut lead, head, delivery);
-    });
+    if head.fields.first(Name::SignIn) == Some(b"failed") {
+        record.sign_in_failed.set(true);
+    }
+    let must_close = plan.shard.leaving() || !upload.complete.get() || !upload.intact.get();
+    let running = &plan.shard.shared.compressions;
+    let terms = plan.terms(connection);
+    let mut lead = plan
+        .shard
+        .with_date(|date| outgoing::response(terms, head, must_close, running, date));
+    let close = lead.close;
     if plan.upstream.new_client {
-        stick(plan, connection, &mut lead);
+        stick(plan, connection, &mut lead.bytes);
     }
     record.status.set(head.status);
-    if let Some(length) = whole(head.framing, rest.as_ref()) {
-        let head_bytes = lead.len() as u64;
+    if lead.encoder.is_none()
+        && let Some(length) = whole(head.framing, rest.as_ref())
+    {
+        let head_bytes = lead.bytes.len() as u64;
         // Most answers are small and here already: one write, and none of the relay's state.
         let data = rest.as_ref().map_or(&[][..], Buffer::filled);
-        let both = relay::join(&mut lead, data, &[]);
+        let both = relay::join(&mut lead.bytes, data, &[]);
         write_to_client(plan, connection, both).await?;
         record.sent.set(length + head_bytes);
         return Ok(Answer::Delivered {
@@ -587,8 +562,7 @@ async fn deliver(
         });
     }
     // Boxed, so that the future of a small exchange is small.
-    let chunked = framing == Framing::Chunked;
-    let moving = move_body(plan, connection, record, head, chunked, (lead, rest));
+    let moving = move_body(plan, connection, record, head, (lead, rest));
     Box::pin(moving)
         .await
         .map(|reusable| Answer::Delivered { close, reusable })
@@ -601,10 +575,9 @@ async fn move_body(
     connection: &Connection,
     record: &Record,
     head: &ResponseHead,
-    chunked: bool,
-    (lead, rest): (Vec<u8>, Option<Buffer>),
+    (lead, rest): (Lead, Option<Buffer>),
 ) -> Result<bool, Stop> {
-    let head_bytes = lead.len() as u64;
+    let head_bytes = lead.bytes.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
         from: &plan.upstream.stream,
@@ -612,14 +585,15 @@ async fn move_body(
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
         writing: client_patience(timeout, Patience::Idle(timeout.idle)),
-        chunked,
+        chunked: lead.framing == Framing::Chunked,
+        encoder: lead.encoder,
         limit: u64::MAX,
         moved: 0,
         begun: false,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);
-    let outcome = relay.run(&mut body, lead, rest).await;
+    let outcome = relay.run(&mut body, lead.bytes, rest).await;
     record.sent.set(relay.moved + head_bytes);
     match outcome {
         // Bytes behind the response belong to no request: such a connection is not used again.
@@ -634,6 +608,7 @@ async fn move_body(
             RelayEnd::SourceSlow => Reason::BackendIdle,
             RelayEnd::TargetSlow => Reason::ReaderTooSlow,
             RelayEnd::Malformed(_) => Reason::BadResponse,
+            RelayEnd::Encoder => Reason::OwnAnswerFailed,
         })),
     }
 }

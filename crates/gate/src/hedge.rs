@@ -96,7 +96,7 @@ async fn send(
     timer: &Timer,
 ) -> bool {
     let name = &upstream.backend().name;
-    let lead = forward::request_head(search.snapshot, head, connection, name);
+    let lead = forward::request_head(search, head, connection, name);
     let mut patience = Patience::Idle(search.routed.settings.timeout.idle);
     let parts = [lead.as_slice(), &[], &[]];
     let written = relay::write_all(&upstream.stream, parts, &mut patience, timer);

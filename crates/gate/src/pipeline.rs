@@ -22,15 +22,20 @@ use crate::forward;
 use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
+use crate::outgoing::Terms;
 use crate::reach::{self, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::reply;
 use crate::retry;
 use crate::service::Outcome;
-use crate::settings::LimitsSettings;
+use crate::settings::{Action, LimitsSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+
+/// How TLS begins: a handshake record of any version (RFC 8446 §5.1). No method does.
+const CLIENT_HELLO: [u8; 2] = [22, 3];
 
 /// Why an exchange ends before its time.
 #[derive(Debug)]
@@ -81,13 +86,22 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
     drop(active);
     let (reason, after) = match ended {
         Ok(ended) => ended,
-        Err(Stop::Quiet) => return After::Gone,
+        Err(Stop::Quiet) => {
+            connection.stream.say_goodbye();
+            return After::Gone;
+        }
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
         Err(Stop::Stale | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
-            let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
+            let answered = answer(
+                shard,
+                &snapshot,
+                connection,
+                head.as_ref(),
+                (&rejection, &record),
+            );
             let after = Box::pin(answered).await;
             (rejection.reason, after)
         }
@@ -103,26 +117,32 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
-    if let Some(tracer) = &shard.shared.tracer {
-        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
-        record.trace = Some(tracer.begin(&mut head, trusted));
-    }
-    let head = &*kept.insert(head);
-    record.head_read = Some(shard.core.now());
-    record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
-
+    let head = &*kept.insert(meet(shard, snapshot, connection, record).await?);
     let routed = decide::route(snapshot, &connection.listener().name, head)?;
     routed.route.count(shard.index);
     if shard.shared.log.is_on() || record.trace.is_some() {
         record.route = Some(routed.settings.name.clone());
-        record.service = Some(routed.settings.service.clone());
+        record.service = Some(routed.settings.service.clone()).filter(|name| !name.is_empty());
     }
+    record.place = Some(routed.route.place);
     decide::limits(routed.settings, head)?;
+    let client = record.client.unwrap_or_else(|| connection.peer.ip());
+    decide::rate(routed.route, (head, client), shard.core.now(), true)?;
+    if !matches!(routed.settings.action, Action::Forward) {
+        let terms = Terms::new(snapshot, routed.settings, head, connection);
+        let answered = async {
+            let made = reply::make(shard, terms).await?;
+            reply::send(shard, connection, terms, record, made).await
+        };
+        return Box::pin(answered).await;
+    }
 
     let set = routed.route.service.set.load_full();
-    let client = record.client.unwrap_or(connection.peer.ip());
     let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let says_client = routed.route.service.settings.proxy_protocol.is_some();
+    if says_client {
+        record.called = connection.stream.local_address();
+    }
     let body = match routed.settings.retry.body_max {
         0 => None,
         _ => Box::pin(retry::gather(connection, head, routed.settings)).await?,
@@ -152,7 +172,8 @@ async fn run(
         let stop = match outcome {
             Ok(ended) => {
                 search.settle(&upstream, record.outcome.get());
-                if ended.reusable {
+                // A connection that named its client serves no other.
+                if ended.reusable && !says_client {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, upstream.stream, most);
                 }
@@ -165,6 +186,26 @@ async fn run(
         sent = false;
         upstream = reach(&mut search, connection, record).await?;
     }
+}
+
+/// Reads the head of a request, and notes who sent it.
+async fn meet(
+    shard: &Rc<Shard>,
+    snapshot: &Arc<Snapshot>,
+    connection: &mut Connection,
+    record: &mut Record,
+) -> Result<RequestHead, Stop> {
+    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    if let Some(tracer) = &shard.shared.tracer {
+        let trusted = snapshot.trusts(connection.peer.ip().to_canonical());
+        record.trace = Some(tracer.begin(&mut head, trusted));
+    }
+    record.head_read = Some(shard.core.now());
+    if shard.shared.log.is_on() {
+        record.tls = connection.stream.agreed();
+    }
+    record.client = Some(decide::client(snapshot, connection.peer.ip(), &head));
+    Ok(head)
 }
 
 /// A connection to a backend, unless the client goes away meanwhile.
@@ -274,7 +315,12 @@ async fn read_head(
         })
         .await;
         match read {
-            Some(Ok(count)) if count > 0 => buffer.fill(count),
+            Some(Ok(count)) if count > 0 => {
+                buffer.fill(count);
+                if buffer.filled().starts_with(&CLIENT_HELLO) {
+                    return Err(Stop::End(Reason::TlsOnPlain));
+                }
+            }
             None if scanned == 0 => return Err(Stop::NotYet),
             _ if buffer.is_empty() => return Err(Stop::Quiet),
             Some(Ok(_)) => {
@@ -300,39 +346,31 @@ pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
 /// The one place that turns a rejection into a response.
 async fn answer(
     shard: &Shard,
+    snapshot: &Snapshot,
     connection: &Connection,
     head: Option<&RequestHead>,
-    rejection: &Rejection,
-    record: &Record,
+    (rejection, record): (&Rejection, &Record),
 ) -> After {
     if rejection.reason.status() == 0 {
         return After::Gone;
     }
-    // With a body still under way, or with a head that was not understood, nobody knows where
-    // the next request begins.
-    let close = shard.leaving()
-        || rejection.reason == Reason::RequestCut
-        || head.is_none_or(|head| {
-            head.framing != Framing::None
-                || !head.keeps_alive()
-                || head.upgrade().is_some()
-                || head.method() == b"CONNECT"
-        });
-    let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
-    if head.is_some_and(|head| head.method() == b"HEAD") {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        bytes.truncate(end.map_or(bytes.len(), |end| end + 4));
+    if let Some(head) = head {
+        let pages = &snapshot.settings.error_pages;
+        let settings = record.place.and_then(|place| snapshot.table.get(place));
+        let settings = settings.unwrap_or(&snapshot.no_route);
+        let terms = Terms::new(snapshot, settings, head, connection);
+        let reply = reply::rejection(rejection, head, &[&settings.error_pages, pages]);
+        let sent = reply::send(shard, connection, terms, record, reply).await;
+        return sent.map_or(After::Gone, |(_, after)| after);
     }
+    // A head that was not understood: nobody knows where the next request begins.
+    let bytes = shard.with_date(|date| rejection_bytes(rejection, date, true));
     record.status.set(rejection.reason.status());
     record.sent.set(bytes.len() as u64);
     let mut patience = Patience::Idle(Duration::from_secs(10));
     let parts = [bytes.as_slice(), &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
-    match written.await {
-        Err(_) => After::Gone,
-        Ok(()) if close => After::Linger,
-        Ok(()) => After::Next,
-    }
+    written.await.map_or(After::Gone, |()| After::Linger)
 }
 
 /// A rejection as the bytes of a response.
@@ -347,11 +385,8 @@ pub(crate) fn rejection_bytes(rejection: &Rejection, date: &[u8], close: bool) -
     if !date.is_empty() {
         text.push_str(&format!("Date: {}\r\n", decide::text(date)));
     }
-    if let Some(seconds) = rejection.retry_after {
-        text.push_str(&format!("Retry-After: {seconds}\r\n"));
-    }
-    if let Some(allow) = &rejection.allow {
-        text.push_str(&format!("Allow: {allow}\r\n"));
+    for (name, value) in rejection.fields() {
+        text.push_str(&format!("{name}: {value}\r\n"));
     }
     if close {
         text.push_str("Connection: close\r\n");

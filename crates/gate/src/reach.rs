@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,8 +15,10 @@ use crate::decide::{self, Candidate, Routed, Wanted};
 use crate::driver::buffer::Buffer;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::driver::tls::HandshakeError;
 use crate::hold;
 use crate::pipeline::Stop;
+use crate::proxy_protocol;
 use crate::queue::{ANY, Place};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
@@ -24,6 +27,7 @@ use crate::service::Outcome;
 use crate::settings::RetryOn;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::tls::Way;
 
 /// A connection to the chosen backend.
 #[derive(Debug)]
@@ -180,7 +184,7 @@ impl<'a> Search<'a> {
             let reused = kept.is_some();
             let connected = match kept {
                 Some(stream) => Ok(stream),
-                None => self.connect(timer, &backend).await,
+                None => self.connect(timer, &backend, record).await,
             };
             let now = self.shard.core.now();
             match connected {
@@ -276,7 +280,7 @@ impl<'a> Search<'a> {
     }
 
     fn kept(&self, backend: &Backend) -> Option<TcpStream> {
-        if self.fresh.get() {
+        if self.fresh.get() || self.service().settings.proxy_protocol.is_some() {
             return None;
         }
         // A request that can't be sent twice takes only a connection that was just in use: its
@@ -287,12 +291,34 @@ impl<'a> Search<'a> {
         } else {
             limit.min(Duration::from_secs(1))
         };
-        self.shard.pool.take(backend.id, age)
+        let way = self.way().map_or(0, |way| way.id);
+        self.shard.pool.take(backend.id, way, age)
     }
 
-    async fn connect(&self, timer: &Timer, backend: &Backend) -> Result<TcpStream, Rejection> {
+    /// How backends are called; `None` without TLS.
+    fn way(&self) -> Option<&Way> {
+        self.service().way.get().map(|way| &**way)
+    }
+
+    async fn connect(
+        &self,
+        timer: &Timer,
+        backend: &Backend,
+        record: &Record,
+    ) -> Result<TcpStream, Rejection> {
         timer.set(self.routed.settings.timeout.connect);
-        let mut connecting = pin!(TcpStream::connect(&self.shard.core, backend.address));
+        let settings = &self.service().settings;
+        let plain = settings.proxy_protocol.is_none() && settings.tls.is_none();
+        let mut connecting = pin!(async {
+            let stream = TcpStream::connect(&self.shard.core, backend.address)
+                .await
+                .map_err(ReachError::Connect)?;
+            if plain {
+                return Ok(stream);
+            }
+            // What is rare is boxed.
+            Box::pin(self.introduce(stream, backend, record)).await
+        });
         let outcome = poll_fn(|context: &mut Context<'_>| {
             if let Poll::Ready(result) = connecting.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
@@ -309,15 +335,76 @@ impl<'a> Search<'a> {
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, backend = backend.name, service, "connect failed");
-                Err(Rejection::new(
-                    Reason::ConnectFailed,
-                    format!("a backend of service {service} can't be reached"),
-                ))
+                let (reason, what) = error.told();
+                let detail = format!("a backend of service {service} {what}");
+                Err(Rejection::new(reason, detail))
             }
             None => Err(Rejection::new(
                 Reason::ConnectTimeout,
                 format!("a backend of service {service} did not answer in time"),
             )),
+        }
+    }
+
+    /// What a new connection says before its first request: whom it comes from, then TLS.
+    async fn introduce(
+        &self,
+        stream: TcpStream,
+        backend: &Backend,
+        record: &Record,
+    ) -> Result<TcpStream, ReachError> {
+        let mut stream = stream;
+        if let Some(version) = self.service().settings.proxy_protocol {
+            let called = record.called.unwrap_or(backend.address);
+            let header = proxy_protocol::write(version, record.peer, called);
+            let mut left = header.as_slice();
+            while !left.is_empty() {
+                let written = poll_fn(|context| stream.poll_write(context, &[IoSlice::new(left)]));
+                let count = written.await.map_err(ReachError::Connect)?;
+                left = left.get(count..).unwrap_or_default();
+            }
+        }
+        let Some(way) = self.way() else {
+            return Ok(stream);
+        };
+        let handshakes = &self.shard.stats.backend_handshakes;
+        let name = way.tls.name(backend.address.ip());
+        let begun = stream.begin_tls(way.tls.config(), name, way.id);
+        let shaken = match begun {
+            Ok(()) => poll_fn(|context| stream.poll_handshake(context)).await,
+            Err(error) => Err(HandshakeError::Refused(error)),
+        };
+        match (shaken, stream.agreed()) {
+            (Ok(()), Some(agreed)) => handshakes.succeeded(agreed),
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                handshakes.failed();
+                return Err(ReachError::Handshake(error));
+            }
+        }
+        Ok(stream)
+    }
+}
+
+/// Why a new connection to a backend did not come to stand.
+#[derive(Debug, thiserror::Error)]
+enum ReachError {
+    #[error("{0}")]
+    Connect(io::Error),
+    #[error("TLS: {0:?}")]
+    Handshake(HandshakeError),
+}
+
+impl ReachError {
+    /// The cause, and what the client is told of the backend.
+    fn told(&self) -> (Reason, &'static str) {
+        match self {
+            Self::Connect(_) => (Reason::ConnectFailed, "can't be reached"),
+            Self::Handshake(HandshakeError::Refused(rustls::Error::InvalidCertificate(_))) => (
+                Reason::BackendCertificate,
+                "showed a certificate that is not believed",
+            ),
+            Self::Handshake(_) => (Reason::BackendTlsFailed, "does not speak TLS as it should"),
         }
     }
 }
@@ -327,6 +414,8 @@ pub(crate) fn outcome(reason: Reason) -> Outcome {
     match reason {
         Reason::ConnectFailed
         | Reason::ConnectTimeout
+        | Reason::BackendTlsFailed
+        | Reason::BackendCertificate
         | Reason::BackendClosed
         | Reason::ResponseCut
         | Reason::ResponseTimeout

@@ -9,10 +9,12 @@ use munjigi_foundation::telemetry::redact_target;
 
 use crate::backends::Backend;
 use crate::decide::text;
+use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::service::Outcome;
 use crate::shard::Shard;
+use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 
 /// The story of one exchange.
@@ -35,6 +37,14 @@ pub(crate) struct Record {
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     pub(crate) tunnel: bool,
+    /// The place of the route in the file.
+    pub(crate) place: Option<usize>,
+    /// The hub said that a sign-in failed: what a shield counts against the client.
+    pub(crate) sign_in_failed: Cell<bool>,
+    /// What the client's connection is sealed with; kept for the log alone.
+    pub(crate) tls: Option<Agreed>,
+    /// The address that the client called, for the PROXY header to a backend.
+    pub(crate) called: Option<SocketAddr>,
     pub(crate) trace: Option<Box<Context>>,
 }
 
@@ -56,6 +66,10 @@ impl Record {
             received: Cell::new(0),
             sent: Cell::new(0),
             tunnel: false,
+            place: None,
+            sign_in_failed: Cell::new(false),
+            tls: None,
+            called: None,
             trace: None,
         }
     }
@@ -78,6 +92,9 @@ impl Record {
             .bytes_received
             .fetch_add(self.received.get(), Relaxed);
         shard.stats.bytes_sent.fetch_add(self.sent.get(), Relaxed);
+        if self.sign_in_failed.get() {
+            shard.stats.failed_sign_ins.fetch_add(1, Relaxed);
+        }
         if let Some(backend) = &self.backend
             && is_backend_failure(reason)
         {
@@ -157,6 +174,12 @@ impl Record {
             "listener": listener,
             "client": client.to_string(),
             "peer": self.peer.to_string(),
+            "tls": self.tls.map(|tls| serde_json::json!({
+                "version": version_name(tls.version),
+                "cipher": suite_name(tls.suite),
+                "resumed": tls.resumed,
+                "protocol": if tls.http2 { "h2" } else { "http/1.1" },
+            })),
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),
             "target": head.map(|head| redact_target(&text(head.target())).into_owned()),
@@ -193,6 +216,8 @@ pub(crate) fn is_backend_failure(reason: Reason) -> bool {
         reason,
         Reason::ConnectFailed
             | Reason::ConnectTimeout
+            | Reason::BackendTlsFailed
+            | Reason::BackendCertificate
             | Reason::BackendClosed
             | Reason::BadResponse
             | Reason::BadUpgrade

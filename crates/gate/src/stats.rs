@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::reason::Reason;
+use crate::tls::figures::{HandshakeTotals, Handshakes};
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub(crate) const BOUNDS: [u64; 12] = [
@@ -27,8 +28,11 @@ pub(crate) struct ThreadStats {
     pub(crate) accepted: AtomicU64,
     pub(crate) backend_connections: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) failed_sign_ins: AtomicU64,
     pub(crate) active: AtomicI64,
     pub(crate) tunnels: AtomicI64,
+    pub(crate) client_handshakes: Handshakes,
+    pub(crate) backend_handshakes: Handshakes,
 }
 
 impl ThreadStats {
@@ -43,8 +47,11 @@ impl ThreadStats {
             accepted: AtomicU64::new(0),
             backend_connections: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            failed_sign_ins: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
+            client_handshakes: Handshakes::new(),
+            backend_handshakes: Handshakes::new(),
         }
     }
 
@@ -79,8 +86,11 @@ pub(crate) struct Totals {
     pub(crate) accepted: u64,
     pub(crate) backend_connections: u64,
     pub(crate) retries: u64,
+    pub(crate) failed_sign_ins: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
+    pub(crate) client_handshakes: HandshakeTotals,
+    pub(crate) backend_handshakes: HandshakeTotals,
 }
 
 impl Totals {
@@ -119,8 +129,15 @@ impl Totals {
             accepted: sum(&|thread| &thread.accepted),
             backend_connections: sum(&|thread| &thread.backend_connections),
             retries: sum(&|thread| &thread.retries),
+            failed_sign_ins: sum(&|thread| &thread.failed_sign_ins),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
+            client_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.client_handshakes),
+            ),
+            backend_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.backend_handshakes),
+            ),
         }
     }
 

@@ -111,6 +111,34 @@ pub(crate) async fn run(
     reason
 }
 
+/// Runs a tunnel of bytes that nobody asked for by HTTP, to its end.
+pub(crate) async fn plain(
+    shard: &Shard,
+    connection: &Connection,
+    backend: &TcpStream,
+    (figures, idle): (live::Tunnel, Duration),
+    record: &Record,
+) -> Reason {
+    shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted(shard);
+    let client = &connection.stream;
+    keep_alive(client);
+    keep_alive(backend);
+    let figures = Rc::new(figures);
+    connection.listed.tunnel(&figures);
+    let shared = Shared {
+        shard,
+        figures,
+        websocket: false,
+        idle,
+    };
+    let up = Direction::new(&shared, client, backend, true);
+    let down = Direction::new(&shared, backend, client, false);
+    let reason = both(&shared, &connection.timer, (up, None), (down, None), record).await;
+    drop(counted);
+    reason
+}
+
 fn keep_alive(stream: &TcpStream) {
     // Finds a peer that vanished without a word in about two minutes.
     let keep_alive = socket2::TcpKeepalive::new()
@@ -283,8 +311,12 @@ impl<'a> Direction<'a> {
             .await;
             match read {
                 None => {}
-                Some(Ok(0) | Err(_)) => {
+                Some(Ok(0)) => {
                     self.to.shutdown_write();
+                    return End::Source;
+                }
+                Some(Err(_)) => {
+                    self.to.cut_write();
                     return End::Source;
                 }
                 Some(Ok(count)) => {

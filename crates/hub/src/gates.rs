@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use munjigi_foundation::tls::UrlTrust;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -55,12 +56,13 @@ impl Gates {
     pub(crate) fn start(
         settings: &HubSettings,
         wiring: &Wiring,
-        http: &reqwest::Client,
+        (http, trust): (&reqwest::Client, &UrlTrust),
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Result<Self, reqwest::Error> {
         let gates = wiring.gate_admin.iter();
-        let each: Result<Arc<[Gate]>, _> = gates.map(|admin| Gate::new(admin, http)).collect();
+        let each: Result<Arc<[Gate]>, _> =
+            gates.map(|admin| Gate::new(admin, http, trust)).collect();
         let each = each?;
         let (tell, drained) = watch::channel(Drained::default());
         let service = settings.worker_service.clone();
@@ -103,7 +105,11 @@ pub(crate) enum GateError {
 
 impl Gate {
     /// A client of a gate's admin face; `http` is shared by those on TCP.
-    fn new(admin: &GateAdmin, http: &reqwest::Client) -> Result<Self, reqwest::Error> {
+    fn new(
+        admin: &GateAdmin,
+        http: &reqwest::Client,
+        trust: &UrlTrust,
+    ) -> Result<Self, reqwest::Error> {
         let (shown, client, url) = match admin {
             GateAdmin::Url { url, .. } => (without_secret(url), http.clone(), url.clone()),
             GateAdmin::Socket(path) => {
@@ -111,6 +117,7 @@ impl Gate {
                     .unix_socket(path.as_path())
                     .timeout(Duration::from_secs(5))
                     .no_proxy()
+                    .tls_backend_preconfigured(trust.clone())
                     .build()?;
                 let url = "http://localhost".to_owned();
                 (format!("unix:{}", path.display()), client, url)

@@ -126,7 +126,7 @@ fn explain_request(args: &RequestArgs) -> Result<Exit, Failure> {
         remark("hint", guessed);
     }
     // Backends may be followed on a runtime; none is needed for what the file says.
-    let decisions = request(&snapshot(gate.clone()), asked);
+    let decisions = request(&snapshot(gate.clone()), asked).decisions;
     let width = decisions
         .iter()
         .map(|decision| decision.stage.len())
@@ -225,18 +225,21 @@ fn parts(url: &str) -> Result<Port, Failure> {
 
 /// The listener that the url's port leads to, and what to say when none does: behind a forwarded port any may be meant.
 fn by_port(listeners: &[ListenerSettings], port: Port) -> (Option<&str>, Option<String>) {
-    let there = listeners
-        .iter()
-        .find(|listener| listener.address.port() == port.number);
+    // Layer 4 has no requests.
+    let http = || {
+        listeners
+            .iter()
+            .filter(|listener| listener.layer4.is_none())
+    };
+    let there = http().find(|listener| listener.address.port() == port.number);
     if let Some(there) = there {
         return (Some(&there.name), None);
     }
-    let first = listeners.first().map(|listener| listener.name.as_str());
-    if listeners.len() < 2 || !port.written {
+    let first = http().next().map(|listener| listener.name.as_str());
+    if http().count() < 2 || !port.written {
         return (first, None);
     }
-    let all: Vec<_> = listeners
-        .iter()
+    let all: Vec<_> = http()
         .map(|listener| format!("{} {}", listener.name, listener.address))
         .collect();
     let said = format!(
@@ -309,11 +312,8 @@ mod tests {
 
     #[test]
     fn the_port_chooses_the_listener() {
-        let listener = |name: &str, address: &str| ListenerSettings {
-            name: name.to_owned(),
-            address: address.parse().unwrap(),
-            connections_max: 1,
-        };
+        let listener =
+            |name: &str, address: &str| ListenerSettings::new(name, address.parse().unwrap());
         let two = [
             listener("web", "0.0.0.0:8443"),
             listener("inner", "127.0.0.1:8080"),

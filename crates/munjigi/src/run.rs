@@ -79,9 +79,7 @@ async fn print_link(roles: &Roles) -> Result<(), Failure> {
     {
         tracing::warn!("the hub is not registered yet");
     }
-    let base = roles
-        .web_url()
-        .unwrap_or_else(|| format!("http://{}", hub.address()));
+    let base = roles.web_url().unwrap_or_else(|| hub.url());
     let link = hub.sign_in_url(&base).await.map_err(Failure::could_not)?;
     say(format!("Sign in within 10 minutes: {}", link.expose()));
     Ok(())

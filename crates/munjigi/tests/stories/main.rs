@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it saw"
 )]
 
+mod bulk;
 mod chaos;
 mod events;
 mod handover;
@@ -17,6 +18,7 @@ mod newcomer;
 mod operators;
 mod reload;
 mod sarif;
+mod sealed;
 mod users;
 
 use std::path::{Path, PathBuf};

@@ -69,8 +69,6 @@ async fn a_model_that_nobody_offers_is_said_and_the_job_waits() {
         warned.contains(&format!("munjigi cancel {event_id}")),
         "{warned}"
     );
-    let (fine, output) = submitted(&up, &data, &[&file]).await;
-    assert!(!stderr(&output).contains("warning"), "{}", stderr(&output));
 
     // Whoever follows is told the job first, then why it waits and what can be done, once.
     let mut watching = Command::new(binary())
@@ -122,6 +120,17 @@ async fn a_model_that_nobody_offers_is_said_and_the_job_waits() {
         .unwrap()
         .unwrap();
 
+    assert_eq!(up.program.stop().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_job_that_has_ended_is_deleted_and_it_is_said_what_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let up = up(&data).await;
+    let file = file(folder.path(), "ping.py", VULNERABLE);
+    let (fine, output) = submitted(&up, &data, &[&file]).await;
+    assert!(!stderr(&output).contains("warning"), "{}", stderr(&output));
     munjigi(&up, &data, &["watch", &fine]).await;
     let late = munjigi(&up, &data, &["cancel", &fine]).await;
     assert_eq!(late.status.code(), Some(1));

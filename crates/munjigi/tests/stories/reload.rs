@@ -187,10 +187,8 @@ async fn a_reload_says_what_changed_and_a_broken_file_changes_nothing() {
         "all reasons: {log}"
     );
     // As `check` says it: where, and what to do.
-    let line = 1 + broken
-        .lines()
-        .position(|line| line.contains("sokcet"))
-        .unwrap();
+    let mut lines = broken.lines();
+    let line = 1 + lines.position(|line| line.contains("sokcet")).unwrap();
     let named = format!(
         "gate.toml:{line}: unknown key `sokcet` in [gate.admin] (hint: did you mean `socket`?)"
     );
