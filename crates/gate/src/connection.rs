@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
+use crate::http2;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
 use crate::shard::{Listener, Seat, Shard};
@@ -120,6 +121,13 @@ async fn refuse(stream: TcpStream, timer: Timer) {
 }
 
 async fn serve(shard: Rc<Shard>, mut connection: Connection) {
+    if connection.listener().protocols.http2() {
+        match Box::pin(choose(&shard, &mut connection)).await {
+            http2::First::Http1 => {}
+            http2::First::Http2 => return Box::pin(http2::serve(shard, connection)).await,
+            http2::First::Nothing => return,
+        }
+    }
     loop {
         if connection.leftover.is_none()
             && let Wake::End(reason) = wait_for_request(&shard, &connection).await
@@ -131,10 +139,27 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
         }
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
-            After::Linger => return Box::pin(linger(connection)).await,
+            After::Linger => {
+                connection.leftover = None;
+                return Box::pin(linger(&connection.stream, &connection.timer)).await;
+            }
             After::Gone => return,
         }
     }
+}
+
+/// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.
+async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First {
+    if !connection.listener().protocols.http1() {
+        return http2::First::Http2;
+    }
+    if let Wake::End(reason) = wait_for_request(shard, connection).await {
+        if let Some(reason) = reason {
+            shard.stats.reason(reason);
+        }
+        return http2::First::Nothing;
+    }
+    http2::detect(shard, connection).await
 }
 
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
@@ -158,9 +183,7 @@ async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
 }
 
 /// Ends our side and reads on for a while what the client still sends.
-async fn linger(connection: Connection) {
-    let Connection { stream, timer, .. } = connection;
-    drop(connection.leftover);
+pub(crate) async fn linger(stream: &TcpStream, timer: &Timer) {
     stream.shutdown_write();
     timer.set(LINGER);
     let mut buffer = Buffer::new(stream.core(), SMALL);

@@ -3,12 +3,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::IpAddr;
+use std::ops::Deref;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::connection::{After, Connection};
 use crate::decide::{self, Routed};
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http1::body::Body;
 use crate::http1::head::{Name, RequestHead, ResponseHead, find_end};
@@ -23,20 +27,37 @@ use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
 use crate::settings::TimeoutSettings;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::tunnel;
+use crate::tunnel::{First, Tunnel};
 use crate::ws;
 
 /// Interim responses (1xx) of one exchange.
-const INTERIM_MAX: u32 = 100;
+pub(crate) const INTERIM_MAX: u32 = 100;
 
 /// What is to be forwarded, and where to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct Order<'a> {
+    /// `http` or `https`: how the client came.
+    pub(crate) scheme: &'static str,
     pub(crate) shard: &'a Shard,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) head: &'a RequestHead,
     pub(crate) routed: &'a Routed<'a>,
     pub(crate) upstream: &'a Upstream,
+}
+
+/// An order over a connection of HTTP/1.1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    pub(crate) order: Order<'a>,
+    pub(crate) stream: &'a TcpStream,
+}
+
+impl<'a> Deref for Plan<'a> {
+    type Target = Order<'a>;
+
+    fn deref(&self) -> &Order<'a> {
+        &self.order
+    }
 }
 
 /// An exchange that went through.
@@ -50,13 +71,13 @@ pub(crate) struct Ended {
 
 /// How far the request body is.
 #[derive(Debug, Default)]
-struct Upload {
+pub(crate) struct Upload {
     /// Nothing more will be sent to the backend.
-    complete: Cell<bool>,
+    pub(crate) complete: Cell<bool>,
     /// The client owes bytes: then we do not wait for the backend.
-    owed: Cell<bool>,
+    pub(crate) owed: Cell<bool>,
     /// The whole body went through.
-    intact: Cell<bool>,
+    pub(crate) intact: Cell<bool>,
     /// What the client sent behind the body.
     leftover: RefCell<Option<Buffer>>,
 }
@@ -66,13 +87,30 @@ enum Answer {
     Upgraded { lead: Vec<u8>, rest: Option<Buffer> },
 }
 
+/// Whom an exchange is for, as far as waiting for the backend goes.
+pub(crate) trait Waiter {
+    fn timer(&self) -> &Timer;
+    /// Ready when the client is gone.
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Waiter for Connection {
+    fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_broken(context)
+    }
+}
+
 /// Forwards one request over one connection to a backend.
 pub(crate) async fn run(
     plan: Plan<'_>,
     connection: &mut Connection,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
-    let lead = request_lead(plan, connection);
+    let lead = request_lead(*plan, connection.peer.ip());
     let leftover = connection.leftover.take();
     let upload = Upload::default();
     // What is rare is boxed: the future of a plain exchange stays small.
@@ -97,7 +135,10 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
-            let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
+            let early = connection.leftover.take();
+            let first = First { lead, early, rest };
+            let tunnel = Tunnel::new(*plan, &connection.timer, record);
+            let reason = Box::pin(tunnel.run(&connection.stream, plan.stream, first)).await;
             Ok(Ended {
                 reason,
                 after: After::Gone,
@@ -116,22 +157,22 @@ pub(crate) async fn run(
     }
 }
 
-fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
+pub(crate) fn request_lead(order: Order<'_>, peer: IpAddr) -> Vec<u8> {
     let mut lead = Vec::with_capacity(1_024);
-    let peer = connection.peer.ip().to_canonical();
+    let peer = peer.to_canonical();
     let forwarding = Forwarding {
         peer: &peer.to_string(),
-        scheme: "http",
-        trusted: plan.snapshot.trusts(peer),
+        scheme: order.scheme,
+        trusted: order.snapshot.trusts(peer),
     };
-    let fallback = &plan.upstream.flight.0.name;
-    write::request(&mut lead, plan.head, forwarding, fallback);
+    let fallback = &order.upstream.flight.0.name;
+    write::request(&mut lead, order.head, forwarding, fallback);
     lead
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
     let mut patience = Patience::Idle(plan.routed.settings.timeout.idle);
-    let stream = &plan.upstream.stream;
+    let stream = plan.stream;
     let written = relay::write_all(stream, [lead, &[], &[]], &mut patience, &connection.timer);
     written.await.map_err(|end| match end {
         WriteEnd::Gone => Stop::Stale,
@@ -139,7 +180,7 @@ async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Resu
     })
 }
 
-fn stalled() -> Rejection {
+pub(crate) fn stalled() -> Rejection {
     Rejection::new(
         Reason::BackendStalled,
         "the backend stopped taking the request",
@@ -175,7 +216,7 @@ async fn both_ways(
     .await
 }
 
-fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
+pub(crate) fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
     timeout
         .rate_min
         .map_or(otherwise, |rate| Patience::Rate(Meter::new(rate)))
@@ -192,7 +233,7 @@ async fn send_body(
     let timer = Timer::new(&plan.shard.core);
     let mut body = Body::new(plan.head.framing);
     let mut lead = lead;
-    let backend = &plan.upstream.stream;
+    let backend = plan.stream;
     if plan.head.expects_continue() && leftover.is_none() {
         // The client owes nothing until it was told to go on.
         let mut patience = Patience::Idle(settings.timeout.idle);
@@ -241,7 +282,7 @@ async fn send_body(
     }
 }
 
-fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
+pub(crate) fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
     let rejection = match end {
         RelayEnd::SourceGone | RelayEnd::TargetGone | RelayEnd::Abandoned => Rejection::new(
             Reason::RequestCut,
@@ -285,19 +326,19 @@ async fn respond(
     deliver(plan, connection, record, upload, &head, rest).await
 }
 
-fn bad_response(detail: &str) -> Rejection {
+pub(crate) fn bad_response(detail: &str) -> Rejection {
     Rejection::new(Reason::BadResponse, detail)
 }
 
-async fn read_response_head(
+pub(crate) async fn read_response_head(
     plan: Plan<'_>,
-    connection: &Connection,
+    waiter: &impl Waiter,
     upload: &Upload,
     rest: &mut Option<Buffer>,
     first: bool,
 ) -> Result<ResponseHead, Stop> {
     let limits = head_limits(&plan.snapshot.settings.limits);
-    let stream = &plan.upstream.stream;
+    let stream = plan.stream;
     let mut scanned = 0;
     loop {
         if let Some(buffer) = rest.as_mut() {
@@ -316,7 +357,7 @@ async fn read_response_head(
                 return Err(bad(BadMessage::HeadTooLarge));
             }
         }
-        wait_for_response(plan, connection, upload).await?;
+        wait_for_response(plan, waiter, upload).await?;
         let mut buffer = rest
             .take()
             .unwrap_or_else(|| Buffer::new(stream.core(), SMALL));
@@ -344,16 +385,28 @@ async fn read_response_head(
 /// Waits for bytes of the backend: as long as `response` allows once the request is sent.
 async fn wait_for_response(
     plan: Plan<'_>,
-    connection: &Connection,
+    waiter: &impl Waiter,
     upload: &Upload,
 ) -> Result<(), Stop> {
-    let timer = &connection.timer;
+    let ready = |context: &mut Context<'_>| plan.stream.poll_readable(context);
+    within_response(plan.routed.settings.timeout.response, waiter, upload, ready).await
+}
+
+/// Waits for `ready`: as long as the client is there, and as `limit` allows once the request is
+/// sent.
+pub(crate) async fn within_response<T>(
+    limit: Duration,
+    waiter: &impl Waiter,
+    upload: &Upload,
+    mut ready: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Result<T, Stop> {
+    let timer = waiter.timer();
     let mut armed = false;
     poll_fn(|context| {
-        if plan.upstream.stream.poll_readable(context).is_ready() {
-            return Poll::Ready(Ok(()));
+        if let Poll::Ready(value) = ready(context) {
+            return Poll::Ready(Ok(value));
         }
-        if connection.stream.poll_broken(context).is_ready() {
+        if waiter.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Stop::End(Reason::ClientGone)));
         }
         if upload.owed.get() {
@@ -362,7 +415,7 @@ async fn wait_for_response(
         }
         if !armed {
             armed = true;
-            timer.set(plan.routed.settings.timeout.response);
+            timer.set(limit);
         }
         timer.poll_expired(context).map(|()| {
             let detail = "the backend did not answer in time";
@@ -415,7 +468,6 @@ async fn write_to_client(
     })
 }
 
-/// A 101 counts only as the answer to what was asked: nothing goes raw before that.
 fn upgrade(
     plan: Plan<'_>,
     record: &Record,
@@ -423,8 +475,22 @@ fn upgrade(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
+    let lead = upgrade_lead(*plan, upload, head)?;
+    record.status.set(101);
+    Ok(Answer::Upgraded {
+        lead,
+        rest: rest.filter(|rest| !rest.is_empty()),
+    })
+}
+
+/// A 101 counts only as the answer to what was asked: nothing goes raw before that.
+pub(crate) fn upgrade_lead(
+    order: Order<'_>,
+    upload: &Upload,
+    head: &ResponseHead,
+) -> Result<Vec<u8>, Stop> {
     let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
-    let Some(asked) = plan.head.upgrade() else {
+    let Some(asked) = order.head.upgrade() else {
         return refused("the backend changed the protocol, which nobody asked for");
     };
     if !head
@@ -434,7 +500,7 @@ fn upgrade(
         return refused("the backend changed to another protocol than was asked for");
     }
     if asked.eq_ignore_ascii_case(b"websocket") {
-        let key = plan
+        let key = order
             .head
             .fields
             .first(Name::SecWebSocketKey)
@@ -457,10 +523,59 @@ fn upgrade(
         upgrade: true,
     };
     write::response(&mut lead, head, delivery);
-    record.status.set(101);
-    Ok(Answer::Upgraded {
-        lead,
-        rest: rest.filter(|rest| !rest.is_empty()),
+    Ok(lead)
+}
+
+/// The head of the final answer as it goes to a client of HTTP/1.
+#[derive(Debug)]
+pub(crate) struct ResponseLead {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) framing: Framing,
+    pub(crate) close: bool,
+}
+
+pub(crate) fn response_lead(
+    order: Order<'_>,
+    upload: &Upload,
+    head: &ResponseHead,
+) -> ResponseLead {
+    let old_client = order.head.version == Version::Http10;
+    let framing = match head.framing {
+        Framing::Chunked | Framing::UntilClose if old_client => Framing::UntilClose,
+        Framing::Chunked | Framing::UntilClose => Framing::Chunked,
+        known => known,
+    };
+    let close = !order.head.keeps_alive()
+        || framing == Framing::UntilClose
+        || order.shard.draining()
+        || !upload.complete.get()
+        || !upload.intact.get();
+    let mut bytes = Vec::with_capacity(1_024);
+    order.shard.with_date(|date| {
+        let delivery = Delivery {
+            framing,
+            close,
+            say_keep_alive: old_client && !close,
+            date,
+            upgrade: false,
+        };
+        write::response(&mut bytes, head, delivery);
+    });
+    ResponseLead {
+        bytes,
+        framing,
+        close,
+    }
+}
+
+/// Why a response was not delivered to its end.
+pub(crate) fn delivery_stop(end: &RelayEnd) -> Stop {
+    Stop::End(match end {
+        RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
+        RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,
+        RelayEnd::SourceSlow => Reason::BackendIdle,
+        RelayEnd::TargetSlow => Reason::ReaderTooSlow,
+        RelayEnd::Malformed(_) => Reason::BadResponse,
     })
 }
 
@@ -472,33 +587,16 @@ async fn deliver(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let old_client = plan.head.version == Version::Http10;
-    let framing = match head.framing {
-        Framing::Chunked | Framing::UntilClose if old_client => Framing::UntilClose,
-        Framing::Chunked | Framing::UntilClose => Framing::Chunked,
-        known => known,
-    };
-    let close = !plan.head.keeps_alive()
-        || framing == Framing::UntilClose
-        || plan.shard.draining()
-        || !upload.complete.get()
-        || !upload.intact.get();
-    let mut lead = Vec::with_capacity(1_024);
-    plan.shard.with_date(|date| {
-        let delivery = Delivery {
-            framing,
-            close,
-            say_keep_alive: old_client && !close,
-            date,
-            upgrade: false,
-        };
-        write::response(&mut lead, head, delivery);
-    });
+    let ResponseLead {
+        bytes: lead,
+        framing,
+        close,
+    } = response_lead(*plan, upload, head);
     record.status.set(head.status);
     let head_bytes = lead.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
-        from: &plan.upstream.stream,
+        from: plan.stream,
         to: &connection.stream,
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
@@ -517,12 +615,6 @@ async fn deliver(
             close,
             reusable: head.keeps_alive() && rest.is_none(),
         }),
-        Err(end) => Err(Stop::End(match end {
-            RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
-            RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,
-            RelayEnd::SourceSlow => Reason::BackendIdle,
-            RelayEnd::TargetSlow => Reason::ReaderTooSlow,
-            RelayEnd::Malformed(_) => Reason::BadResponse,
-        })),
+        Err(end) => Err(delivery_stop(&end)),
     }
 }

@@ -23,7 +23,7 @@ use crate::driver::Driver;
 use crate::driver::tcp::TcpListener;
 use crate::driver::timer::Timer;
 use crate::settings::{GateSettings, ListenerSettings};
-use crate::shard::{Listener, Shard, Shared};
+use crate::shard::{Listener, Protocols, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 
@@ -210,6 +210,7 @@ impl Gate {
                 address: bound.address,
                 connections: AtomicUsize::new(0),
                 connections_max: AtomicUsize::new(bound.settings.connections_max),
+                protocols: Protocols::new(&bound.settings.protocols),
                 closed: AtomicBool::new(false),
             });
             for (remote, socket) in self.remotes.iter().zip(bound.sockets) {
@@ -273,6 +274,7 @@ impl Gate {
                     Some(wanted) => {
                         let limit = &listener.connections_max;
                         limit.store(wanted.connections_max, Ordering::Relaxed);
+                        listener.protocols.set(&wanted.protocols);
                     }
                     None => {
                         listener.closed.store(true, Ordering::Relaxed);

@@ -18,6 +18,7 @@ pub mod explain;
 mod forward;
 mod gate;
 pub mod http1;
+pub mod http2;
 mod meter;
 mod metrics;
 mod network;

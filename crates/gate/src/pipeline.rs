@@ -17,16 +17,22 @@ use std::time::Duration;
 use crate::connection::{After, Connection};
 use crate::decide;
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::timer::Timer;
 use crate::forward;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
-use crate::reach::Search;
+use crate::http2;
+use crate::http2::forward::ClientSide;
+use crate::reach::{Link, Search};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
 use crate::settings::LimitsSettings;
-use crate::shard::Shard;
+use crate::shard::{Listener, Shard};
 use crate::snapshot::Snapshot;
+
+/// How often a request that a backend did not look at is sent again.
+const UNSEEN_MAX: u32 = 3;
 
 /// Why an exchange ends before its time.
 #[derive(Debug)]
@@ -39,6 +45,8 @@ pub(crate) enum Stop {
     Quiet,
     /// There is no request yet: the readiness was stale.
     NotYet,
+    /// The backend of a shared connection did not look at the request: it may be sent again.
+    Unseen,
     /// A kept connection turned out to be closed by its backend, before a byte of a response.
     Stale,
 }
@@ -50,10 +58,10 @@ impl From<Rejection> for Stop {
 }
 
 /// Counts an exchange as active for as long as it lives.
-struct Active<'a>(&'a Shard);
+pub(crate) struct Active<'a>(&'a Shard);
 
 impl<'a> Active<'a> {
-    fn new(shard: &'a Shard) -> Self {
+    pub(crate) fn new(shard: &'a Shard) -> Self {
         shard.stats.active.fetch_add(1, Ordering::Relaxed);
         Self(shard)
     }
@@ -78,7 +86,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         Err(Stop::Quiet) => return After::Gone,
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
-        Err(Stop::Stale) => (Reason::BackendClosed, After::Gone),
+        Err(Stop::Stale | Stop::Unseen) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
             let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
@@ -99,10 +107,44 @@ async fn run(
 ) -> Result<(Reason, After), Stop> {
     let head = read_head(shard, connection, &snapshot.settings.limits).await?;
     let head = &*kept.insert(head);
-    record.head_read = Some(shard.core.now());
-    record.client = Some(decide::client(snapshot, connection.peer.ip(), head));
+    stages(shard, snapshot, Caller::Http1(connection), head, record).await
+}
 
-    let routed = decide::route(snapshot, &connection.listener().name, head)?;
+/// Who asks, and over what.
+#[derive(Debug)]
+pub(crate) enum Caller<'a, 'c> {
+    Http1(&'a mut Connection),
+    Http2(&'a mut ClientSide<'c>),
+}
+
+impl Caller<'_, '_> {
+    fn listener(&self) -> &Listener {
+        match self {
+            Self::Http1(connection) => connection.listener(),
+            Self::Http2(side) => side.client.listener(),
+        }
+    }
+
+    fn timer(&self) -> &Timer {
+        match self {
+            Self::Http1(connection) => &connection.timer,
+            Self::Http2(side) => side.timer,
+        }
+    }
+}
+
+/// From the head on: route → limits → choose backend → forward.
+pub(crate) async fn stages(
+    shard: &Shard,
+    snapshot: &Snapshot,
+    mut caller: Caller<'_, '_>,
+    head: &RequestHead,
+    record: &mut Record,
+) -> Result<(Reason, After), Stop> {
+    record.head_read = Some(shard.core.now());
+    record.client = Some(decide::client(snapshot, record.peer.ip(), head));
+
+    let routed = decide::route(snapshot, &caller.listener().name, head)?;
     routed.route.count(shard.index);
     if shard.shared.log.is_on() {
         record.route = Some(routed.settings.name.clone());
@@ -121,38 +163,57 @@ async fn run(
         fresh: false,
         repeatable: head.is_idempotent() && head.framing == Framing::None,
     };
-    let mut upstream = search.reach(&connection.timer, record).await?;
+    let mut upstream = search.reach(caller.timer(), record).await?;
+    let mut unseen = 0;
     loop {
-        let plan = forward::Plan {
+        let order = forward::Order {
+            scheme: "http",
             shard,
             snapshot,
             head,
             routed: &routed,
             upstream: &upstream,
         };
-        match forward::run(plan, connection, record).await {
+        let again = match forwarded(order, &mut caller, record).await {
             // Nothing reached the application: once more, on a connection that is surely new.
-            Err(Stop::Stale) if upstream.reused && search.repeatable => {
-                shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-                search.fresh = true;
-                upstream = search.reach(&connection.timer, record).await?;
-            }
-            Err(Stop::Stale) => {
-                return Err(Rejection::new(
-                    Reason::BackendClosed,
-                    "the backend closed the connection without an answer",
-                )
-                .into());
+            Err(Stop::Stale) => upstream.reused && search.repeatable,
+            Err(Stop::Unseen) => {
+                unseen += 1;
+                unseen <= UNSEEN_MAX
             }
             Err(stop) => return Err(stop),
             Ok(ended) => {
-                if ended.reusable {
+                if let (Link::Http1(stream), true) = (upstream.link, ended.reusable) {
                     let most = snapshot.settings.limits.backend_idle_max;
-                    shard.pool.give(upstream.flight.0.id, upstream.stream, most);
+                    shard.pool.give(upstream.flight.0.id, stream, most);
                 }
                 return Ok((ended.reason, ended.after));
             }
+        };
+        if !again {
+            let detail = "the backend closed the connection without an answer";
+            return Err(Rejection::new(Reason::BackendClosed, detail).into());
         }
+        shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+        search.fresh = true;
+        upstream = search.reach(caller.timer(), record).await?;
+    }
+}
+
+/// Forward: by whatever the two sides speak.
+async fn forwarded(
+    order: forward::Order<'_>,
+    caller: &mut Caller<'_, '_>,
+    record: &mut Record,
+) -> Result<forward::Ended, Stop> {
+    match (caller, &order.upstream.link) {
+        (Caller::Http1(connection), Link::Http1(stream)) => {
+            forward::run(forward::Plan { order, stream }, connection, record).await
+        }
+        (Caller::Http1(connection), Link::Http2(_)) => {
+            Box::pin(http2::forward::from_http1(order, connection, record)).await
+        }
+        (Caller::Http2(side), _) => Box::pin(http2::forward::run(order, side, record)).await,
     }
 }
 

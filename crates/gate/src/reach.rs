@@ -12,16 +12,27 @@ use crate::backends::{Backend, InFlight, Set};
 use crate::decide::{self, Routed, Wanted};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::http2::backend::{self, Lease};
 use crate::pipeline::Stop;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
+use crate::settings::Protocol;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+
+/// How a backend is spoken to.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// A connection for one request at a time.
+    Http1(TcpStream),
+    /// A place on a connection that many requests share.
+    Http2(Lease),
+}
 
 /// A connection to the chosen backend.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
+    pub(crate) link: Link,
     pub(crate) flight: InFlight,
     /// It served a request before.
     pub(crate) reused: bool,
@@ -54,18 +65,18 @@ impl Search<'_> {
             record.attempts += 1;
             record.backend = Some(Arc::clone(&backend));
             let flight = InFlight::new(&backend);
-            if let Some(stream) = self.kept(&backend) {
+            if let Some(link) = self.kept(&backend) {
                 return Ok(Upstream {
-                    stream,
+                    link,
                     flight,
                     reused: true,
                 });
             }
-            match self.connect(timer, &backend).await {
-                Ok(stream) => {
+            match self.open(timer, &backend).await {
+                Ok(link) => {
                     record.connected = Some(self.shard.core.now());
                     return Ok(Upstream {
-                        stream,
+                        link,
                         flight,
                         reused: false,
                     });
@@ -82,7 +93,10 @@ impl Search<'_> {
         }
     }
 
-    fn kept(&self, backend: &Backend) -> Option<TcpStream> {
+    fn kept(&self, backend: &Backend) -> Option<Link> {
+        if self.speaks_http2() {
+            return self.shard.http2.take(backend.id).map(Link::Http2);
+        }
         if self.fresh {
             return None;
         }
@@ -94,10 +108,31 @@ impl Search<'_> {
         } else {
             limit.min(Duration::from_secs(1))
         };
-        self.shard.pool.take(backend.id, age)
+        self.shard.pool.take(backend.id, age).map(Link::Http1)
     }
 
-    async fn connect(&self, timer: &Timer, backend: &Backend) -> Result<TcpStream, Rejection> {
+    fn speaks_http2(&self) -> bool {
+        self.routed.route.service.settings.protocol == Protocol::Http2
+    }
+
+    async fn open(&self, timer: &Timer, backend: &Backend) -> Result<Link, Rejection> {
+        if self.speaks_http2() {
+            return Box::pin(backend::lease(self, timer, backend))
+                .await
+                .map(Link::Http2);
+        }
+        self.connect(timer, backend).await.map(Link::Http1)
+    }
+
+    /// A new connection, within `timeout.connect`.
+    ///
+    /// # Errors
+    /// When it does not stand.
+    pub(crate) async fn connect(
+        &self,
+        timer: &Timer,
+        backend: &Backend,
+    ) -> Result<TcpStream, Rejection> {
         timer.set(self.routed.settings.timeout.connect);
         let mut connecting = pin!(TcpStream::connect(&self.shard.core, backend.address));
         let outcome = poll_fn(|context: &mut Context<'_>| {

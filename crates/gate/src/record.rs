@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     pub(crate) tunnel: bool,
+    /// It came by HTTP/2.
+    pub(crate) http2: bool,
 }
 
 impl Record {
@@ -50,6 +52,7 @@ impl Record {
             received: Cell::new(0),
             sent: Cell::new(0),
             tunnel: false,
+            http2: false,
         }
     }
 
@@ -101,6 +104,7 @@ impl Record {
             "listener": listener,
             "client": client.to_string(),
             "peer": self.peer.to_string(),
+            "protocol": if self.http2 { "h2" } else { "http/1.1" },
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),
             "target": head.map(|head| redact_target(&text(head.target())).into_owned()),

@@ -14,6 +14,8 @@ use munjigi_foundation::clock::Clock;
 use crate::access_log::LogHandle;
 use crate::driver::Core;
 use crate::driver::tcp::TcpStream;
+use crate::http2;
+use crate::settings::Protocol;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 
@@ -35,8 +37,41 @@ pub(crate) struct Listener {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) connections: AtomicUsize,
     pub(crate) connections_max: AtomicUsize,
+    pub(crate) protocols: Protocols,
     /// Accepts no more.
     pub(crate) closed: AtomicBool,
+}
+
+/// What a listener speaks; a reload may change it.
+#[derive(Debug)]
+pub(crate) struct Protocols {
+    http1: AtomicBool,
+    http2: AtomicBool,
+}
+
+impl Protocols {
+    pub(crate) fn new(protocols: &[Protocol]) -> Self {
+        let this = Self {
+            http1: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
+        };
+        this.set(protocols);
+        this
+    }
+
+    pub(crate) fn set(&self, protocols: &[Protocol]) {
+        let has = |wanted| protocols.contains(&wanted);
+        self.http1.store(has(Protocol::Http1), Ordering::Relaxed);
+        self.http2.store(has(Protocol::Http2), Ordering::Relaxed);
+    }
+
+    pub(crate) fn http1(&self) -> bool {
+        self.http1.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
 }
 
 /// Counts a connection for as long as it lives.
@@ -70,6 +105,8 @@ pub(crate) struct Shard {
     pub(crate) index: usize,
     pub(crate) stats: Arc<ThreadStats>,
     pub(crate) pool: Pool,
+    /// Connections of HTTP/2 to backends.
+    pub(crate) http2: http2::backend::Pool,
     snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     date: RefCell<(i64, String)>,
     date_checked: Cell<Option<Instant>>,
@@ -88,6 +125,7 @@ impl Shard {
             index,
             stats: Arc::clone(stats),
             pool: Pool::default(),
+            http2: http2::backend::Pool::default(),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             date: RefCell::default(),
             date_checked: Cell::new(None),

@@ -29,6 +29,20 @@ pub(crate) struct ThreadStats {
     pub(crate) retries: AtomicU64,
     pub(crate) active: AtomicI64,
     pub(crate) tunnels: AtomicI64,
+    pub(crate) http2: Http2Stats,
+}
+
+/// What HTTP/2 adds.
+#[derive(Debug, Default)]
+pub(crate) struct Http2Stats {
+    /// Connections of clients that spoke it.
+    pub(crate) connections: AtomicU64,
+    /// Requests that came by it.
+    pub(crate) requests: AtomicU64,
+    /// Streams that clients reset.
+    pub(crate) resets_received: AtomicU64,
+    /// Streams of clients that the gate reset.
+    pub(crate) resets_sent: AtomicU64,
 }
 
 impl ThreadStats {
@@ -45,6 +59,7 @@ impl ThreadStats {
             retries: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
+            http2: Http2Stats::default(),
         }
     }
 
@@ -81,6 +96,8 @@ pub(crate) struct Totals {
     pub(crate) retries: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
+    /// Connections, requests, resets received and sent.
+    pub(crate) http2: [u64; 4],
 }
 
 impl Totals {
@@ -121,6 +138,12 @@ impl Totals {
             retries: sum(&|thread| &thread.retries),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
+            http2: [
+                sum(&|thread| &thread.http2.connections),
+                sum(&|thread| &thread.http2.requests),
+                sum(&|thread| &thread.http2.resets_received),
+                sum(&|thread| &thread.http2.resets_sent),
+            ],
         }
     }
 

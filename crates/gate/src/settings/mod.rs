@@ -1,5 +1,6 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod http2;
 mod read;
 mod schema;
 
@@ -13,6 +14,7 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use http2::{Http2Limits, Protocol};
 pub use schema::ALL as SCHEMAS;
 
 /// `[gate]`, the table that [`GateSettings::read`] reads.
@@ -86,6 +88,8 @@ pub struct ListenerSettings {
     pub name: String,
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
+    /// What it speaks.
+    pub protocols: Vec<Protocol>,
     /// Connections at once.
     pub connections_max: usize,
 }
@@ -97,6 +101,7 @@ impl ListenerSettings {
         Self {
             name: name.to_owned(),
             address,
+            protocols: vec![Protocol::Http1],
             connections_max: 10_000,
         }
     }
@@ -198,6 +203,8 @@ pub struct ServiceSettings {
     pub discovery: DiscoverySettings,
     /// Discovered addresses outside are refused; all are good when absent.
     pub networks: Option<Vec<Network>>,
+    /// What the backends speak.
+    pub protocol: Protocol,
     /// How one is chosen.
     pub balance: Balance,
 }
@@ -297,6 +304,8 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// What HTTP/2 has of its own.
+    pub http2: Http2Limits,
 }
 
 impl Default for LimitsSettings {
@@ -310,6 +319,7 @@ impl Default for LimitsSettings {
             backend_idle_max: 256,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            http2: Http2Limits::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 use regex::Regex;
 
+use super::http2::{self, Protocol};
 use super::schema;
 use super::{
     AccessLog, AdminSettings, BackendSettings, Balance, DiscoverySettings, GateSettings,
@@ -109,22 +110,7 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
 }
 
 fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSettings> {
-    for protocol in table.list::<String>("protocols").unwrap_or_default() {
-        match protocol.value.as_str() {
-            "http/1.1" => {}
-            "h2" | "h3" | "tcp" | "udp" => later(
-                table,
-                protocol.span,
-                &format!("protocol \"{}\"", protocol.value),
-                "\"http/1.1\"",
-            ),
-            other => table.problems().error_with_hint(
-                protocol.span,
-                format!("\"{other}\" is no protocol"),
-                "write \"http/1.1\"",
-            ),
-        }
-    }
+    let protocols = read_protocols(table);
     if let Some(mode) = table.item::<String>("proxy_protocol") {
         match mode.value.as_str() {
             "off" => {}
@@ -141,8 +127,46 @@ fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSett
     Some(ListenerSettings {
         name: name?,
         address: address?,
+        protocols,
         connections_max,
     })
+}
+
+fn read_protocols(table: &Table<'_>) -> Vec<Protocol> {
+    let Some(items) = table.list::<String>("protocols") else {
+        return vec![Protocol::Http1];
+    };
+    if items.is_empty() {
+        table.problems().error_with_hint(
+            table.span_of("protocols"),
+            "`protocols` is empty",
+            "write \"http/1.1\", \"h2\", or both",
+        );
+    }
+    let mut protocols = Vec::new();
+    for item in items {
+        let known = match item.value.as_str() {
+            "http/1.1" => Protocol::Http1,
+            "h2" => Protocol::Http2,
+            "h3" | "tcp" | "udp" => {
+                let what = format!("protocol \"{}\"", item.value);
+                later(table, item.span, &what, "\"http/1.1\" and \"h2\"");
+                continue;
+            }
+            other => {
+                table.problems().error_with_hint(
+                    item.span,
+                    format!("\"{other}\" is no protocol"),
+                    "write \"http/1.1\" or \"h2\"",
+                );
+                continue;
+            }
+        };
+        if !protocols.contains(&known) {
+            protocols.push(known);
+        }
+    }
+    protocols
 }
 
 /// An address to listen on: a literal one, or `localhost`.
@@ -405,26 +429,20 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
             return None;
         }
     };
-    read_protocol(table);
     Some(ServiceSettings {
+        protocol: read_protocol(table),
         discovery,
         networks: table.list::<Network>("networks").map(values),
         balance: read_balance(table),
     })
 }
 
-fn read_protocol(table: &Table<'_>) {
-    if let Some(item) = table.item::<String>("protocol") {
-        match item.value.as_str() {
-            "http/1.1" => {}
-            "h2" => later(table, item.span, "HTTP/2 to backends", "\"http/1.1\""),
-            other => table.problems().error_with_hint(
-                item.span,
-                format!("`protocol` can't be \"{other}\""),
-                "write \"http/1.1\"",
-            ),
-        }
-    }
+fn read_protocol(table: &Table<'_>) -> Protocol {
+    table.choice(
+        "protocol",
+        Protocol::Http1,
+        &[("http/1.1", Protocol::Http1), ("h2", Protocol::Http2)],
+    )
 }
 
 fn read_balance(table: &Table<'_>) -> Balance {
@@ -561,5 +579,6 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             defaults.access_log_lines,
             16..=1_000_000,
         ),
+        http2: http2::read_limits(table),
     }
 }

@@ -18,6 +18,8 @@ mod control;
 mod corpus;
 mod failures;
 mod forwarding;
+mod http2;
+mod http2_support;
 mod lookup;
 mod rewriting;
 mod support;

@@ -1,0 +1,146 @@
+//! One request of a client's HTTP/2 connection: the stages of `pipeline`, on a stream.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::server::SendResponse;
+use h2::{Reason as Code, RecvStream};
+use http::Request;
+
+use crate::driver::timer::Timer;
+use crate::http1::head::{HeadLimits, RequestHead};
+use crate::pipeline::{self, Active, Caller, Stop, head_limits};
+use crate::reason::{Reason, Rejection};
+use crate::record::Record;
+use crate::relay::Patience;
+use crate::shard::Shard;
+
+use super::body::{self, Sink, Waiting};
+use super::forward::ClientSide;
+use super::io::Chunk;
+use super::server::Open;
+use super::translate::{self, Content};
+
+/// How long a client may take to make room for an answer of ours.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Runs one exchange.
+pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendResponse<Chunk>) {
+    let client = Rc::clone(open.client());
+    let shard = &client.shard;
+    let snapshot = shard.snapshot();
+    let mut record = Record::new(shard.core.now(), client.peer);
+    record.http2 = true;
+    let active = Active::new(shard);
+    let timer = Timer::new(&shard.core);
+    let (parts, body) = request.into_parts();
+    let limits = head_limits(&snapshot.settings.limits);
+    let head = head_of(&parts, body.is_end_stream(), limits);
+    let mut side = ClientSide {
+        client: &client,
+        timer: &timer,
+        body: Some(body),
+        respond: RefCell::new(respond),
+    };
+    let (kept, ended) = match head {
+        Ok(head) => {
+            let caller = Caller::Http2(&mut side);
+            let stages = pipeline::stages(shard, &snapshot, caller, &head, &mut record);
+            let ended = stages.await;
+            (Some(head), ended)
+        }
+        Err(rejection) => (None, Err(rejection.into())),
+    };
+    drop(active);
+    let reason = match ended {
+        Ok((reason, _)) => reason,
+        Err(Stop::Reject(rejection)) if record.status.get() == 0 => {
+            answer(shard, &side, kept.as_ref(), &rejection, &record).await;
+            rejection.reason
+        }
+        Err(stop) => {
+            // What was begun is never completed.
+            side.respond.borrow_mut().send_reset(Code::INTERNAL_ERROR);
+            match stop {
+                Stop::End(reason) => reason,
+                Stop::Reject(rejection) => rejection.reason,
+                Stop::Quiet | Stop::NotYet => Reason::ClientGone,
+                Stop::Stale | Stop::Unseen => Reason::BackendClosed,
+            }
+        }
+    };
+    record.finish(shard, &client.listener().name, kept.as_ref(), reason);
+}
+
+/// Read head: the fields of the request as the one typed head.
+fn head_of(
+    parts: &http::request::Parts,
+    ends: bool,
+    limits: HeadLimits,
+) -> Result<RequestHead, Rejection> {
+    let head = match parts.extensions.get::<Protocol>().map(Protocol::as_str) {
+        None if ends => translate::request(parts, Content::None, limits),
+        None => translate::request(parts, Content::Body, limits),
+        Some("websocket") => {
+            let key = websocket_key();
+            translate::request(parts, Content::WebSocket { key: &key }, limits)
+        }
+        Some(_) => {
+            let detail = "of the protocols of extended CONNECT only websocket is served";
+            return Err(Rejection::new(Reason::ConnectRefused, detail));
+        }
+    };
+    head.map_err(Rejection::from)
+}
+
+/// What the gate sends to a backend as `Sec-WebSocket-Key` (RFC 6455 §4.1).
+fn websocket_key() -> String {
+    let mut nonce = [0_u8; 16];
+    if let Err(error) = getrandom::fill(&mut nonce) {
+        tracing::debug!(%error, "no randomness for a key: zeros are valid, too");
+    }
+    base64::engine::general_purpose::STANDARD.encode(nonce)
+}
+
+/// Turns a rejection into a response.
+async fn answer(
+    shard: &Shard,
+    side: &ClientSide<'_>,
+    head: Option<&RequestHead>,
+    rejection: &Rejection,
+    record: &Record,
+) {
+    let status = rejection.reason.status();
+    let bytes = shard.with_date(|date| pipeline::rejection_bytes(rejection, date, false));
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map_or(bytes.len(), |end| end + 4);
+    let (lead, document) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
+    let bodyless = head.is_some_and(|head| head.method() == b"HEAD");
+    let sent = match translate::response(lead.to_vec(), status) {
+        Ok(response) if status != 0 => side.respond.borrow_mut().send_response(response, bodyless),
+        _ => {
+            side.respond.borrow_mut().send_reset(Code::INTERNAL_ERROR);
+            return;
+        }
+    };
+    let Ok(stream) = sent else {
+        return;
+    };
+    record.status.set(status);
+    record.sent.set(bytes.len() as u64);
+    if bodyless {
+        return;
+    }
+    let mut sink = Sink::Http2 { stream };
+    let mut waiting = Waiting::new(Patience::Idle(ANSWER), side.timer, &shard.core);
+    let chunk = Chunk::Bytes(Bytes::copy_from_slice(document));
+    if body::put_all(&mut sink, chunk, &mut waiting).await.is_err() {
+        side.respond.borrow_mut().send_reset(Code::CANCEL);
+    }
+}
