@@ -133,7 +133,10 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     let frames = match greeted {
         Some(Ok(frames)) => frames,
         Some(Err(error)) if error.is_io() => return,
-        Some(Err(_)) => return shard.stats.reason(Reason::Http2Protocol),
+        Some(Err(_)) => {
+            shard.stats.reason(Reason::Http2Protocol);
+            return linger(&stream, &timer).await;
+        }
         None => return shard.stats.reason(Reason::HeadTimeout),
     };
     let client = Rc::new(Client {

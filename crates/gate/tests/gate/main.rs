@@ -17,6 +17,7 @@
 mod control;
 mod corpus;
 mod failures;
+mod h2spec;
 mod forwarding;
 mod http2;
 mod http2_support;
