@@ -256,8 +256,7 @@ pub(crate) async fn lease(
         Rejection::new(Reason::BackendStreams, detail).retry_after(1)
     };
     let deadline = shard.core.now() + search.routed.settings.timeout.connect;
-    let ticket = Ticket::new(&place, limits.http2.backend_queue.max(1)).ok_or_else(busy)?;
-    let first = ticket.is_first();
+    let ticket = Ticket::new(&place, limits.http2.backend_queue).ok_or_else(busy)?;
     loop {
         let may_open = !place.opening.get() && place.usable() < limits.http2.backend_connections;
         if ticket.is_first()
@@ -274,9 +273,6 @@ pub(crate) async fn lease(
                 return Ok(lease);
             }
             continue;
-        }
-        if !first && limits.http2.backend_queue == 0 {
-            return Err(busy());
         }
         timer.set_at(deadline);
         let mut waited = false;

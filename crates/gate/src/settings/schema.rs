@@ -504,7 +504,7 @@ pub(super) static LIMITS: Schema = Schema {
             "http2_backend_queue",
             "whole number",
             "1024",
-            "0 to 1000000",
+            "1 to 1000000",
             "requests that may wait for a stream of one HTTP/2 backend, in each thread: more get 503",
         ),
         Key::new(

@@ -17,9 +17,11 @@
 mod control;
 mod corpus;
 mod failures;
-mod h2spec;
 mod forwarding;
+mod h2spec;
 mod http2;
+mod http2_backends;
+mod http2_limits;
 mod http2_support;
 mod lookup;
 mod rewriting;
