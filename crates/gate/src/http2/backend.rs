@@ -101,8 +101,8 @@ impl Drop for Lease {
 }
 
 impl Shared {
-    /// True while another request may begin: neither full nor told to go away.
-    fn has_room(&self) -> bool {
+    /// True until the connection broke or its backend said that it goes.
+    fn is_open(&self) -> bool {
         let mut slot = self.sender.borrow_mut();
         let Some(sender) = slot.as_mut() else {
             return false;
@@ -110,9 +110,16 @@ impl Shared {
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(Err(_)) = sender.poll_ready(&mut context) {
             *slot = None;
-            return false;
         }
-        self.open.get() < sender.current_max_send_streams().min(self.streams)
+        slot.is_some()
+    }
+
+    /// True while another request may begin.
+    fn has_room(&self) -> bool {
+        self.is_open()
+            && self.sender.borrow().as_ref().is_some_and(|sender| {
+                self.open.get() < sender.current_max_send_streams().min(self.streams)
+            })
     }
 }
 
@@ -134,10 +141,7 @@ impl Place {
     /// Connections that take requests, or will when one of theirs has ended.
     fn usable(&self) -> usize {
         let mut list = self.shared.borrow_mut();
-        list.retain(|shared| {
-            let _ = shared.has_room();
-            shared.sender.borrow().is_some()
-        });
+        list.retain(|shared| shared.is_open());
         list.len()
     }
 
@@ -444,7 +448,7 @@ impl Task {
     }
 
     /// Closes a connection that nobody uses, asks a silent backend for a sign.
-    fn look_at_time(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn look_at_time(&mut self, context: &Context<'_>) -> Poll<()> {
         loop {
             let now = self.core.now();
             let idle = self.shared.open.get() == 0;

@@ -276,7 +276,7 @@ impl<'a> Source<'a> {
 }
 
 impl FromSocket<'_> {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Piece, RelayEnd>> {
+    fn poll_next(&mut self, context: &Context<'_>) -> Poll<Result<Piece, RelayEnd>> {
         loop {
             if let Some(piece) = self.take().map_err(RelayEnd::Malformed)? {
                 return Poll::Ready(Ok(piece));

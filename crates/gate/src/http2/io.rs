@@ -131,7 +131,7 @@ impl Chunk {
     /// What `buffer` holds. A buffer that is nearly empty is not kept for it.
     pub(crate) fn of(buffer: Buffer) -> Self {
         let count = buffer.filled().len();
-        if count < buffer.capacity() / 4 {
+        if count < buffer.capacity() / 2 {
             return Self::Bytes(Bytes::copy_from_slice(buffer.filled()));
         }
         Self::Part {

@@ -162,17 +162,22 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     session.count();
     // The streams' tasks hold the connection's seat until they have seen its end.
     drop(session);
+    farewell(end, &shard, &stream, &timer).await;
+}
+
+/// The last answer is seen only by a client that is read on for a while.
+async fn farewell(end: End, shard: &Shard, stream: &TcpStream, timer: &Timer) {
     match end {
         End::GivenUp => {}
         End::Broken(error) if error.is_io() => {}
         End::Broken(error) => {
-            tracing::debug!(%error, %peer, "an HTTP/2 connection was ended");
+            tracing::debug!(%error, "an HTTP/2 connection was ended");
             if error.is_library() {
                 shard.stats.reason(broken(&error));
             }
-            linger(&stream, &timer).await;
+            linger(stream, timer).await;
         }
-        End::Closed => linger(&stream, &timer).await,
+        End::Closed => linger(stream, timer).await,
     }
 }
 
@@ -246,7 +251,7 @@ impl Session {
         self.look_at_time(timer, context)
     }
 
-    fn start(&mut self, request: Request<RecvStream>, respond: SendResponse<Chunk>) {
+    fn start(&self, request: Request<RecvStream>, respond: SendResponse<Chunk>) {
         let client = &self.client;
         let mut respond = respond;
         // A reset stream no longer counts for `h2`, while its task may not have seen it yet.
@@ -291,7 +296,7 @@ impl Session {
     }
 
     /// Deadlines: of a header block, of a connection without requests, of one that should go.
-    fn look_at_time(&mut self, timer: &Timer, context: &mut Context<'_>) -> Poll<End> {
+    fn look_at_time(&mut self, timer: &Timer, context: &Context<'_>) -> Poll<End> {
         loop {
             let now = self.client.shard.core.now();
             let idle = self.client.open.get() == 0;

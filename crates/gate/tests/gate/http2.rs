@@ -97,7 +97,7 @@ async fn a_request_becomes_one_of_http1() {
 }
 
 fn request_of(method: &str) -> Request<()> {
-    crate::http2_support::request(method, "/")
+    request(method, "/")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +139,7 @@ async fn answers_of_every_framing_arrive() {
         ("HEAD", "/length", 200, "", Some("5")),
     ];
     for (method, path, status, text, length) in cases {
-        let asked = crate::http2_support::request(method, path);
+        let asked = request(method, path);
         let answer = client
             .ask(asked)
             .await

@@ -23,6 +23,7 @@ mod http2;
 mod http2_backends;
 mod http2_limits;
 mod http2_support;
+mod http2_tunnels;
 mod lookup;
 mod rewriting;
 mod support;
