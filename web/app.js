@@ -152,6 +152,11 @@ async function show(route, signal, moved) {
     return;
   }
   if (signal.aborted) return;
+  if (!me && route.view === "missing") {
+    frame = null;
+    await draw(bare().main, route, signal, moved);
+    return;
+  }
   if (!me && route.view !== "sign-in") {
     const back = route.pathname === "/" ? "" : `?back=${encodeURIComponent(route.pathname + location.search)}`;
     router.go(`/sign-in${back}`, { replace: true });

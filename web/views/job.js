@@ -7,6 +7,7 @@ import { follow } from "../lib/follow.js";
 import { countLevels, isTerminal, progressOf } from "../lib/store.js";
 import { emptyState, levelCounts, errorState } from "../lib/widgets.js";
 import { analysisCard } from "./job-analysis.js";
+import { coverage } from "./job-coverage.js";
 import { eventStream, findingStream } from "./job-streams.js";
 import { jobFrame } from "./job-frame.js";
 
@@ -17,11 +18,13 @@ export default async function job(root, context) {
   const cards = h("div.analyses");
   const findings = findingStream(params.eventId);
   const events = eventStream();
-  root.append(outcome, cards, h("div.streams", findings.element, events.element));
+  const covered = coverage(context, params.eventId, () => soon());
+  root.append(outcome, cards, covered.element, h("div.streams", findings.element, events.element));
   const known = new Map();
   const show = (state) => {
     frame.update(state);
-    showOutcome(outcome, state, params.eventId);
+    covered.update(state);
+    showOutcome(outcome, state, params.eventId, covered.unread());
     for (const [analyzeId, analysis] of state.analyses) {
       if (!known.has(analyzeId)) {
         const card = analysisCard();
@@ -81,8 +84,9 @@ function announcer() {
   };
 }
 
-function showOutcome(place, state, eventId) {
-  const key = isTerminal(state.status) ? `${state.status}${state.findings.length}` : "";
+// `unread`: why nothing of the upload could be read, when that is so.
+function showOutcome(place, state, eventId, unread) {
+  const key = isTerminal(state.status) ? `${state.status}${state.findings.length}${Boolean(unread)}` : "";
   if (place.dataset.key === key) return;
   place.dataset.key = key;
   if (!key) {
@@ -91,6 +95,11 @@ function showOutcome(place, state, eventId) {
   }
   const total = [...state.analyses.values()].reduce((sum, each) => sum + (each.findings ?? 0), 0);
   const reasons = [...new Set([...state.analyses.values()].map((each) => each.error).filter(Boolean))];
+  if (state.status === "DONE" && unread) {
+    const title = h("strong", t(unread.damaged ? "outcome.unread" : "outcome.unfit"));
+    fill(place, h("div.outcome.outcome-unread", { role: "alert" }, icon("bolt", 20), h("div.outcome-body", title, unread.reasons.map((reason) => h("p", reason)), h("p", t("outcome.unread_text")))));
+    return;
+  }
   const title = h("strong");
   setText(title, t(`outcome.${state.status}`, { n: total }));
   fill(

@@ -1,4 +1,5 @@
-//! What was said of a file before: outcomes by the digest of the program, the file's place and its content.
+//! What was said of a file before: outcomes by the digest of the program, of what other files of the input say, the
+//! file's place and its content.
 //!
 //! An entry is trusted only as far as it can be read; a broken one is a miss. Files with secrets are never kept, so
 //! that no secret outlives its scan here, nor are files whose analysis was cut by time.
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::classify;
+use crate::engine::Context;
 use crate::file::{Job, Outcome};
 use crate::report::coverage::{Row, Status};
 use crate::report::sarif;
@@ -52,12 +54,13 @@ impl Cache {
     }
 
     /// The key of a file; `None` when only a part of it is there.
-    pub(crate) fn key(&self, job: &Job, base: &str) -> Option<Key> {
+    pub(crate) fn key(&self, job: &Job, base: &str, context: &Context) -> Option<Key> {
         if job.cut.is_some() {
             return None;
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.program.as_bytes());
+        hasher.update(context.digest().as_bytes());
         for part in [base.as_bytes(), job.path.as_bytes(), &job.bytes] {
             hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
             hasher.update(part);
@@ -165,7 +168,9 @@ mod tests {
     fn outcomes_come_back_for_the_same_place_and_content_only() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
-        let key = cache.key(&job("a.c", b"int x;"), "PATH").unwrap();
+        let key = cache
+            .key(&job("a.c", b"int x;"), "PATH", &Context::default())
+            .unwrap();
         assert!(cache.get(&key, &job("a.c", b"int x;")).is_none());
         let outcome = Outcome::row(
             9,
@@ -183,7 +188,7 @@ mod tests {
             (job("a.c", b"int y;"), "PATH"),
             (job("a.c", b"int x;"), "PATH2"),
         ] {
-            let key = cache.key(&other, base).unwrap();
+            let key = cache.key(&other, base, &Context::default()).unwrap();
             assert!(cache.get(&key, &other).is_none(), "{other:?} {base}");
         }
         fs::write(&key.0, b"broken").unwrap();
@@ -194,7 +199,9 @@ mod tests {
     fn secrets_and_cut_files_are_not_kept() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
-        let key = cache.key(&job("a.c", b"1"), "PATH").unwrap();
+        let key = cache
+            .key(&job("a.c", b"1"), "PATH", &Context::default())
+            .unwrap();
         let mut outcome = Outcome::row(0, 0, Row::new("a.c".to_owned(), Status::Truncated));
         cache.put(&key, &outcome);
         outcome.row.status = Status::Analysed;
@@ -209,7 +216,8 @@ mod tests {
                         cut: Some("cut".to_owned()),
                         ..job("a.c", b"1")
                     },
-                    "PATH"
+                    "PATH",
+                    &Context::default()
                 )
                 .is_none()
         );
@@ -222,7 +230,10 @@ mod tests {
         for n in 0..20_u8 {
             let job = job("a.c", &[n]);
             let outcome = Outcome::row(0, 0, Row::new("a.c".to_owned(), Status::Analysed));
-            cache.put(&cache.key(&job, "PATH").unwrap(), &outcome);
+            cache.put(
+                &cache.key(&job, "PATH", &Context::default()).unwrap(),
+                &outcome,
+            );
         }
         let bytes = || -> u64 {
             let folders = fs::read_dir(dir.path()).unwrap().flatten();

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::classify::{self, Class};
+use crate::engine::Context;
 use crate::finding::{Analysis, Finding, Language, Source};
 use crate::intake::EntryPath;
 use crate::lines::Lines;
@@ -55,7 +56,12 @@ impl Outcome {
 }
 
 /// Analyses a file. `deadline` is asked often and ends the engines when it says true.
-pub(crate) fn analyse(job: Job, base_id: &str, deadline: &dyn Fn() -> bool) -> Outcome {
+pub(crate) fn analyse(
+    job: Job,
+    base_id: &str,
+    context: &Context,
+    deadline: &dyn Fn() -> bool,
+) -> Outcome {
     let display = job.path.display();
     let bytes = u64::try_from(job.bytes.len()).ok();
     let skipped = |reason: String| {
@@ -80,7 +86,7 @@ pub(crate) fn analyse(job: Job, base_id: &str, deadline: &dyn Fn() -> bool) -> O
         Class::Text(_) => (None, false),
     };
     let text = content.text.as_str();
-    let analysis = engines(&display, language, text, code, deadline);
+    let analysis = engines(&display, language, text, code, context, deadline);
     let truncated = job.cut.or(analysis.truncated);
     let row = Row {
         bytes,
@@ -154,6 +160,7 @@ fn engines(
     language: Option<Language>,
     text: &str,
     code: bool,
+    context: &Context,
     deadline: &dyn Fn() -> bool,
 ) -> Said {
     let mut said = Said {
@@ -181,7 +188,8 @@ fn engines(
         language,
         text,
     };
-    let analysis = catch_unwind(AssertUnwindSafe(|| engine::analyse(&source, deadline)));
+    let run = || engine::analyse_in(&source, context, deadline);
+    let analysis = catch_unwind(AssertUnwindSafe(run));
     let Analysis {
         findings,
         truncated,

@@ -1,10 +1,12 @@
 //! The built-in model: unpack → classify → parse → IR → engines → rank → explain → report.
 
+mod around;
 mod cache;
 mod classify;
 pub mod engine;
 mod file;
 pub mod finding;
+pub mod foreign;
 pub mod intake;
 mod ir;
 mod lines;

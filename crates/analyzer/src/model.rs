@@ -12,15 +12,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::foreign::{self, Tool};
 use crate::intake::Limits;
 use crate::report::folder::PARTS;
 use crate::report::sarif;
+use crate::report::summary::Summary;
 use crate::scan::{Observer, Progress, ScanOptions, scan};
 
 /// Longest line that is read.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Threads of an analysis for which no number is given: each reserves address space, which a sandbox limits.
 const THREADS_MAX: usize = 8;
+/// Largest file of the tree that a tool looks at, in bytes.
+const TREE_FILE_BYTES: u64 = 256 << 20;
 /// Requests that wait while an analysis runs.
 const QUEUE: usize = 16;
 
@@ -55,6 +59,9 @@ struct Asked {
     threads: Option<usize>,
     expanded_bytes: Option<u64>,
     entries: Option<u64>,
+    /// Bytes of all files that may be written, and of one.
+    output_bytes: Option<u64>,
+    file_bytes: Option<u64>,
 }
 
 /// A line that was read, with the number of cancellations before it.
@@ -72,6 +79,34 @@ pub fn serve(
     output: impl Write,
     scratch: &Path,
 ) -> io::Result<()> {
+    serve_as(&Kind::Source, input, output, scratch)
+}
+
+/// The same for a command that writes SARIF.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_tool(
+    tool: Tool,
+    input: impl Read + Send + 'static,
+    output: impl Write,
+    scratch: &Path,
+) -> io::Result<()> {
+    serve_as(&Kind::Tool(tool), input, output, scratch)
+}
+
+/// What analyses.
+enum Kind {
+    Source,
+    Tool(Tool),
+}
+
+fn serve_as(
+    kind: &Kind,
+    input: impl Read + Send + 'static,
+    output: impl Write,
+    scratch: &Path,
+) -> io::Result<()> {
     let cancels = Arc::new(AtomicU64::new(0));
     let (lines_in, lines_out) = sync_channel(QUEUE);
     let counter = Arc::clone(&cancels);
@@ -79,6 +114,7 @@ pub fn serve(
         .name("requests".to_owned())
         .spawn(move || read_requests(input, &lines_in, &counter))?;
     let server = Server {
+        kind,
         output: Mutex::new(output),
         failed: AtomicBool::new(false),
         cancels,
@@ -156,6 +192,7 @@ fn next_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 }
 
 struct Server<'s, W> {
+    kind: &'s Kind,
     output: Mutex<W>,
     /// Set once a line could not be written.
     failed: AtomicBool,
@@ -167,7 +204,10 @@ impl<W: Write> Server<'_, W> {
     fn run(&self, lines: &Receiver<Line>) -> io::Result<()> {
         while let Ok(line) = lines.recv() {
             match line {
-                Line::Request(Request::Describe, _) => self.say(&description())?,
+                Line::Request(Request::Describe, _) => self.say(&match self.kind {
+                    Kind::Source => description(),
+                    Kind::Tool(tool) => tool_description(tool),
+                })?,
                 Line::Request(Request::Analyze(request), cancels) => {
                     self.analyze(&request, cancels)?;
                 }
@@ -193,6 +233,62 @@ impl<W: Write> Server<'_, W> {
     }
 
     fn analyze(&self, request: &Analyze, cancels: u64) -> io::Result<()> {
+        let watch = Watch {
+            server: self,
+            cancels,
+        };
+        let ended = match self.kind {
+            Kind::Source => self.scan(request, &watch),
+            Kind::Tool(tool) => self.run_tool(tool, request, &watch),
+        };
+        match ended {
+            Ok(summary) => {
+                for part in PARTS {
+                    self.say(&json!({"type": "artifact", "path": part}))?;
+                }
+                self.say(
+                    &json!({"type": "done", "analyzeId": request.analyze_id, "summary": summary}),
+                )
+            }
+            Err(message) => self.say(
+                &json!({"type": "error", "analyzeId": request.analyze_id, "message": message}),
+            ),
+        }
+    }
+
+    fn run_tool(
+        &self,
+        tool: &Tool,
+        request: &Analyze,
+        watch: &Watch<'_, '_, W>,
+    ) -> Result<Summary, String> {
+        let asked = &request.limits;
+        let size = std::fs::metadata(&request.input).map_or(0, |metadata| metadata.len());
+        let defaults = Limits::default();
+        // The tree, the report and the result share what may be written.
+        let room = asked.output_bytes.map_or(u64::MAX, |bytes| bytes / 4 * 3);
+        let file = asked.file_bytes.unwrap_or(u64::MAX);
+        let task = foreign::Task {
+            input: &request.input,
+            name: request.name.as_deref().unwrap_or("upload"),
+            output: &request.output,
+            scratch: self.scratch,
+            limits: Limits {
+                expanded_bytes: Some(
+                    asked
+                        .expanded_bytes
+                        .unwrap_or_else(|| defaults.expanded_for(size))
+                        .min(room),
+                ),
+                entries: asked.entries.unwrap_or(defaults.entries),
+                file_bytes: file.min(TREE_FILE_BYTES),
+                ..defaults
+            },
+        };
+        foreign::run(tool, &task, watch).map_err(|error| error.to_string())
+    }
+
+    fn scan(&self, request: &Analyze, watch: &Watch<'_, '_, W>) -> Result<Summary, String> {
         let defaults = ScanOptions::new(vec![request.input.clone()]);
         let options = ScanOptions {
             name: request.name.clone(),
@@ -209,16 +305,9 @@ impl<W: Write> Server<'_, W> {
             },
             ..defaults
         };
-        match scan(&options, &Watch { server: self, cancels }) {
-            Ok(report) => {
-                for part in PARTS {
-                    self.say(&json!({"type": "artifact", "path": part}))?;
-                }
-                self.say(&json!({"type": "done", "analyzeId": request.analyze_id, "summary": report.summary}))
-            }
-            Err(error) => {
-                self.say(&json!({"type": "error", "analyzeId": request.analyze_id, "message": error.to_string()}))
-            }
+        match scan(&options, watch) {
+            Ok(report) => Ok(report.summary),
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -256,6 +345,34 @@ impl<W: Write> Observer for Watch<'_, '_, W> {
         self.server.failed.load(Ordering::Relaxed)
             || self.server.cancels.load(Ordering::SeqCst) > self.cancels
     }
+}
+
+impl<W: Write> foreign::Listener for Watch<'_, '_, W> {
+    fn progress(&self, phase: &'static str, done: u64, unit: &'static str) {
+        let line = json!({"type": "progress", "phase": phase, "done": done, "unit": unit});
+        self.server.say(&line).unwrap_or(());
+    }
+
+    fn finding(&self, result: &Value) {
+        self.server
+            .say(&json!({"type": "finding", "result": result}))
+            .unwrap_or(());
+    }
+
+    fn cancelled(&self) -> bool {
+        Observer::cancelled(self)
+    }
+}
+
+fn tool_description(tool: &Tool) -> Value {
+    json!({
+        "type": "description",
+        "id": tool.program(),
+        "version": "",
+        "accepts": ["*"],
+        "explains": [],
+        "streaming": false,
+    })
 }
 
 /// The answer to `describe`.

@@ -11,13 +11,15 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::around;
 use crate::cache::Cache;
+use crate::engine::Context;
 use crate::file::{Job, Outcome, analyse};
 use crate::intake::{
     EntryPath, Halt, Intake, Limits, Meter, measure_file, measure_folder, percent_encoded,
@@ -120,7 +122,7 @@ pub enum ScanError {
 
 /// A path that was opened.
 #[derive(Debug)]
-enum Root {
+pub(crate) enum Root {
     Folder(PathBuf),
     File { path: PathBuf, place: EntryPath },
 }
@@ -136,6 +138,8 @@ struct Shared<'a> {
     cancelled: Arc<AtomicBool>,
     gate: Gate,
     scratch: &'a Path,
+    /// What the files say for each other; there before the first job is.
+    around: OnceLock<Context>,
     cache: Option<Cache>,
     /// Folders that the scan writes to.
     own: Vec<PathBuf>,
@@ -182,6 +186,7 @@ pub fn scan(options: &ScanOptions, observer: &dyn Observer) -> Result<Report, Sc
         cancelled: Arc::new(AtomicBool::new(false)),
         gate: Gate::default(),
         scratch: scratch.path(),
+        around: OnceLock::new(),
         cache,
         own: own
             .into_iter()
@@ -305,14 +310,19 @@ fn base(index: usize, folder: Option<&Path>, description: &str) -> Base {
     }
 }
 
+/// The first part of every place in an upload called `name`.
+pub(crate) fn upload_name(name: &str) -> EntryPath {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let last: String = last.chars().filter(|c| !c.is_control()).collect();
+    let usable = !matches!(last.as_str(), "" | "." | "..");
+    EntryPath::new(if usable { last.as_bytes() } else { b"upload" })
+}
+
 /// The first part of every place in a file: its name as asked for (not the target of a link), or the upload's.
 fn place_of(path: &Path, absolute: &Path, name: Option<&str>) -> EntryPath {
     use std::os::unix::ffi::OsStrExt;
     if let Some(name) = name {
-        let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-        let last: String = last.chars().filter(|c| !c.is_control()).collect();
-        let usable = !matches!(last.as_str(), "" | "." | "..");
-        return EntryPath::new(if usable { last.as_bytes() } else { b"upload" });
+        return upload_name(name);
     }
     let name = path
         .file_name()
@@ -370,6 +380,10 @@ fn take_in(
         &shared.cancelled,
         shared.options.limits.file_bytes,
     );
+    let (roots, limits) = (&shared.roots, &shared.options.limits);
+    let cancelled = &shared.cancelled;
+    let context = around::look(roots, &shared.own, limits, shared.scratch, cancelled)?;
+    shared.around.get_or_init(|| context);
     for (index, root) in shared.roots.iter().enumerate() {
         feeder.base = index;
         let limits = shared.options.limits.clone();
@@ -430,17 +444,18 @@ fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, outcomes: &SyncSender<
 
 /// The outcome of an unchanged file from the cache, or a new one.
 fn remembered(shared: &Shared<'_>, job: Job, base: &str, deadline: &dyn Fn() -> bool) -> Outcome {
+    let context = shared.around.get_or_init(Context::default);
     let Some((cache, key)) = shared
         .cache
         .as_ref()
-        .and_then(|cache| Some((cache, cache.key(&job, base)?)))
+        .and_then(|cache| Some((cache, cache.key(&job, base, context)?)))
     else {
-        return analyse(job, base, deadline);
+        return analyse(job, base, context, deadline);
     };
     if let Some(outcome) = cache.get(&key, &job) {
         return outcome;
     }
-    let outcome = analyse(job, base, deadline);
+    let outcome = analyse(job, base, context, deadline);
     cache.put(&key, &outcome);
     outcome
 }

@@ -3,6 +3,7 @@
 //! Written from the public behaviour of Netflix Eureka 1.x/2.x and its clients: what is written is exact, what is read
 //! is lenient, since servers and clients of many ages are out there. XML is not in this version.
 
+mod absent;
 mod client;
 mod codec;
 mod delta;

@@ -2,15 +2,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::absent::Absent;
 use crate::{Applications, Client, Instance, Lease};
 
 /// What is known of a registry.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// As last fetched.
+    /// As last fetched, and whoever a registry that came back has not named yet.
     pub applications: Arc<Applications>,
     /// False until the registry was asked, and while it can't be.
     pub reachable: bool,
@@ -29,6 +31,7 @@ pub fn observe(
     let (tell, known) = watch::channel(Known::default());
     tasks.spawn(async move {
         let mut ticks = tokio::time::interval(refresh);
+        let (mut absent, mut version) = (Absent::default(), 0);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -40,7 +43,13 @@ pub fn observe(
                 () = shutdown.cancelled() => return,
             };
             tell.send_if_modified(|known| match fetched {
-                Ok(applications) => learn(known, applications),
+                Ok(fetched) => {
+                    // A registry that counts anew was restarted, be it too fast to be missed.
+                    let away = !known.reachable || fetched.version < version;
+                    version = fetched.version;
+                    let all = absent.fill(&known.applications, fetched, away, Instant::now());
+                    learn(known, all)
+                }
                 Err(error) => doubt(known, error.to_string()),
             });
         }

@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backends::{Member, Service, State};
+use crate::figures;
 use crate::gate::StartError;
+use crate::health::uptime::Uptimes;
 use crate::metrics;
 use crate::settings::AdminSettings;
 use crate::shard::{Listener, Shared};
@@ -34,6 +35,7 @@ use crate::stats::Totals;
 pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
+    pub(crate) uptimes: Arc<Uptimes>,
 }
 
 impl View {
@@ -237,49 +239,17 @@ async fn health() -> &'static str {
 }
 
 async fn metrics_page(Extract(view): Extract<View>) -> impl IntoResponse {
-    let page = metrics::page(&view.shared, &view.listeners());
+    let page = metrics::page(&view.shared, &view.listeners(), &view.uptimes);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page)
-}
-
-fn member(member: &Member) -> Value {
-    let (state, why) = match &member.state {
-        State::Up => ("up", None),
-        State::NotUp => ("not_up", None),
-        State::Refused(why) => ("refused", Some(why)),
-    };
-    let backend = member.backend.as_ref();
-    let figure = |pick: &dyn Fn(&crate::backends::Backend) -> u64| backend.map_or(0, |b| pick(b));
-    let address = backend.map_or_else(
-        || format!("{}:{}", member.instance.host, member.instance.port),
-        |backend| backend.name.clone(),
-    );
-    json!({
-        "address": address,
-        "state": state,
-        "why": why,
-        "weight": member.instance.weight,
-        "inFlight": figure(&|b| u64::from(b.in_flight.load(Ordering::Relaxed))),
-        "requests": figure(&|b| b.requests.load(Ordering::Relaxed)),
-        "failures": figure(&|b| b.failures.load(Ordering::Relaxed)),
-        "metadata": member.instance.metadata,
-    })
-}
-
-fn service(service: &Service) -> Value {
-    let set = service.set.load();
-    json!({
-        "name": service.name,
-        "balance": service.settings.balance.to_string(),
-        "unsure": set.unsure(),
-        "backends": set.members().iter().map(member).collect::<Vec<_>>(),
-    })
 }
 
 fn services(view: &View) -> Vec<Value> {
     let snapshot = view.shared.snapshot.load();
     let mut all: Vec<_> = snapshot.services.values().collect();
     all.sort_by(|left, right| left.name.cmp(&right.name));
-    all.into_iter().map(|known| service(known)).collect()
+    all.into_iter()
+        .map(|known| figures::service(known, &view.uptimes))
+        .collect()
 }
 
 fn route_list(view: &View) -> Vec<Value> {

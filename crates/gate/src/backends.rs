@@ -1,18 +1,22 @@
-//! Services and their backends: what discovery says, what may be used of it, and the figures
-//! that all threads share.
+//! The backends of a service: what discovery says, what may be used of it, and who gets
+//! requests.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::balance;
+use crate::backend::{DRAINED, EJECTED, UNHEALTHY};
+use crate::balance::Tier;
 use crate::network::never_a_backend;
-use crate::settings::ServiceSettings;
+use crate::ring::Ring;
+use crate::settings::{Balance, Placement, ServiceSettings};
+use crate::sticky;
+
+pub(crate) use crate::backend::{Backend, InFlight};
+pub(crate) use crate::service::Service;
 
 /// How long an instance that went away is told apart from one that never was.
 const REMEMBERED: Duration = Duration::from_secs(3_600);
@@ -28,6 +32,8 @@ pub struct Instance {
     pub port: u16,
     /// Its share, from 1.
     pub weight: u32,
+    /// Whether it is asked first.
+    pub placement: Placement,
     /// True when it says that it takes requests.
     pub up: bool,
     /// What it says about itself.
@@ -48,59 +54,6 @@ pub struct Backends {
 pub trait Discovery: Send + Sync + std::fmt::Debug {
     /// The backends of `service`, now and whenever they change.
     fn watch(&self, service: &str) -> watch::Receiver<Arc<Backends>>;
-}
-
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-/// One address of a service, with its figures. It outlives changes of the set around it.
-#[derive(Debug)]
-pub(crate) struct Backend {
-    /// Unique in this process.
-    pub id: u64,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// The address as text: for logs, and as `Host` where the client sent none.
-    pub name: String,
-    /// Its share.
-    pub weight: u32,
-    /// Requests in flight, over all threads.
-    pub in_flight: AtomicU32,
-    /// Requests sent to it.
-    pub requests: AtomicU64,
-    /// Of these, how many failed on its side.
-    pub failures: AtomicU64,
-}
-
-impl Backend {
-    pub(crate) fn new(address: SocketAddr, weight: u32) -> Self {
-        Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            address,
-            name: address.to_string(),
-            weight,
-            in_flight: AtomicU32::new(0),
-            requests: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        }
-    }
-}
-
-/// Counts a request in flight for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct InFlight(pub(crate) Arc<Backend>);
-
-impl InFlight {
-    pub(crate) fn new(backend: &Arc<Backend>) -> Self {
-        backend.in_flight.fetch_add(1, Ordering::Relaxed);
-        backend.requests.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(backend))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Whether a discovered instance may be used.
@@ -125,24 +78,29 @@ pub(crate) struct Member {
     pub backend: Option<Arc<Backend>>,
 }
 
-/// Where one value of one metadata key leads.
-#[derive(Debug, Clone, Default)]
-struct Holders {
-    up: Vec<Arc<Backend>>,
-}
-
 type Key = (String, String);
 
-/// The backends of a service at one moment.
+/// What discovery said last of the backends of a service.
+#[derive(Debug, Default)]
+struct Known {
+    members: Vec<Member>,
+    /// Those that are up, each address once, with their places and weights.
+    up: Vec<Arc<Backend>>,
+    placements: Vec<(Placement, u32)>,
+    holders: HashMap<Key, Vec<Arc<Backend>>>,
+    remembered: HashMap<Key, Instant>,
+    /// Of those that are up, by the value of the sticky cookie.
+    tags: HashMap<String, Arc<Backend>>,
+    unsure: bool,
+}
+
+/// The backends of a service at one moment: what discovery said, and who of them gets requests.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
-    members: Vec<Member>,
-    usable: Vec<Arc<Backend>>,
-    usable_ids: HashSet<u64>,
-    schedule: Vec<u32>,
-    holders: HashMap<Key, Holders>,
-    remembered: HashMap<Key, Instant>,
-    unsure: bool,
+    known: Arc<Known>,
+    tiers: Vec<Tier>,
+    /// Where requests are hashed, to all that are up.
+    ring: Option<Arc<Ring>>,
 }
 
 /// Rules for what discovery says.
@@ -198,44 +156,210 @@ impl Admission<'_> {
     }
 }
 
+/// What lasts longer than the news about a service.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Lasting {
+    /// What operators said, by address.
+    pub(crate) orders: HashMap<SocketAddr, Orders>,
+    /// Where the gate is.
+    pub(crate) zone: Option<String>,
+}
+
+/// What an operator said of one address. It stands above what discovery says.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Orders {
+    pub(crate) weight: Option<u32>,
+    pub(crate) drained: bool,
+}
+
 impl Set {
     /// The set after `news`. Addresses that stay keep their backend, and so their figures.
     #[must_use]
-    pub(crate) fn next(&self, news: &Backends, admission: Admission<'_>, now: Instant) -> Self {
+    pub(crate) fn next(
+        &self,
+        news: &Backends,
+        admission: Admission<'_>,
+        lasting: &Lasting,
+        now: Instant,
+    ) -> Self {
+        let before = &self.known;
         let nothing_new = news.instances.is_empty() && news.unsure;
         let instances: Vec<Instance> = if nothing_new {
-            self.members.iter().map(|m| m.instance.clone()).collect()
+            before.members.iter().map(|m| m.instance.clone()).collect()
         } else {
             news.instances.clone()
         };
-        let mut known: HashMap<(SocketAddr, u32), Arc<Backend>> = self
+        let mut backends: HashMap<SocketAddr, Arc<Backend>> = before
             .members
             .iter()
             .filter_map(|member| member.backend.clone())
-            .map(|backend| ((backend.address, backend.weight), backend))
+            .map(|backend| (backend.address, backend))
             .collect();
-        let mut set = Self {
-            remembered: self.remember(now),
+        let mut known = Known {
+            remembered: before.remember(now),
             unsure: news.unsure,
-            ..Self::default()
+            ..Known::default()
         };
+        let mut seen = HashSet::new();
         for instance in instances.into_iter().take(admission.backends_max) {
             let (address, state) = admission.judge(&instance);
-            let weight = instance.weight.max(1);
             let backend = address.map(|address| {
-                Arc::clone(
-                    known
-                        .entry((address, weight))
-                        .or_insert_with(|| Arc::new(Backend::new(address, weight))),
-                )
+                let newcomer = || {
+                    let backend = Backend::new(address, instance.weight);
+                    if !before.up.is_empty() {
+                        backend.warm_up(now);
+                    }
+                    Arc::new(backend)
+                };
+                Arc::clone(backends.entry(address).or_insert_with(newcomer))
             });
-            set.add(instance, state, backend, now);
+            known.add(instance, state, backend, &mut seen, now);
         }
-        let weights: Vec<u32> = set.usable.iter().map(|backend| backend.weight).collect();
-        set.schedule = balance::schedule(&weights);
-        set
+        if let Some(sticky) = &admission.settings.sticky {
+            let tag = |backend: &Arc<Backend>| (sticky::tag(sticky, backend), Arc::clone(backend));
+            known.tags = known.up.iter().map(tag).collect();
+        }
+        self.arranged(Arc::new(known), admission.settings, lasting)
     }
 
+    /// The same backends, arranged anew after the state of one of them changed.
+    #[must_use]
+    pub(crate) fn again(&self, settings: &ServiceSettings, lasting: &Lasting) -> Self {
+        self.arranged(Arc::clone(&self.known), settings, lasting)
+    }
+
+    /// Puts those that take requests into tiers, by what operators and discovery say.
+    fn arranged(&self, known: Arc<Known>, settings: &ServiceSettings, lasting: &Lasting) -> Self {
+        let mut open: Vec<(Rank, Arc<Backend>)> = Vec::new();
+        let mut good = 0;
+        for (backend, (placement, weight)) in known.up.iter().zip(&known.placements) {
+            let orders = lasting
+                .orders
+                .get(&backend.address)
+                .copied()
+                .unwrap_or_default();
+            backend.mark(DRAINED, orders.drained);
+            backend.set_weight(orders.weight.unwrap_or(*weight));
+            if !backend.is(DRAINED) {
+                good += usize::from(!backend.is(UNHEALTHY | EJECTED));
+                open.push((Rank::of(placement, lasting), Arc::clone(backend)));
+            }
+        }
+        let panic = settings
+            .panic_below
+            .is_some_and(|below| (good as f64) < below.value() * open.len() as f64);
+        open.retain(|(_, backend)| panic || !backend.is(UNHEALTHY | EJECTED));
+        open.sort_by_key(|(rank, backend)| (*rank, backend.id));
+        let tiers = open
+            .chunk_by(|(left, _), (right, _)| left == right)
+            .map(|tier| {
+                let backends = tier.iter().map(|(_, backend)| Arc::clone(backend));
+                Tier::new(backends.collect(), panic)
+            })
+            .collect();
+        let ring = (settings.balance == Balance::ConsistentHash).then(|| {
+            let of: Vec<_> = known.up.iter().map(|b| (b.address, b.weight())).collect();
+            let same = self.ring.as_ref().filter(|ring| ring.is_of(&of));
+            same.map_or_else(|| Arc::new(Ring::new(of)), Arc::clone)
+        });
+        Self { known, tiers, ring }
+    }
+
+    /// All instances, for operators.
+    #[must_use]
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.known.members
+    }
+
+    /// Those that discovery says are up, whatever we think of them.
+    #[must_use]
+    pub(crate) fn up(&self) -> &[Arc<Backend>] {
+        &self.known.up
+    }
+
+    /// Those that get requests, the first ones asked first.
+    #[must_use]
+    pub(crate) fn tiers(&self) -> &[Tier] {
+        &self.tiers
+    }
+
+    /// Where requests are hashed, to places of [`Set::up`].
+    #[must_use]
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        self.ring.as_deref()
+    }
+
+    /// The backend whose sticky cookie has this value.
+    #[must_use]
+    pub(crate) fn stuck(&self, value: &str) -> Option<&Arc<Backend>> {
+        self.known.tags.get(value)
+    }
+
+    /// True when the source can't be asked, or knows nothing yet.
+    #[must_use]
+    pub(crate) fn unsure(&self) -> bool {
+        self.known.unsure
+    }
+
+    /// Values of `key` that more than one live backend has.
+    #[must_use]
+    pub(crate) fn duplicates(&self, key: &str) -> Vec<&str> {
+        self.known
+            .holders
+            .iter()
+            .filter(|((known, _), holders)| known == key && well(holders).count() > 1)
+            .map(|((_, value), _)| value.as_str())
+            .collect()
+    }
+
+    /// The one backend whose metadata has `value` under `key`.
+    #[must_use]
+    pub(crate) fn holder(&self, key: &str, value: &str, now: Instant) -> Holder<'_> {
+        let wanted = (key.to_owned(), value.to_owned());
+        let holders = self.known.holders.get(&wanted);
+        let mut well = well(holders.map_or(&[], Vec::as_slice));
+        match (well.next(), well.next()) {
+            (Some(single), None) => Holder::One(single),
+            (Some(_), Some(_)) => Holder::Several,
+            // Up, and its probes fail.
+            (None, _) if holders.is_some() => Holder::Away,
+            (None, _) => {
+                let seen = self.known.remembered.get(&wanted);
+                let recent =
+                    seen.is_some_and(|seen| now.saturating_duration_since(*seen) < REMEMBERED);
+                if recent {
+                    Holder::Away
+                } else {
+                    Holder::Unknown
+                }
+            }
+        }
+    }
+}
+
+fn well(backends: &[Arc<Backend>]) -> impl Iterator<Item = &Arc<Backend>> {
+    backends.iter().filter(|backend| !backend.is(UNHEALTHY))
+}
+
+/// Who is asked first: the lowest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    backup: bool,
+    priority: u32,
+    elsewhere: bool,
+}
+
+impl Rank {
+    fn of(placement: &Placement, lasting: &Lasting) -> Self {
+        Self {
+            backup: placement.backup,
+            priority: placement.priority,
+            elsewhere: lasting.zone.is_some() && placement.zone != lasting.zone,
+        }
+    }
+}
+
+impl Known {
     fn remember(&self, now: Instant) -> HashMap<Key, Instant> {
         let recent = |seen: Instant| now.saturating_duration_since(seen) < REMEMBERED;
         let mut remembered: HashMap<Key, Instant> = self
@@ -259,19 +383,22 @@ impl Set {
         instance: Instance,
         state: State,
         backend: Option<Arc<Backend>>,
+        seen: &mut HashSet<u64>,
         now: Instant,
     ) {
         if let (State::Up, Some(backend)) = (&state, &backend) {
-            if self.usable_ids.insert(backend.id) {
-                self.usable.push(Arc::clone(backend));
+            if seen.insert(backend.id) {
+                self.up.push(Arc::clone(backend));
+                let weight = instance.weight.max(1);
+                self.placements.push((instance.placement.clone(), weight));
             }
             for (key, value) in &instance.metadata {
                 let holders = self
                     .holders
                     .entry((key.clone(), value.clone()))
                     .or_default();
-                if holders.up.iter().all(|other| other.id != backend.id) {
-                    holders.up.push(Arc::clone(backend));
+                if holders.iter().all(|other| other.id != backend.id) {
+                    holders.push(Arc::clone(backend));
                 }
             }
         } else if state == State::NotUp {
@@ -285,58 +412,6 @@ impl Set {
             backend,
         });
     }
-
-    /// All instances, for operators.
-    #[must_use]
-    pub(crate) fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    /// Those that may get requests.
-    #[must_use]
-    pub(crate) fn usable(&self) -> &[Arc<Backend>] {
-        &self.usable
-    }
-
-    /// True when the source can't be asked, or knows nothing yet.
-    #[must_use]
-    pub(crate) fn unsure(&self) -> bool {
-        self.unsure
-    }
-
-    /// Values of `key` that more than one live backend has.
-    #[must_use]
-    pub(crate) fn duplicates(&self, key: &str) -> Vec<&str> {
-        self.holders
-            .iter()
-            .filter(|((known, _), holders)| known == key && holders.up.len() > 1)
-            .map(|((_, value), _)| value.as_str())
-            .collect()
-    }
-
-    /// The one backend whose metadata has `value` under `key`.
-    #[must_use]
-    pub(crate) fn holder(&self, key: &str, value: &str, now: Instant) -> Holder<'_> {
-        let wanted = (key.to_owned(), value.to_owned());
-        match self
-            .holders
-            .get(&wanted)
-            .map(|holders| holders.up.as_slice())
-        {
-            Some([single]) => Holder::One(single),
-            Some([_, _, ..]) => Holder::Several,
-            _ => {
-                let seen = self.remembered.get(&wanted);
-                let recent =
-                    seen.is_some_and(|seen| now.saturating_duration_since(*seen) < REMEMBERED);
-                if recent {
-                    Holder::Away
-                } else {
-                    Holder::Unknown
-                }
-            }
-        }
-    }
 }
 
 /// Who has a value of a metadata key.
@@ -346,48 +421,10 @@ pub(crate) enum Holder<'a> {
     One(&'a Arc<Backend>),
     /// More than one live backend: never to be guessed between.
     Several,
-    /// None now, one within the last hour.
+    /// None now, one within the last hour, or one whose probes fail.
     Away,
     /// None.
     Unknown,
-}
-
-/// A service: its settings, its backends, its turn.
-#[derive(Debug)]
-pub(crate) struct Service {
-    /// As routes call it.
-    pub name: String,
-    /// As `[gate.service.NAME]` says.
-    pub settings: ServiceSettings,
-    /// The backends; replaced as a whole.
-    pub set: ArcSwap<Set>,
-    turn: AtomicUsize,
-}
-
-impl Service {
-    /// A service without backends yet.
-    #[must_use]
-    pub(crate) fn new(name: &str, settings: ServiceSettings) -> Self {
-        Self {
-            name: name.to_owned(),
-            settings,
-            set: ArcSwap::default(),
-            turn: AtomicUsize::new(0),
-        }
-    }
-
-    /// Chooses a backend of `set`, leaving out those tried while there is another.
-    #[must_use]
-    pub(crate) fn choose<'a>(&self, set: &'a Set, tried: &[u64]) -> Option<&'a Arc<Backend>> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        balance::choose(
-            self.settings.balance,
-            &set.usable,
-            &set.schedule,
-            turn,
-            tried,
-        )
-    }
 }
 
 #[cfg(test)]
@@ -399,6 +436,7 @@ mod tests {
             host: "127.0.0.1".to_owned(),
             port,
             weight: 1,
+            placement: Placement::default(),
             up,
             metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
         }
@@ -437,16 +475,27 @@ mod tests {
                 false,
             ),
             admission(&settings),
+            &Lasting::default(),
             start,
         );
         assert_eq!(what(&set, "143", start), "one");
         assert_eq!(what(&set, "144", start), "away");
         assert_eq!(what(&set, "145", start), "unknown");
         let twins = vec![instance(1, "143", true), instance(3, "143", true)];
-        let set = set.next(&news(twins, false), admission(&settings), later(1));
+        let set = set.next(
+            &news(twins, false),
+            admission(&settings),
+            &Lasting::default(),
+            later(1),
+        );
         assert_eq!(what(&set, "143", later(1)), "several");
         assert_eq!(set.duplicates("serverId"), ["143"]);
-        let set = set.next(&news(vec![], false), admission(&settings), later(2));
+        let set = set.next(
+            &news(vec![], false),
+            admission(&settings),
+            &Lasting::default(),
+            later(2),
+        );
         assert_eq!(what(&set, "143", later(3_000)), "away");
         assert_eq!(what(&set, "143", later(3_700)), "unknown");
     }
@@ -458,18 +507,25 @@ mod tests {
         let first = Set::default().next(
             &news(vec![instance(1, "143", true)], false),
             admission(&settings),
+            &Lasting::default(),
             now,
         );
-        let second = first.next(&news(vec![], true), admission(&settings), now);
-        assert_eq!(second.usable().len(), 1);
-        assert!(second.unsure());
-        assert_eq!(
-            first.usable()[0].id,
-            second.usable()[0].id,
-            "figures are kept"
+        let second = first.next(
+            &news(vec![], true),
+            admission(&settings),
+            &Lasting::default(),
+            now,
         );
-        let third = second.next(&news(vec![], false), admission(&settings), now);
-        assert!(third.usable().is_empty());
+        assert_eq!(second.up().len(), 1);
+        assert!(second.unsure());
+        assert_eq!(first.up()[0].id, second.up()[0].id, "figures are kept");
+        let third = second.next(
+            &news(vec![], false),
+            admission(&settings),
+            &Lasting::default(),
+            now,
+        );
+        assert!(third.up().is_empty());
     }
 
     #[test]
@@ -489,12 +545,17 @@ mod tests {
         let check = |host: &str, port: u16, expected: &str| {
             let mut candidate = instance(port, "1", true);
             host.clone_into(&mut candidate.host);
-            let set = Set::default().next(&news(vec![candidate], false), rules, Instant::now());
+            let set = Set::default().next(
+                &news(vec![candidate], false),
+                rules,
+                &Lasting::default(),
+                Instant::now(),
+            );
             let State::Refused(why) = &set.members()[0].state else {
                 panic!("{host} was not refused");
             };
             assert!(why.contains(expected), "{host}: {why}");
-            assert!(set.usable().is_empty());
+            assert!(set.up().is_empty());
         };
         check("169.254.169.254", 80, "link-local");
         check("fe80::1", 80, "link-local");
@@ -508,8 +569,13 @@ mod tests {
     fn one_address_registered_twice_is_one_backend() {
         let settings = ServiceSettings::default();
         let twice = vec![instance(1, "143", true), instance(1, "143", true)];
-        let set = Set::default().next(&news(twice, false), admission(&settings), Instant::now());
-        assert_eq!(set.usable().len(), 1);
+        let set = Set::default().next(
+            &news(twice, false),
+            admission(&settings),
+            &Lasting::default(),
+            Instant::now(),
+        );
+        assert_eq!(set.up().len(), 1);
         assert_eq!(what(&set, "143", Instant::now()), "one");
     }
 }

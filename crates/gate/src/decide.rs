@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backends::{Backend, Holder, Service, Set};
+use crate::balance::Pick;
 use crate::http1::Framing;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::{Reason, Rejection};
+use crate::ring::stable_hash;
 use crate::routes::{self, Choice, Lookup, LookupSource, Question};
-use crate::settings::RouteSettings;
+use crate::settings::{Balance, HashSource, RouteSettings};
 use crate::snapshot::{Route, Snapshot};
 use crate::target;
 
@@ -122,9 +124,67 @@ pub(crate) fn body_too_large(limit: u64) -> Rejection {
 #[derive(Debug)]
 pub(crate) enum Wanted {
     /// Any of the service.
-    Any,
+    Any(Preference),
     /// This one, and never another.
     Only(Arc<Backend>),
+}
+
+/// Which of all backends is preferred.
+#[derive(Debug, Default)]
+pub(crate) struct Preference {
+    /// Where the request hashes to.
+    hash: u64,
+    /// Where the client's cookie leads.
+    stuck: Option<Arc<Backend>>,
+}
+
+impl Wanted {
+    /// True when the client is to be told that it stays with `backend`.
+    pub(crate) fn is_new_to(&self, service: &Service, backend: &Backend) -> bool {
+        let Self::Any(preference) = self else {
+            return false;
+        };
+        let known = preference.stuck.as_ref();
+        service.settings.sticky.is_some() && known.is_none_or(|known| known.id != backend.id)
+    }
+}
+
+fn preference(service: &Service, set: &Set, head: &RequestHead, client: IpAddr) -> Preference {
+    let settings = &service.settings;
+    let mut preference = Preference::default();
+    if settings.balance == Balance::ConsistentHash {
+        preference.hash = hash(&settings.hash, head, client);
+    }
+    if let Some(sticky) = &settings.sticky {
+        let value = target::cookie(head.fields.all(Name::Cookie), &sticky.cookie);
+        let value = value.ok().flatten().unwrap_or_default();
+        preference.stuck = set.stuck(&value).map(Arc::clone);
+    }
+    preference
+}
+
+/// What a request hashes to: by the client's address when it does not have what is asked for.
+fn hash(source: &HashSource, head: &RequestHead, client: IpAddr) -> u64 {
+    let target = text(head.target());
+    let (path, query) = target::split(&target);
+    let value = match source {
+        HashSource::ClientIp => None,
+        HashSource::Path => Some(path.as_bytes().to_vec()),
+        HashSource::Header(name) => head.fields.named(name).next().map(<[u8]>::to_vec),
+        HashSource::Cookie(name) => {
+            let found = target::cookie(head.fields.all(Name::Cookie), name);
+            found.ok().flatten().map(String::into_bytes)
+        }
+        HashSource::Query(name) => {
+            let found = target::query_parameter(query.unwrap_or_default(), name);
+            found.ok().flatten().map(String::into_bytes)
+        }
+    };
+    match (value, client.to_canonical()) {
+        (Some(value), _) => stable_hash(&value),
+        (None, IpAddr::V4(ip)) => stable_hash(&ip.octets()),
+        (None, IpAddr::V6(ip)) => stable_hash(&ip.octets()),
+    }
 }
 
 /// Backend: whom `where` names, or any.
@@ -132,14 +192,16 @@ pub(crate) fn wanted(
     routed: &Routed<'_>,
     set: &Set,
     head: &RequestHead,
+    client: IpAddr,
     now: Instant,
 ) -> Result<Wanted, Rejection> {
+    let any = || Wanted::Any(preference(&routed.route.service, set, head, client));
     let Some(lookup) = &routed.settings.lookup else {
-        return Ok(Wanted::Any);
+        return Ok(any());
     };
     let Some(value) = lookup_value(lookup, routed.settings, head)? else {
         if lookup.balance_when_missing {
-            return Ok(Wanted::Any);
+            return Ok(any());
         }
         return Err(Rejection::new(
             Reason::WhereMissing,
@@ -196,22 +258,38 @@ fn lookup_value(
     })
 }
 
+/// Who takes the request.
+#[derive(Debug)]
+pub(crate) enum Candidate {
+    One(Arc<Backend>),
+    /// All have as many requests as they may.
+    Full,
+}
+
 /// Balance: one of the service's backends, leaving out those tried while there is another.
 pub(crate) fn backend(
     service: &Service,
     set: &Set,
     wanted: &Wanted,
     tried: &[u64],
-) -> Result<Arc<Backend>, Rejection> {
-    match wanted {
-        Wanted::Only(backend) => Ok(Arc::clone(backend)),
-        Wanted::Any => service.choose(set, tried).map(Arc::clone).ok_or_else(|| {
-            Rejection::new(
-                Reason::NoBackend,
-                format!("service {} has no backend now", service.name),
-            )
-            .retry_after(2)
-        }),
+    now: Instant,
+) -> Result<Candidate, Rejection> {
+    let preference = match wanted {
+        Wanted::Only(backend) => return Ok(Candidate::One(Arc::clone(backend))),
+        Wanted::Any(preference) => preference,
+    };
+    let stuck = preference.stuck.as_ref();
+    if let Some(backend) = stuck.filter(|backend| service.may_use(backend, tried)) {
+        return Ok(Candidate::One(Arc::clone(backend)));
+    }
+    match service.choose(set, preference.hash, tried, now) {
+        Pick::One(backend) => Ok(Candidate::One(Arc::clone(backend))),
+        Pick::Full => Ok(Candidate::Full),
+        Pick::None => Err(Rejection::new(
+            Reason::NoBackend,
+            format!("service {} has no backend now", service.name),
+        )
+        .retry_after(2)),
     }
 }
 

@@ -11,25 +11,30 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{Admission, Backends, Discovery, Instance, Service};
+use crate::health::keeper::{self, Keeping};
 use crate::settings::{BackendSettings, DiscoverySettings};
 use crate::snapshot::Snapshot;
 
 /// How often the names of static backends are looked up again.
 const NAMES_EVERY: Duration = Duration::from_secs(30);
+/// How often the uptime of backends is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
 
 /// The tasks that follow discovery, by service.
 #[derive(Debug)]
 pub(crate) struct Followers {
     registry: Option<Arc<dyn Discovery>>,
+    keeping: Keeping,
     tasks: TaskTracker,
     stop: CancellationToken,
     running: Mutex<HashMap<String, (Arc<Service>, CancellationToken)>>,
 }
 
 impl Followers {
-    pub(crate) fn new(registry: Option<Arc<dyn Discovery>>) -> Self {
+    pub(crate) fn new(registry: Option<Arc<dyn Discovery>>, keeping: Keeping) -> Self {
         Self {
             registry,
+            keeping,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             running: Mutex::new(HashMap::new()),
@@ -55,7 +60,11 @@ impl Followers {
             }
             let stop = self.stop.child_token();
             running.insert(name.clone(), (Arc::clone(service), stop.clone()));
-            self.start(service, snapshot, stop);
+            self.start(service, snapshot, stop.clone());
+            if keeper::is_needed(service) {
+                let kept = keeper::keep(Arc::clone(service), self.keeping.clone(), stop);
+                self.tasks.spawn(kept);
+            }
         }
     }
 
@@ -93,12 +102,32 @@ impl Followers {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.keeping.uptimes.save(self.keeping.clock.now());
+    }
+
+    /// Saves the uptime of backends now and then.
+    pub(crate) fn keep_uptimes(&self) {
+        let (keeping, stop) = (self.keeping.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while stop
+                .run_until_cancelled(tokio::time::sleep(SAVE_EVERY))
+                .await
+                .is_some()
+            {
+                let keeping = keeping.clone();
+                let save = move || keeping.uptimes.save(keeping.clock.now());
+                if tokio::task::spawn_blocking(save).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 
 impl Drop for Followers {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.keeping.uptimes.save(self.keeping.clock.now());
     }
 }
 
@@ -132,8 +161,7 @@ impl Rules {
             backends_max: self.backends_max,
             discovered,
         };
-        let before = service.set.load();
-        let next = before.next(news, admission, Instant::now());
+        let (before, next) = service.renew(news, admission, Instant::now());
         for member in next.members() {
             if let crate::backends::State::Refused(why) = &member.state
                 && before.members().iter().all(|old| old.state != member.state)
@@ -152,7 +180,6 @@ impl Rules {
                 );
             }
         }
-        service.set.store(Arc::new(next));
     }
 }
 
@@ -160,20 +187,21 @@ fn static_backends(
     literal: &[BackendSettings],
     found: &[(BackendSettings, SocketAddr)],
 ) -> Backends {
-    let instance = |weight: u32, address: SocketAddr| Instance {
+    let instance = |backend: &BackendSettings, address: SocketAddr| Instance {
         host: address.ip().to_string(),
         port: address.port(),
-        weight,
+        weight: backend.weight,
+        placement: backend.placement.clone(),
         up: true,
         metadata: std::collections::BTreeMap::new(),
     };
     let literal = literal.iter().filter_map(|backend| {
         let address = backend.address.socket_addr()?;
-        Some(instance(backend.weight, address))
+        Some(instance(backend, address))
     });
     let found = found
         .iter()
-        .map(|(backend, address)| instance(backend.weight, *address));
+        .map(|(backend, address)| instance(backend, *address));
     Backends {
         instances: literal.chain(found).collect(),
         unsure: false,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use munjigi_foundation::settings::Size;
 
-use crate::decide::{self, Routed, Wanted};
+use crate::decide::{self, Candidate, Routed, Wanted};
 use crate::http1::head::RequestHead;
 use crate::pipeline::head_limits;
 use crate::reason::Rejection;
@@ -127,14 +127,14 @@ fn decide_all(
         .request_body_max
         .map_or_else(|| "none".to_owned(), |limit| Size(limit).to_string());
     say("limits", format!("passed; request_body_max {limit}"));
-    choose(Instant::now(), &routed, &head, say)
+    choose(Instant::now(), &routed, (&head, client), say)
 }
 
 /// The backend, and the limits of the exchange with it.
 fn choose(
     now: Instant,
     routed: &Routed<'_>,
-    head: &RequestHead,
+    (head, client): (&RequestHead, IpAddr),
     mut say: impl FnMut(&'static str, String),
 ) -> Result<(), Rejection> {
     let service = &routed.route.service;
@@ -150,19 +150,21 @@ fn choose(
         }
         return Ok(());
     }
-    let wanted = decide::wanted(routed, &set, head, now)?;
-    let backend = decide::backend(service, &set, &wanted, &[])?;
+    let wanted = decide::wanted(routed, &set, head, client, now)?;
     let how = match wanted {
-        Wanted::Any => format!("by {}", service.settings.balance),
+        Wanted::Any(_) => format!("by {}", service.settings.balance),
         Wanted::Only(_) => "by `where`".to_owned(),
     };
-    say("choose backend", format!("{} {how}", backend.name));
+    match decide::backend(service, &set, &wanted, &[], now)? {
+        Candidate::One(backend) => say("choose backend", format!("{} {how}", backend.name)),
+        Candidate::Full => say("choose backend", "all are full: it waits".to_owned()),
+    }
     let timeout = routed.settings.timeout;
     say(
         "forward",
         format!(
             "{} tries; connect {:?}, response {:?}, idle {:?}, rate_min {}",
-            routed.settings.attempts,
+            routed.settings.retry.attempts,
             timeout.connect,
             timeout.response,
             timeout.idle,

@@ -20,13 +20,15 @@ use crate::http1::write::{self, Delivery, Forwarding};
 use crate::http1::{BadMessage, Framing, Version};
 use crate::meter::Meter;
 use crate::pipeline::{Stop, head_limits};
-use crate::reach::Upstream;
+use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
-use crate::settings::TimeoutSettings;
+use crate::service::Outcome;
+use crate::settings::{RetryOn, TimeoutSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::sticky;
 use crate::tunnel::{First, Tunnel};
 use crate::ws;
 
@@ -43,6 +45,11 @@ pub(crate) struct Order<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) routed: &'a Routed<'a>,
     pub(crate) upstream: &'a Upstream,
+    pub(crate) search: &'a Search<'a>,
+    /// The whole body, where it was read beforehand.
+    pub(crate) body: Option<&'a [u8]>,
+    /// The request is on its way already.
+    pub(crate) sent: bool,
 }
 
 /// An order over a connection of HTTP/1.1.
@@ -90,6 +97,7 @@ enum Answer {
 /// Whom an exchange is for, as far as waiting for the backend goes.
 pub(crate) trait Waiter {
     fn timer(&self) -> &Timer;
+    fn peer(&self) -> IpAddr;
     /// Ready when the client is gone.
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()>;
 }
@@ -97,6 +105,10 @@ pub(crate) trait Waiter {
 impl Waiter for Connection {
     fn timer(&self) -> &Timer {
         &self.timer
+    }
+
+    fn peer(&self) -> IpAddr {
+        self.peer.ip()
     }
 
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
@@ -110,17 +122,21 @@ pub(crate) async fn run(
     connection: &mut Connection,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
-    let lead = request_lead(*plan, connection.peer.ip());
-    let leftover = connection.leftover.take();
     let upload = Upload::default();
     // What is rare is boxed: the future of a plain exchange stays small.
-    let outcome = if plan.head.framing == Framing::None {
-        connection.leftover = leftover;
-        send_head(plan, connection, &lead).await?;
+    let outcome = if plan.head.framing == Framing::None || plan.body.is_some() {
+        if !plan.sent {
+            let mut lead = request_lead(*plan, connection.peer.ip());
+            lead.extend_from_slice(plan.body.unwrap_or_default());
+            send_head(plan, connection, &lead).await?;
+        }
+        record.received.set(plan.body.map_or(0, <[u8]>::len) as u64);
         upload.complete.set(true);
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
+        let lead = request_lead(*plan, connection.peer.ip());
+        let leftover = connection.leftover.take();
         let both = Box::pin(both_ways(
             plan,
             connection,
@@ -136,6 +152,7 @@ pub(crate) async fn run(
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
             let early = connection.leftover.take();
+            plan.search.settle(plan.upstream, Outcome::Good);
             let first = First { lead, early, rest };
             let tunnel = Tunnel::new(*plan, &connection.timer, record);
             let reason = Box::pin(tunnel.run(&connection.stream, plan.stream, first)).await;
@@ -158,15 +175,25 @@ pub(crate) async fn run(
 }
 
 pub(crate) fn request_lead(order: Order<'_>, peer: IpAddr) -> Vec<u8> {
+    let fallback = &order.upstream.flight.0.name;
+    request_head(order.snapshot, order.head, (peer, order.scheme), fallback)
+}
+
+/// The head as the backend gets it.
+pub(crate) fn request_head(
+    snapshot: &Snapshot,
+    head: &RequestHead,
+    (peer, scheme): (IpAddr, &str),
+    fallback_host: &str,
+) -> Vec<u8> {
     let mut lead = Vec::with_capacity(1_024);
     let peer = peer.to_canonical();
     let forwarding = Forwarding {
         peer: &peer.to_string(),
-        scheme: order.scheme,
-        trusted: order.snapshot.trusts(peer),
+        scheme,
+        trusted: snapshot.trusts(peer),
     };
-    let fallback = &order.upstream.flight.0.name;
-    write::request(&mut lead, order.head, forwarding, fallback);
+    write::request(&mut lead, head, forwarding, fallback_host);
     lead
 }
 
@@ -305,13 +332,16 @@ async fn respond(
     record: &Record,
     upload: &Upload,
 ) -> Result<Answer, Stop> {
-    let mut rest = None;
+    let mut rest = plan.upstream.early.take();
     let mut interim = 0;
     let head = loop {
         let head = read_response_head(plan, connection, upload, &mut rest, interim == 0).await?;
+        if interim == 0 {
+            plan.search.answered(plan.upstream);
+        }
         if head.status == 101 {
             record.responded.set(Some(plan.shard.core.now()));
-            return upgrade(plan, record, upload, &head, rest);
+            return upgrade(plan, connection, (record, upload), &head, rest);
         }
         if head.status >= 200 {
             break head;
@@ -323,7 +353,26 @@ async fn respond(
         pass_interim(plan, connection, upload, &head).await?;
     };
     record.responded.set(Some(plan.shard.core.now()));
+    let outcome = judge(&head);
+    record.outcome.set(outcome);
+    if let Some(failure) = RetryOn::of_status(head.status)
+        && plan.search.may_repeat(failure)
+    {
+        return Err(Stop::Again(outcome));
+    }
     deliver(plan, connection, record, upload, &head, rest).await
+}
+
+/// 502, 503 and 504 are failures, unless the backend says when to come back.
+pub(crate) fn judge(head: &ResponseHead) -> Outcome {
+    let refused = matches!(head.status, 502..=504);
+    if refused && head.fields.named("retry-after").next().is_none() {
+        Outcome::Failed
+    } else if refused {
+        Outcome::Neutral
+    } else {
+        Outcome::Good
+    }
 }
 
 pub(crate) fn bad_response(detail: &str) -> Rejection {
@@ -470,12 +519,12 @@ async fn write_to_client(
 
 fn upgrade(
     plan: Plan<'_>,
-    record: &Record,
-    upload: &Upload,
+    connection: &Connection,
+    (record, upload): (&Record, &Upload),
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let lead = upgrade_lead(*plan, upload, head)?;
+    let lead = upgrade_lead(*plan, upload, head, connection.peer.ip())?;
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
@@ -488,6 +537,7 @@ pub(crate) fn upgrade_lead(
     order: Order<'_>,
     upload: &Upload,
     head: &ResponseHead,
+    peer: IpAddr,
 ) -> Result<Vec<u8>, Stop> {
     let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
     let Some(asked) = order.head.upgrade() else {
@@ -523,6 +573,9 @@ pub(crate) fn upgrade_lead(
         upgrade: true,
     };
     write::response(&mut lead, head, delivery);
+    if order.upstream.new_client {
+        stick(order, peer, &mut lead);
+    }
     Ok(lead)
 }
 
@@ -538,6 +591,7 @@ pub(crate) fn response_lead(
     order: Order<'_>,
     upload: &Upload,
     head: &ResponseHead,
+    peer: IpAddr,
 ) -> ResponseLead {
     let old_client = order.head.version == Version::Http10;
     let framing = match head.framing {
@@ -561,6 +615,9 @@ pub(crate) fn response_lead(
         };
         write::response(&mut bytes, head, delivery);
     });
+    if order.upstream.new_client {
+        stick(order, peer, &mut bytes);
+    }
     ResponseLead {
         bytes,
         framing,
@@ -579,6 +636,24 @@ pub(crate) fn delivery_stop(end: &RelayEnd) -> Stop {
     })
 }
 
+/// Adds the sticky cookie to a head that was written.
+pub(crate) fn stick(order: Order<'_>, peer: IpAddr, lead: &mut Vec<u8>) {
+    let Some(sticky) = &order.routed.route.service.settings.sticky else {
+        return;
+    };
+    let secure = order.snapshot.trusts(peer.to_canonical())
+        && order
+            .head
+            .fields
+            .named("x-forwarded-proto")
+            .any(|scheme| scheme == b"https");
+    let field = sticky::field(sticky, &order.upstream.flight.0, secure);
+    // Before the empty line.
+    lead.truncate(lead.len().saturating_sub(2));
+    lead.extend_from_slice(&field);
+    lead.extend_from_slice(b"\r\n");
+}
+
 async fn deliver(
     plan: Plan<'_>,
     connection: &Connection,
@@ -591,7 +666,7 @@ async fn deliver(
         bytes: lead,
         framing,
         close,
-    } = response_lead(*plan, upload, head);
+    } = response_lead(*plan, upload, head, connection.peer.ip());
     record.status.set(head.status);
     let head_bytes = lead.len() as u64;
     let timeout = &plan.routed.settings.timeout;

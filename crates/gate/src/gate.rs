@@ -22,10 +22,13 @@ use crate::discovery::Followers;
 use crate::driver::Driver;
 use crate::driver::tcp::TcpListener;
 use crate::driver::timer::Timer;
+use crate::health::keeper::{self, Keeping};
+use crate::health::uptime::Uptimes;
 use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Protocols, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
+use crate::sticky;
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -142,9 +145,18 @@ impl Gate {
         own.extend(settings.admin.address);
         let threads = settings.threads.max(1);
         let admin_settings = settings.admin.clone();
+        let keeping = Keeping {
+            uptimes: Arc::new(Uptimes::open(&settings.data)),
+            clock: wiring.clock.clone(),
+            probes: Arc::new(tokio::sync::Semaphore::new(keeper::PROBES_MAX)),
+        };
+        let uptimes = Arc::clone(&keeping.uptimes);
+        let mut settings = settings;
+        sticky::fill_secrets(&mut settings);
         let snapshot = Arc::new(Snapshot::new(settings, own.clone(), None));
-        let followers = Followers::new(wiring.discovery);
+        let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
+        followers.keep_uptimes();
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
             draining: AtomicBool::new(false),
@@ -157,6 +169,7 @@ impl Gate {
         let view = admin::View {
             shared: Arc::clone(&shared),
             listeners: Arc::clone(&listeners),
+            uptimes,
         };
         let admin = AdminFace::start(&admin_settings, view).await?;
         let mut gate = Self {
@@ -253,6 +266,7 @@ impl Gate {
         let before = self.snapshot();
         let mut settings = settings;
         settings.threads = before.settings().threads;
+        sticky::fill_secrets(&mut settings);
         let (stay, new): (Vec<_>, Vec<_>) =
             settings.listeners.iter().cloned().partition(|wanted| {
                 let old = before.settings().listeners.iter();

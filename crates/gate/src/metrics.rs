@@ -3,19 +3,20 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-use crate::backends::State;
+use crate::figures;
+use crate::health::uptime::Uptimes;
 use crate::shard::{Listener, Shared};
 use crate::stats::{BOUNDS, Totals};
 
 /// A page in the making.
-struct Page(String);
+pub(crate) struct Page(String);
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+    pub(crate) fn put(&mut self, text: std::fmt::Arguments<'_>) {
         if self.0.write_fmt(text).is_err() {
             tracing::error!("a figure can't be written");
         }
@@ -28,7 +29,7 @@ impl Page {
 }
 
 /// A label's value with what the format forbids escaped.
-fn label(value: &str) -> String {
+pub(crate) fn label(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
@@ -36,7 +37,11 @@ fn label(value: &str) -> String {
 }
 
 /// All metrics of the gate.
-pub(crate) fn page(shared: &Shared, listeners: &[std::sync::Arc<Listener>]) -> String {
+pub(crate) fn page(
+    shared: &Shared,
+    listeners: &[std::sync::Arc<Listener>],
+    uptimes: &Uptimes,
+) -> String {
     let totals = Totals::of(&shared.threads);
     let mut page = Page(String::with_capacity(8 * 1024));
     totals_part(&mut page, shared, &totals);
@@ -54,7 +59,7 @@ pub(crate) fn page(shared: &Shared, listeners: &[std::sync::Arc<Listener>]) -> S
             "munjigi_gate_connections{{listener=\"{name}\"}} {count}\n"
         ));
     }
-    routes_part(&mut page, shared);
+    routes_part(&mut page, shared, uptimes);
     page.0
 }
 
@@ -196,7 +201,7 @@ fn histogram(page: &mut Page, totals: &Totals) {
     page.put(format_args!("{name}_sum {sum}\n{name}_count {below}\n"));
 }
 
-fn routes_part(page: &mut Page, shared: &Shared) {
+fn routes_part(page: &mut Page, shared: &Shared, uptimes: &Uptimes) {
     let snapshot = shared.snapshot.load();
     page.head(
         "munjigi_gate_route_requests_total",
@@ -213,58 +218,5 @@ fn routes_part(page: &mut Page, shared: &Shared) {
     }
     let mut services: Vec<_> = snapshot.services.values().collect();
     services.sort_by(|left, right| left.name.cmp(&right.name));
-    page.head(
-        "munjigi_gate_backends",
-        "gauge",
-        "Known backends of each service, by state.",
-    );
-    for service in &services {
-        let set = service.set.load();
-        let count = |wanted: fn(&State) -> bool| {
-            set.members()
-                .iter()
-                .filter(|member| wanted(&member.state))
-                .count()
-        };
-        let name = label(&service.name);
-        let states = [
-            ("up", count(|state| *state == State::Up)),
-            ("not_up", count(|state| *state == State::NotUp)),
-            ("refused", count(|state| matches!(state, State::Refused(_)))),
-        ];
-        for (state, count) in states {
-            page.put(format_args!(
-                "munjigi_gate_backends{{service=\"{name}\",state=\"{state}\"}} {count}\n"
-            ));
-        }
-    }
-    let figures = [
-        ("in_flight", "gauge", "Requests in flight at each backend."),
-        (
-            "requests_total",
-            "counter",
-            "Requests sent to each backend.",
-        ),
-        (
-            "failures_total",
-            "counter",
-            "Requests that failed on the backend's side.",
-        ),
-    ];
-    for (figure, kind, help) in figures {
-        page.head(&format!("munjigi_gate_backend_{figure}"), kind, help);
-        for service in &services {
-            for backend in service.set.load().usable() {
-                let value = match figure {
-                    "in_flight" => u64::from(backend.in_flight.load(Ordering::Relaxed)),
-                    "requests_total" => backend.requests.load(Ordering::Relaxed),
-                    _ => backend.failures.load(Ordering::Relaxed),
-                };
-                let (name, address) = (label(&service.name), &backend.name);
-                page.put(format_args!(
-                    "munjigi_gate_backend_{figure}{{service=\"{name}\",backend=\"{address}\"}} {value}\n"
-                ));
-            }
-        }
-    }
+    figures::metrics(page, &services, uptimes);
 }

@@ -8,25 +8,30 @@
 //! response, `Record::finish` counts and logs.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::connection::{After, Connection};
-use crate::decide;
+use crate::decide::{self, Routed};
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
-use crate::forward;
+use crate::forward::{self, Waiter};
+use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
 use crate::http2;
 use crate::http2::forward::ClientSide;
-use crate::reach::{Link, Search};
+use crate::reach::{self, Link, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::retry;
+use crate::service::Outcome;
 use crate::settings::LimitsSettings;
 use crate::shard::{Listener, Shard};
 use crate::snapshot::Snapshot;
@@ -47,8 +52,10 @@ pub(crate) enum Stop {
     NotYet,
     /// The backend of a shared connection did not look at the request: it may be sent again.
     Unseen,
-    /// A kept connection turned out to be closed by its backend, before a byte of a response.
+    /// The connection was closed by its backend before a byte of a response.
     Stale,
+    /// The backend's answer is thrown away: another try was granted.
+    Again(Outcome),
 }
 
 impl From<Rejection> for Stop {
@@ -86,7 +93,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
         Err(Stop::Quiet) => return After::Gone,
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
-        Err(Stop::Stale | Stop::Unseen) => (Reason::BackendClosed, After::Gone),
+        Err(Stop::Stale | Stop::Unseen | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
             let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
@@ -124,11 +131,27 @@ impl Caller<'_, '_> {
             Self::Http2(side) => side.client.listener(),
         }
     }
+}
 
+impl Waiter for Caller<'_, '_> {
     fn timer(&self) -> &Timer {
         match self {
             Self::Http1(connection) => &connection.timer,
             Self::Http2(side) => side.timer,
+        }
+    }
+
+    fn peer(&self) -> IpAddr {
+        match self {
+            Self::Http1(connection) => connection.peer.ip(),
+            Self::Http2(side) => side.client.peer.ip(),
+        }
+    }
+
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1(connection) => connection.stream.poll_broken(context),
+            Self::Http2(side) => side.poll_gone(context),
         }
     }
 }
@@ -153,17 +176,23 @@ pub(crate) async fn stages(
     decide::limits(routed.settings, head)?;
 
     let set = routed.route.service.set.load_full();
-    let wanted = decide::wanted(&routed, &set, head, shard.core.now())?;
-    let mut search = Search {
-        shard,
-        snapshot,
-        routed: &routed,
-        set: &set,
-        wanted: &wanted,
-        fresh: false,
-        repeatable: head.is_idempotent() && head.framing == Framing::None,
+    let client = record.client.unwrap_or(record.peer.ip());
+    let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let body = match routed.settings.retry.body_max {
+        0 => None,
+        _ => Box::pin(gather(&mut caller, head, &routed)).await?,
     };
-    let mut upstream = search.reach(caller.timer(), record).await?;
+    let repeatable = head.is_idempotent() && (head.framing == Framing::None || body.is_some());
+    let mut search = Search::new(shard, snapshot, &routed, (&set, &wanted), repeatable);
+    let mut upstream = reach(&mut search, &caller, record).await?;
+    let mut sent = false;
+    if let Some(after) = routed.settings.hedge_after
+        && hedge::fits(head)
+        && !search.speaks_http2()
+    {
+        let asked = hedge::ask(&mut search, upstream, head, (&caller, after), record);
+        (upstream, sent) = Box::pin(asked).await?;
+    }
     let mut unseen = 0;
     loop {
         let order = forward::Order {
@@ -173,30 +202,27 @@ pub(crate) async fn stages(
             head,
             routed: &routed,
             upstream: &upstream,
+            search: &search,
+            body: body.as_deref(),
+            sent,
         };
-        let again = match forwarded(order, &mut caller, record).await {
-            // Nothing reached the application: once more, on a connection that is surely new.
-            Err(Stop::Stale) => upstream.reused && search.repeatable,
-            Err(Stop::Unseen) => {
-                unseen += 1;
-                unseen <= UNSEEN_MAX
-            }
-            Err(stop) => return Err(stop),
+        let stop = match forwarded(order, &mut caller, record).await {
             Ok(ended) => {
+                search.settle(&upstream, record.outcome.get());
                 if let (Link::Http1(stream), true) = (upstream.link, ended.reusable) {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, stream, most);
                 }
                 return Ok((ended.reason, ended.after));
             }
+            Err(Stop::Unseen) if unseen == UNSEEN_MAX => Stop::Stale,
+            Err(stop) => stop,
         };
-        if !again {
-            let detail = "the backend closed the connection without an answer";
-            return Err(Rejection::new(Reason::BackendClosed, detail).into());
-        }
-        shard.stats.retries.fetch_add(1, Ordering::Relaxed);
-        search.fresh = true;
-        upstream = search.reach(caller.timer(), record).await?;
+        unseen += u32::from(matches!(stop, Stop::Unseen));
+        settle(&mut search, &upstream, record, stop)?;
+        drop(upstream);
+        sent = false;
+        upstream = reach(&mut search, &caller, record).await?;
     }
 }
 
@@ -215,6 +241,84 @@ async fn forwarded(
         }
         (Caller::Http2(side), _) => Box::pin(http2::forward::run(order, side, record)).await,
     }
+}
+
+/// A small body as a whole, where it may have to be sent twice.
+async fn gather(
+    caller: &mut Caller<'_, '_>,
+    head: &RequestHead,
+    routed: &Routed<'_>,
+) -> Result<Option<Vec<u8>>, Stop> {
+    match caller {
+        Caller::Http1(connection) => retry::gather(connection, head, routed.settings).await,
+        Caller::Http2(side) => http2::forward::gather(side, head, routed.settings).await,
+    }
+}
+
+/// A connection to a backend, unless the client goes away meanwhile.
+async fn reach(
+    search: &mut Search<'_>,
+    caller: &Caller<'_, '_>,
+    record: &mut Record,
+) -> Result<Upstream, Stop> {
+    let mut reaching = pin!(search.reach(caller.timer(), record));
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = reaching.as_mut().poll(context) {
+            return Poll::Ready(outcome);
+        }
+        let gone = caller.poll_gone(context);
+        gone.map(|()| Err(Stop::End(Reason::ClientGone)))
+    })
+    .await
+}
+
+/// Notes how a try ended. Passes when there is to be another one.
+fn settle(
+    search: &mut Search<'_>,
+    upstream: &Upstream,
+    record: &Record,
+    stop: Stop,
+) -> Result<(), Stop> {
+    let rejection = match stop {
+        // Nothing reached the application: once more, on a connection that is surely new.
+        Stop::Stale if upstream.reused && search.repeatable => {
+            search.was_stale();
+            return Ok(());
+        }
+        Stop::Unseen => {
+            search.was_stale();
+            return Ok(());
+        }
+        Stop::Stale => {
+            if !upstream.reused {
+                search.settle(upstream, Outcome::Failed);
+            }
+            let detail = "the backend closed the connection without an answer";
+            Rejection::new(Reason::BackendClosed, detail)
+        }
+        Stop::Again(outcome) => {
+            search.settle(upstream, outcome);
+            search.avoid(&upstream.flight.0);
+            return Ok(());
+        }
+        Stop::Reject(rejection) => {
+            search.settle(upstream, reach::outcome(rejection.reason));
+            rejection
+        }
+        Stop::End(reason) => {
+            search.settle(upstream, reach::outcome(reason));
+            return Err(Stop::End(reason));
+        }
+        stop @ (Stop::Quiet | Stop::NotYet) => return Err(stop),
+    };
+    let again = record.status.get() == 0
+        && retry::kind(rejection.reason).is_some_and(|failure| search.may_repeat(failure));
+    if !again {
+        return Err(rejection.into());
+    }
+    upstream.flight.0.failures.fetch_add(1, Ordering::Relaxed);
+    search.avoid(&upstream.flight.0);
+    Ok(())
 }
 
 /// Read head: within `limits.head` of its first byte, within `limits.head_bytes`.

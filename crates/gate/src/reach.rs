@@ -1,22 +1,27 @@
 //! Choose backend, and reach it: a connection that was kept, or a new one; another backend when
-//! that fails.
+//! that fails; a place in the queue when all are full.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::backends::{Backend, InFlight, Set};
-use crate::decide::{self, Routed, Wanted};
+use crate::backends::{Backend, InFlight, Service, Set};
+use crate::decide::{self, Candidate, Routed, Wanted};
+use crate::driver::buffer::Buffer;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http2::backend::{self, Lease};
 use crate::pipeline::Stop;
+use crate::queue::{ANY, Place};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
-use crate::settings::Protocol;
+use crate::retry;
+use crate::service::Outcome;
+use crate::settings::{Protocol, RetryOn};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 
@@ -36,9 +41,30 @@ pub(crate) struct Upstream {
     pub(crate) flight: InFlight,
     /// It served a request before.
     pub(crate) reused: bool,
+    /// The client is to be told that it stays with this backend.
+    pub(crate) new_client: bool,
+    /// What was read of the answer already.
+    pub(crate) early: RefCell<Option<Buffer>>,
+    /// When the request could be sent.
+    since: Instant,
+    settled: Cell<bool>,
 }
 
-/// The search for a backend that takes the request.
+impl Upstream {
+    pub(crate) fn backend(&self) -> &Arc<Backend> {
+        &self.flight.0
+    }
+
+    /// The connection, where it is for this request alone.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        match &self.link {
+            Link::Http1(stream) => Some(stream),
+            Link::Http2(_) => None,
+        }
+    }
+}
+
+/// The search for a backend that takes the request. It is kept for further tries.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
     pub(crate) shard: &'a Shard,
@@ -47,49 +73,219 @@ pub(crate) struct Search<'a> {
     pub(crate) set: &'a Set,
     pub(crate) wanted: &'a Wanted,
     /// Kept connections are out of question.
-    pub(crate) fresh: bool,
-    /// The request may be sent again.
+    pub(crate) fresh: Cell<bool>,
+    /// The request may be sent again after it reached a backend.
     pub(crate) repeatable: bool,
+    /// Backends that failed.
+    tried: Vec<u64>,
+    tries: Cell<u32>,
 }
 
-impl Search<'_> {
-    /// Choose backend: a kept connection, or a new one; another backend when that fails.
+impl<'a> Search<'a> {
+    pub(crate) fn new(
+        shard: &'a Shard,
+        snapshot: &'a Snapshot,
+        routed: &'a Routed<'a>,
+        (set, wanted): (&'a Set, &'a Wanted),
+        repeatable: bool,
+    ) -> Self {
+        Self {
+            shard,
+            snapshot,
+            routed,
+            set,
+            wanted,
+            fresh: Cell::new(false),
+            repeatable,
+            tried: Vec::new(),
+            tries: Cell::new(0),
+        }
+    }
+
+    fn service(&self) -> &'a Arc<Service> {
+        &self.routed.route.service
+    }
+
+    /// True when the request may be tried once more after `failure`; the budget is spent then.
+    pub(crate) fn may_repeat(&self, failure: RetryOn) -> bool {
+        let settings = &self.routed.settings.retry;
+        let safe = failure == RetryOn::CONNECT || self.repeatable;
+        let may = safe
+            && settings.on.has(failure)
+            && self.tries.get() < settings.attempts
+            && self.service().spend(settings, self.shard.core.now());
+        if may {
+            self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }
+
+    /// A kept connection turned out to be closed: that was no try, and the next one is on a
+    /// connection that is surely new.
+    pub(crate) fn was_stale(&self) {
+        self.fresh.set(true);
+        self.tries.set(self.tries.get().saturating_sub(1));
+        self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// True when a second backend may be asked beside the first; the budget is spent then.
+    pub(crate) fn may_hedge(&self) -> bool {
+        let settings = &self.routed.settings.retry;
+        let service = self.service();
+        let may = matches!(self.wanted, Wanted::Any(_))
+            && self.tries.get() < settings.attempts
+            && service.set.load().up().len() > 1
+            && service.spend(settings, self.shard.core.now());
+        if may {
+            service.figures.hedges.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }
+
+    /// The head of an answer is there.
+    pub(crate) fn answered(&self, upstream: &Upstream) {
+        let now = self.shard.core.now();
+        let took = now.saturating_duration_since(upstream.since);
+        self.service().answered(upstream.backend(), took, now);
+    }
+
+    /// Notes what became of the request at `upstream`. Only the first word counts.
+    pub(crate) fn settle(&self, upstream: &Upstream, outcome: Outcome) {
+        if !upstream.settled.replace(true) {
+            let now = self.shard.core.now();
+            self.service().observe(upstream.backend(), outcome, now);
+        }
+    }
+
+    /// Leaves `backend` out while there is another.
+    pub(crate) fn avoid(&mut self, backend: &Backend) {
+        self.tried.push(backend.id);
+    }
+
+    /// A connection to a backend; another backend when a connection can't be made.
     ///
     /// # Errors
     /// A rejection with the cause of the last try.
-    pub(crate) async fn reach(&self, timer: &Timer, record: &mut Record) -> Result<Upstream, Stop> {
-        let mut tried = Vec::new();
+    pub(crate) async fn reach(
+        &mut self,
+        timer: &Timer,
+        record: &mut Record,
+    ) -> Result<Upstream, Stop> {
+        if self.tries.get() == 0 {
+            self.pass_breaker()?;
+        }
         loop {
-            let service = &self.routed.route.service;
-            let backend = decide::backend(service, self.set, self.wanted, &tried)?;
+            let later;
+            let set = if self.tries.get() == 0 {
+                self.set
+            } else {
+                later = self.service().set.load_full();
+                &later
+            };
+            let (flight, new_client) = match self.take_place(set)? {
+                Some(taken) => taken,
+                None => Box::pin(self.queue(timer)).await?,
+            };
+            let backend = Arc::clone(&flight.0);
+            self.tries.set(self.tries.get() + 1);
             record.attempts += 1;
             record.backend = Some(Arc::clone(&backend));
-            let flight = InFlight::new(&backend);
-            if let Some(link) = self.kept(&backend) {
-                return Ok(Upstream {
-                    link,
-                    flight,
-                    reused: true,
-                });
-            }
-            match self.open(timer, &backend).await {
+            let kept = self.kept(&backend);
+            let reused = kept.is_some();
+            let connected = match kept {
+                Some(link) => Ok(link),
+                None => self.open(timer, &backend).await,
+            };
+            let now = self.shard.core.now();
+            match connected {
                 Ok(link) => {
-                    record.connected = Some(self.shard.core.now());
+                    if !reused {
+                        record.connected = Some(now);
+                    }
                     return Ok(Upstream {
                         link,
                         flight,
-                        reused: false,
+                        reused,
+                        new_client,
+                        early: RefCell::default(),
+                        since: now,
+                        settled: Cell::new(false),
                     });
                 }
                 Err(rejection) => {
-                    tried.push(backend.id);
-                    if tried.len() >= self.routed.settings.attempts as usize {
+                    drop(flight);
+                    self.service().observe(&backend, Outcome::Failed, now);
+                    self.avoid(&backend);
+                    let again = retry::kind(rejection.reason).is_some_and(|f| self.may_repeat(f));
+                    if !again {
                         return Err(rejection.into());
                     }
                     backend.failures.fetch_add(1, Ordering::Relaxed);
-                    self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    fn pass_breaker(&self) -> Result<(), Rejection> {
+        let service = self.service();
+        service.admit(self.shard.core.now()).map_err(|rest| {
+            let detail = format!("too many requests of service {} failed", service.name);
+            let seconds = rest.as_secs() + u64::from(rest.subsec_nanos() > 0);
+            Rejection::new(Reason::BreakerOpen, detail).retry_after(seconds)
+        })
+    }
+
+    /// A place at a backend; `None` when all are full.
+    fn take_place(&self, set: &Set) -> Result<Option<(InFlight, bool)>, Rejection> {
+        let service = self.service();
+        let now = self.shard.core.now();
+        loop {
+            match decide::backend(service, set, self.wanted, &self.tried, now)? {
+                Candidate::Full => return Ok(None),
+                Candidate::One(backend) => {
+                    if let Some(flight) = InFlight::take(&backend, service) {
+                        let new_client = self.wanted.is_new_to(service, &backend);
+                        return Ok(Some((flight, new_client)));
+                    }
+                    // Another thread was faster: look again, unless there is no other.
+                    if matches!(self.wanted, Wanted::Only(_)) {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until a backend has room.
+    async fn queue(&self, timer: &Timer) -> Result<(InFlight, bool), Stop> {
+        let service = self.service();
+        let Some(limit) = &service.settings.limit else {
+            return Err(no_room(Reason::QueueFull, &service.name).into());
+        };
+        let key = match self.wanted {
+            Wanted::Only(backend) => backend.id,
+            Wanted::Any(_) => ANY,
+        };
+        let Some(mut place) = service.queue.enter(key, limit.queue) else {
+            return Err(no_room(Reason::QueueFull, &service.name).into());
+        };
+        service.figures.queued.fetch_add(1, Ordering::Relaxed);
+        timer.set(limit.wait);
+        loop {
+            // Once more now that we are seen: room may have come before.
+            if let Some(taken) = self.take_place(&service.set.load_full())? {
+                place.served();
+                return Ok(taken);
+            }
+            let turn = poll_fn(|context| wait_for_turn(&mut place, timer, context)).await;
+            if !turn {
+                return Err(no_room(Reason::QueueTimeout, &service.name).into());
+            }
+            if let Some(taken) = self.take_place(&service.set.load_full())? {
+                place.served();
+                return Ok(taken);
+            }
+            place.wait_on();
         }
     }
 
@@ -97,7 +293,7 @@ impl Search<'_> {
         if self.speaks_http2() {
             return self.shard.http2.take(backend.id).map(Link::Http2);
         }
-        if self.fresh {
+        if self.fresh.get() {
             return None;
         }
         // A request that can't be sent twice takes only a connection that was just in use: its
@@ -111,7 +307,7 @@ impl Search<'_> {
         self.shard.pool.take(backend.id, age).map(Link::Http1)
     }
 
-    fn speaks_http2(&self) -> bool {
+    pub(crate) fn speaks_http2(&self) -> bool {
         self.routed.route.service.settings.protocol == Protocol::Http2
     }
 
@@ -162,4 +358,34 @@ impl Search<'_> {
             )),
         }
     }
+}
+
+/// What the end of a try says about its backend.
+pub(crate) fn outcome(reason: Reason) -> Outcome {
+    match reason {
+        Reason::ConnectFailed
+        | Reason::ConnectTimeout
+        | Reason::BackendClosed
+        | Reason::ResponseCut
+        | Reason::ResponseTimeout
+        | Reason::BackendIdle
+        | Reason::BackendStalled => Outcome::Failed,
+        _ => Outcome::Neutral,
+    }
+}
+
+/// True when it is worth looking again, false when the wait is over.
+fn wait_for_turn(place: &mut Place<'_>, timer: &Timer, context: &Context<'_>) -> Poll<bool> {
+    if place.poll_turn(context).is_ready() {
+        return Poll::Ready(true);
+    }
+    timer.poll_expired(context).map(|()| false)
+}
+
+fn no_room(reason: Reason, service: &str) -> Rejection {
+    let detail = match reason {
+        Reason::QueueTimeout => format!("no backend of service {service} had room in time"),
+        _ => format!("all backends of service {service} are full, and so is its queue"),
+    };
+    Rejection::new(reason, detail).retry_after(1)
 }

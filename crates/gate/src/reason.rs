@@ -87,6 +87,12 @@ reasons! {
     DuplicateServerId = "duplicate_server_id", 503, "Service Unavailable";
     /// The service has no backend that may be used.
     NoBackend = "no_backend", 503, "Service Unavailable";
+    /// All backends are full, and as many requests wait as `limit.queue` allows.
+    QueueFull = "queue_full", 503, "Service Unavailable";
+    /// No backend had room within `limit.wait`.
+    QueueTimeout = "queue_timeout", 503, "Service Unavailable";
+    /// Too many requests of the service failed: `breaker` gives it a rest.
+    BreakerOpen = "breaker_open", 503, "Service Unavailable";
     /// An origin that may not open a WebSocket.
     OriginRefused = "origin_refused", 403, "Forbidden";
     /// Too many connections on the listener.

@@ -11,6 +11,7 @@ use crate::backends::Backend;
 use crate::decide::text;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
+use crate::service::Outcome;
 use crate::shard::Shard;
 
 /// The story of one exchange.
@@ -26,6 +27,8 @@ pub(crate) struct Record {
     pub(crate) head_read: Option<Instant>,
     pub(crate) connected: Option<Instant>,
     pub(crate) responded: Cell<Option<Instant>>,
+    /// What the backend's answer says about it.
+    pub(crate) outcome: Cell<Outcome>,
     /// 0 until a response head was sent.
     pub(crate) status: Cell<u16>,
     pub(crate) received: Cell<u64>,
@@ -48,6 +51,7 @@ impl Record {
             head_read: None,
             connected: None,
             responded: Cell::new(None),
+            outcome: Cell::new(Outcome::Neutral),
             status: Cell::new(0),
             received: Cell::new(0),
             sent: Cell::new(0),

@@ -62,13 +62,18 @@ impl Snapshot {
         for (place, route) in settings.routes.iter().enumerate() {
             let service = services.entry(route.service.clone()).or_insert_with(|| {
                 let wanted = settings.service(&route.service);
-                previous
-                    .and_then(|previous| previous.services.get(&route.service))
-                    .filter(|service| service.settings == wanted)
-                    .map_or_else(
-                        || Arc::new(Service::new(&route.service, wanted)),
-                        Arc::clone,
-                    )
+                let zone = settings.zone.as_deref();
+                let old = previous.and_then(|previous| previous.services.get(&route.service));
+                match old {
+                    Some(old) if old.settings == wanted && old.is_in_zone(zone) => Arc::clone(old),
+                    old => {
+                        let service = Service::new(&route.service, wanted, zone);
+                        if let Some(old) = old {
+                            service.succeed(old);
+                        }
+                        Arc::new(service)
+                    }
+                }
             });
             routes.push(Route {
                 place,

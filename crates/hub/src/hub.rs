@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin, Gate, Sources};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
-use crate::jobs::{self, JobLimits, Jobs, JobsError, JobsWiring};
+use crate::jobs::{self, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
 use crate::registry::Registries;
 use crate::settings::HubSettings;
@@ -209,11 +209,8 @@ impl Built {
             shutdown: shutdown.clone(),
         })
         .await?;
-        tasks.spawn(remove_users(
-            auth.clone(),
-            uploads.clone(),
-            shutdown.clone(),
-        ));
+        let removing = remove_users(auth.clone(), uploads.clone(), shutdown.clone());
+        tasks.spawn(removing);
         let listener = bind(settings)?;
         let address = local(&listener, settings.address)?;
         let client = client()?;
@@ -242,12 +239,13 @@ impl Built {
         let router = face::router(
             [
                 pages::router(pages.clone()),
-                auth::router(auth.clone(), pages),
+                auth::router(auth.clone(), pages.clone()),
                 uploads::router(uploads),
                 jobs::router(jobs),
                 admin::router(admin),
                 face::operations(operations),
             ],
+            pages,
             guard,
         );
         Ok(Self {
@@ -278,7 +276,7 @@ fn jobs_wiring(
         folder: settings.data.join("results"),
         event_ttl: settings.event_ttl,
         keep_results: settings.keep_results,
-        limits: JobLimits::default(),
+        limits: settings.jobs,
     }
 }
 

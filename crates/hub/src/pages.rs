@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -137,6 +137,19 @@ impl Pages {
         self.0.shell.answer(&HeaderMap::new(), ASK)
     }
 
+    /// The answer where nothing is: the document, which says so, for whoever reads pages; a problem for the others.
+    pub(crate) fn missing(&self, request: &Request) -> Response {
+        if asks_for_a_page(request) {
+            return (StatusCode::NOT_FOUND, self.shell_whole()).into_response();
+        }
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_route",
+            "there is nothing at this path",
+        )
+        .into_response()
+    }
+
     fn asset(&self, path: &str, headers: &HeaderMap) -> Response {
         let (version, name) = path
             .strip_prefix('~')
@@ -151,6 +164,23 @@ impl Pages {
         };
         asset.answer(headers, keep)
     }
+}
+
+/// Whether an unknown address is one that a person may have typed: read, not below what programs ask for, and HTML
+/// would be taken.
+fn asks_for_a_page(request: &Request) -> bool {
+    let path = request.uri().path();
+    let first = path.split('/').nth(1).unwrap_or_default();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut wanted = request.headers().get_all(header::ACCEPT).iter().peekable();
+    let html = wanted.peek().is_none()
+        || wanted.any(|value| {
+            let value = value.to_str().unwrap_or_default();
+            ["text/html", "text/*", "*/*"]
+                .iter()
+                .any(|kind| value.contains(kind))
+        });
+    reads && html && !matches!(first, "api" | "internal" | "assets")
 }
 
 fn collect(dir: &Dir<'static>, assets: &mut BTreeMap<String, Asset>) {
@@ -200,6 +230,35 @@ mod tests {
         );
         assert_eq!(pages.shell(&again).status(), 304);
         assert_eq!(pages.shell_whole().status(), 200);
+    }
+
+    #[test]
+    fn an_unknown_address_is_a_page_for_who_reads_pages() {
+        let pages = Pages::new();
+        for (method, path, accept, page) in [
+            ("GET", "/nothing", Some("text/html,*/*;q=0.8"), true),
+            ("GET", "/nothing/there", Some("*/*"), true),
+            ("HEAD", "/nothing", None, true),
+            ("GET", "/apis", None, true),
+            ("GET", "/nothing", Some("application/json"), false),
+            ("POST", "/nothing", None, false),
+            ("GET", "/api/nothing", Some("text/html"), false),
+            ("GET", "/api", Some("text/html"), false),
+            ("GET", "/internal/nothing", Some("text/html"), false),
+            ("GET", "/assets/nothing", Some("text/html"), false),
+        ] {
+            let mut request = Request::builder().method(method).uri(path);
+            if let Some(accept) = accept {
+                request = request.header(header::ACCEPT, accept);
+            }
+            let response = pages.missing(&request.body(Body::empty()).unwrap());
+            assert_eq!(response.status(), 404);
+            let kind = match page {
+                true => "text/html; charset=utf-8",
+                false => "application/problem+json",
+            };
+            assert_eq!(response.headers()["content-type"], kind, "{method} {path}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use munjigi_foundation::settings::{HostPort, Item, Key, Schema, Secret, Size, Table};
 
 use crate::face::Network;
+use crate::jobs::{JobLimits, ResultLimits};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Port 8000 on loopback: users come through a gate.
@@ -86,6 +87,13 @@ pub static SCHEMA: &Schema = &Schema {
             "\"MODEL-SERVER\"",
             "",
             "under which name workers register",
+        ),
+        Key::new(
+            "worker_silence",
+            "duration",
+            "\"15s\"",
+            "8s to 1h",
+            "a worker that posts nothing for so long has lost its analyses, which move; workers post every 2 s",
         ),
         Key::new(
             "gate",
@@ -240,6 +248,77 @@ static LIMITS: &Schema = &Schema {
             "1 to 1000000",
             "users that an administrator may make",
         ),
+        Key::new(
+            "sockets_user",
+            "number",
+            "32",
+            "1 to 10000",
+            "live WebSockets and event streams of one user; more get 429",
+        ),
+        Key::new("models", "number", "16", "1 to 64", "models of one job"),
+        Key::new(
+            "user_jobs",
+            "number",
+            "100",
+            "1 to 100000",
+            "unfinished jobs of one user; more get 429",
+        ),
+        Key::new(
+            "attempts",
+            "number",
+            "3",
+            "1 to 100",
+            "an analysis that fails on its way so often has failed",
+        ),
+        Key::new(
+            "result",
+            "size",
+            "\"4GiB\"",
+            "1MiB to 1TiB",
+            "the largest result that is taken from a worker, packed",
+        ),
+        Key::new(
+            "result_expanded",
+            "size",
+            "\"16GiB\"",
+            "1MiB to 16TiB",
+            "the largest result, unpacked",
+        ),
+        Key::new(
+            "result_ratio",
+            "number",
+            "400",
+            "2 to 1000000",
+            "how many times larger than packed a result beyond 64MiB may be unpacked",
+        ),
+        Key::new(
+            "result_entries",
+            "number",
+            "500000",
+            "1 to 100000000",
+            "files in a result",
+        ),
+        Key::new(
+            "result_idle",
+            "duration",
+            "\"30s\"",
+            "1s to 1h",
+            "a result without a byte for so long is fetched again",
+        ),
+        Key::new(
+            "findings",
+            "number",
+            "100000",
+            "1 to 10000000",
+            "findings of one analysis that can be asked for; more are in the archive only",
+        ),
+        Key::new(
+            "finding",
+            "size",
+            "\"4MiB\"",
+            "16KiB to 64MiB",
+            "the largest finding that can be asked for",
+        ),
     ],
 };
 
@@ -315,6 +394,7 @@ pub struct HubSettings {
     /// How long an unused session lives.
     pub session: Duration,
     pub limits: Limits,
+    pub jobs: JobLimits,
 }
 
 impl HubSettings {
@@ -336,6 +416,7 @@ impl HubSettings {
             trusted: Vec::new(),
             session: DAY * 7,
             limits: Limits::default(),
+            jobs: JobLimits::default(),
         }
     }
 
@@ -351,6 +432,7 @@ impl HubSettings {
         }
         let data = table.path("data");
         let keep = table.table_or_empty("keep", KEEP);
+        let limited = table.table_or_empty("limits", LIMITS);
         let kept = Duration::from_secs(1)..=DAY * 3_650;
         let gate = table
             .item::<String>("gate")
@@ -380,7 +462,15 @@ impl HubSettings {
                 .collect(),
             trusted,
             session: table.duration("session", DAY * 7, Duration::from_secs(300)..=DAY * 90),
-            limits: limits(&table.table_or_empty("limits", LIMITS)),
+            limits: limits(&limited),
+            jobs: JobLimits {
+                worker_silence: table.duration(
+                    "worker_silence",
+                    JobLimits::default().worker_silence,
+                    Duration::from_secs(8)..=Duration::from_secs(3_600),
+                ),
+                ..job_limits(&limited)
+            },
         };
         data.is_some().then_some(read)
     }
@@ -410,6 +500,40 @@ fn limits(table: &Table<'_>) -> Limits {
         ),
         connections: table.within("connections", default.connections, 16..=1_000_000),
         users: table.within("users", default.users, 1..=1_000_000),
+    }
+}
+
+/// The keys of [`LIMITS`] that hold for jobs.
+fn job_limits(table: &Table<'_>) -> JobLimits {
+    let default = JobLimits::default();
+    let result = default.results;
+    let size = |key, usual, least, most| {
+        table
+            .within(key, Size(usual), Size(least)..=Size(most))
+            .bytes()
+    };
+    let (mib, tib) = (1 << 20, 1 << 40);
+    let finding = u64::try_from(result.finding_bytes).unwrap_or(u64::MAX);
+    JobLimits {
+        models: table.within("models", default.models, 1..=64),
+        unfinished: table.within("user_jobs", default.unfinished, 1..=100_000),
+        sockets: table.within("sockets_user", default.sockets, 1..=10_000),
+        attempts: table.within("attempts", default.attempts, 1..=100),
+        worker_silence: default.worker_silence,
+        results: ResultLimits {
+            archive_bytes: size("result", result.archive_bytes, mib, tib),
+            expanded_bytes: size("result_expanded", result.expanded_bytes, mib, 16 * tib),
+            ratio: table.within("result_ratio", result.ratio, 2..=1_000_000),
+            entries: table.within("result_entries", result.entries, 1..=100_000_000),
+            findings: table.within("findings", result.findings, 1..=10_000_000),
+            finding_bytes: usize::try_from(size("finding", finding, 16 << 10, 64 * mib))
+                .unwrap_or(usize::MAX),
+            idle: table.duration(
+                "result_idle",
+                result.idle,
+                Duration::from_secs(1)..=Duration::from_secs(3_600),
+            ),
+        },
     }
 }
 
@@ -563,6 +687,20 @@ mod tests {
         );
         assert_eq!(settings.limits.upload.to_string(), "4GiB");
         assert_eq!(settings.worker_service, "MODEL-SERVER");
+        // The defaults as printed are the defaults as used.
+        let mut written = String::from("[hub]\ndata = 'd'\n");
+        for key in SCHEMA.keys.iter().filter(|key| !key.default.is_empty()) {
+            written.push_str(&format!("{} = {}\n", key.name, key.default));
+        }
+        for (table, schema) in [("keep", KEEP), ("limits", LIMITS)] {
+            written.push_str(&format!("[hub.{table}]\n"));
+            for key in schema.keys.iter().filter(|key| !key.default.is_empty()) {
+                written.push_str(&format!("{} = {}\n", key.name, key.default));
+            }
+        }
+        let (again, problems) = read(&written);
+        assert!(problems.contains(" 0 errors"), "{problems}");
+        assert_eq!(format!("{:?}", again.unwrap()), format!("{settings:?}"));
     }
 
     #[test]
@@ -570,7 +708,7 @@ mod tests {
         let (settings, problems) = read(
             "[hub]\naddress = 'hub:1'\ndatabase = { postgres_env = 'X' }\nlog = { kafka = {} }\nkeep = { uploads = '0s', result = '1d' }\n\
              hosts = ['https://a']\ngate = 'ftp://x'\nregistry = ['https://user:secret@x/eureka']\ntrusted = ['10.0.0.0/33']\n\
-             limits = { upload = '1B', receiving = 0 }\ntls = {}\n",
+             limits = { upload = '1B', receiving = 0, sockets_user = 0, findings = 0, result_idle = '0s' }\nworker_silence = '3s'\ntls = {}\n",
         );
         assert!(settings.is_none());
         for part in [
@@ -585,6 +723,10 @@ mod tests {
             "`trusted`: ",
             "`upload` is 1B, it must lie between 1KiB and 1TiB",
             "`receiving` is 0",
+            "`sockets_user` is 0",
+            "`findings` is 0",
+            "`result_idle` must lie between 1s and 1h",
+            "`worker_silence` must lie between 8s and 1h",
             "`tls` is not in this version",
             "[hub] needs `data`",
         ] {

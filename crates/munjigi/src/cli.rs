@@ -82,6 +82,12 @@ pub(crate) enum Command {
     /// The built-in model, speaking the model protocol on standard input and output
     #[command(hide = true)]
     Model,
+    /// A command that writes SARIF as a model, speaking the model protocol on standard input and output
+    #[command(hide = true)]
+    SarifModel {
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Enters the sandbox that a worker describes, and becomes the model
     #[command(hide = true)]
     Sandbox {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use munjigi_eureka::{Instance as Registered, InstanceStatus, Known};
+use munjigi_gate::settings::Placement;
 use munjigi_gate::{Backends, Discovery, Instance};
 use munjigi_registry::Registry;
 use tokio::sync::watch;
@@ -100,6 +101,10 @@ fn instance(registered: &Registered) -> Instance {
         host: host.clone(),
         port: registered.port.number,
         weight: 1,
+        placement: Placement {
+            zone: registered.metadata.get("zone").cloned(),
+            ..Placement::default()
+        },
         up: registered.status == InstanceStatus::Up && registered.port.enabled,
         metadata: registered.metadata.clone(),
     }

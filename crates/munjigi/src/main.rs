@@ -75,6 +75,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Cancel(args) => wait(client::cancel(args)),
         Command::Result(args) => wait(client::result(args)),
         Command::Model | Command::Sandbox { .. } => scan::model(),
+        Command::SarifModel { command } => scan::sarif_model(command),
     }
 }
 

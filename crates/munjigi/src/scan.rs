@@ -1,5 +1,6 @@
 //! `munjigi scan`, and the built-in model that a worker starts.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use munjigi_analyzer::finding::Level;
+use munjigi_analyzer::foreign::Tool;
 use munjigi_analyzer::report::sarif;
 use munjigi_analyzer::{Observer, Progress, Report, ScanOptions, Style};
 
@@ -187,7 +189,24 @@ impl Observer for Screen {
 
 /// The built-in model, speaking the model protocol with the worker that started it.
 pub(crate) fn model() -> Result<Exit, Failure> {
-    munjigi_analyzer::model::serve(io::stdin(), io::stdout(), &std::env::temp_dir())
-        .map_err(|error| Failure::could_not(format!("the worker does not listen: {error}")))?;
+    served(munjigi_analyzer::model::serve(
+        io::stdin(),
+        io::stdout(),
+        &std::env::temp_dir(),
+    ))
+}
+
+/// A command that writes SARIF, as a model.
+pub(crate) fn sarif_model(command: Vec<OsString>) -> Result<Exit, Failure> {
+    served(munjigi_analyzer::model::serve_tool(
+        Tool { command },
+        io::stdin(),
+        io::stdout(),
+        &std::env::temp_dir(),
+    ))
+}
+
+fn served(served: io::Result<()>) -> Result<Exit, Failure> {
+    served.map_err(|error| Failure::could_not(format!("the worker does not listen: {error}")))?;
     Ok(Exit::Good)
 }

@@ -9,13 +9,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use munjigi_eureka::{
-    Applications, InstanceStatus, applications_to_json, instance_from_json, instance_to_json,
-};
+use munjigi_eureka::{InstanceStatus, instance_from_json, instance_to_json};
 use munjigi_foundation::api::{Problem, read_body};
 use serde_json::json;
 
 use crate::Shared;
+use crate::answers::{Asked, answer};
 use crate::guard;
 use crate::leases::{Refusal, Renewed};
 
@@ -87,8 +86,13 @@ fn trim_slash(request: &mut Request<Body>) {
     }
 }
 
-fn applications(applications: &Applications) -> Response {
-    Json(applications_to_json(applications)).into_response()
+fn too_slow(shared: &Shared) -> Problem {
+    let seconds = shared.settings.body_time.as_secs();
+    Problem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "request_timeout",
+        format!("the body was not there after {seconds} s"),
+    )
 }
 
 fn unknown() -> Problem {
@@ -103,36 +107,27 @@ impl From<Refusal> for Problem {
                 "registry_full",
                 refusal.to_string(),
             ),
-            Refusal::Metadata(_) => Self::bad_request("too_much_metadata", refusal.to_string()),
+            Refusal::Metadata(_) | Refusal::MetadataBytes(_) => {
+                Self::bad_request("too_much_metadata", refusal.to_string())
+            }
         }
     }
 }
 
-async fn all(State(shared): Registry) -> Response {
-    applications(&shared.leases().all())
+async fn all(State(shared): Registry, headers: HeaderMap) -> Answer {
+    answer(&shared, Asked::All, &headers).await
 }
 
-async fn delta(State(shared): Registry) -> Response {
-    applications(&shared.leases().delta())
+async fn delta(State(shared): Registry, headers: HeaderMap) -> Answer {
+    answer(&shared, Asked::Delta, &headers).await
 }
 
-async fn application(State(shared): Registry, Path(app): Path<String>) -> Answer {
-    let instances = shared.leases().instances(&app);
-    if instances.is_empty() {
-        return Err(Problem::not_found("application"));
-    }
-    let list: Vec<_> = instances
-        .iter()
-        .filter_map(|instance| {
-            instance_to_json(instance)
-                .get_mut("instance")
-                .map(serde_json::Value::take)
-        })
-        .collect();
-    Ok(
-        Json(json!({"application": {"name": app.to_uppercase(), "instance": list}}))
-            .into_response(),
-    )
+async fn application(
+    State(shared): Registry,
+    Path(app): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    answer(&shared, Asked::Application(app.to_uppercase()), &headers).await
 }
 
 async fn register(
@@ -142,7 +137,11 @@ async fn register(
     body: Body,
 ) -> Answer {
     guard::admit_change(&shared, &headers, &app)?;
-    let body = read_body(body, BODY_MAX).await?;
+    let reading = read_body(body, BODY_MAX);
+    let body = match tokio::time::timeout(shared.settings.body_time, reading).await {
+        Ok(body) => body?,
+        Err(_) => return Err(too_slow(&shared)),
+    };
     let instance = instance_from_json(&body)
         .map_err(|error| Problem::bad_request("bad_instance", error.to_string()))?;
     if !instance.app.eq_ignore_ascii_case(&app) {
@@ -178,20 +177,16 @@ async fn by_id(State(shared): Registry, Path(id): Path<String>) -> Answer {
     Ok(Json(instance_to_json(instance)).into_response())
 }
 
-async fn by_vip(State(shared): Registry, Path(vip): Path<String>) -> Response {
-    applications(
-        &shared
-            .leases()
-            .answer(|instance| instance.vip_addresses().any(|v| v == vip)),
-    )
+async fn by_vip(State(shared): Registry, Path(vip): Path<String>, headers: HeaderMap) -> Answer {
+    answer(&shared, Asked::Vip(vip), &headers).await
 }
 
-async fn by_secure_vip(State(shared): Registry, Path(vip): Path<String>) -> Response {
-    applications(
-        &shared
-            .leases()
-            .answer(|instance| instance.secure_vip_addresses().any(|v| v == vip)),
-    )
+async fn by_secure_vip(
+    State(shared): Registry,
+    Path(vip): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    answer(&shared, Asked::SecureVip(vip), &headers).await
 }
 
 type Pairs = Query<Vec<(String, String)>>;

@@ -1,6 +1,7 @@
 //! Leases: who is registered, until when. No I/O, no clock: the time is given.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use munjigi_eureka::{Action, Application, Applications, Instance, InstanceStatus, hash_code};
@@ -17,6 +18,8 @@ pub struct Limits {
     pub instances: usize,
     /// Entries of one instance's metadata.
     pub metadata: usize,
+    /// Bytes of one instance's metadata, names and values.
+    pub metadata_bytes: u64,
 }
 
 impl Default for Limits {
@@ -24,6 +27,7 @@ impl Default for Limits {
         Self {
             instances: 100_000,
             metadata: 128,
+            metadata_bytes: 32 << 10,
         }
     }
 }
@@ -35,6 +39,37 @@ pub enum Refusal {
     Full(usize),
     #[error("an instance has at most {0} metadata entries")]
     Metadata(usize),
+    #[error("the metadata of an instance has at most {0} bytes")]
+    MetadataBytes(u64),
+}
+
+impl Limits {
+    fn judge(&self, metadata: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        if metadata.len() > self.metadata {
+            return Err(Refusal::Metadata(self.metadata));
+        }
+        let parts = metadata.iter().flat_map(|(name, value)| [name, value]);
+        let bytes: usize = parts.map(String::len).sum();
+        if u64::try_from(bytes).is_ok_and(|bytes| bytes <= self.metadata_bytes) {
+            Ok(())
+        } else {
+            Err(Refusal::MetadataBytes(self.metadata_bytes))
+        }
+    }
+}
+
+/// Which state of the leases an answer is of: it differs when an answer would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Revision {
+    version: u64,
+    /// Changes kept for deltas: they go with time, not with the version.
+    changes: usize,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}", self.version, self.changes)
+    }
 }
 
 /// What a renewal finds.
@@ -96,14 +131,21 @@ impl Leases {
         self.version
     }
 
+    /// What the answers of now are answers of.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision {
+            version: self.version,
+            changes: self.changes.len(),
+        }
+    }
+
     /// Registers an instance, or registers it anew.
     ///
     /// # Errors
     /// When a limit is reached.
     pub fn register(&mut self, mut instance: Instance, now: Timestamp) -> Result<(), Refusal> {
-        if instance.metadata.len() > self.limits.metadata {
-            return Err(Refusal::Metadata(self.limits.metadata));
-        }
+        self.limits.judge(&instance.metadata)?;
         let known = self.entry(&instance.app, &instance.instance_id);
         if known.is_none() && self.count >= self.limits.instances {
             return Err(Refusal::Full(self.limits.instances));
@@ -258,7 +300,7 @@ impl Leases {
     /// Adds to an instance's metadata; false when it is not known.
     ///
     /// # Errors
-    /// When there would be too many entries.
+    /// When there would be too many entries, or bytes.
     pub fn add_metadata(
         &mut self,
         application: &str,
@@ -266,15 +308,13 @@ impl Leases {
         entries: impl Iterator<Item = (String, String)>,
         now: Timestamp,
     ) -> Result<bool, Refusal> {
-        let limit = self.limits.metadata;
+        let limits = self.limits;
         let Some(entry) = self.entry_mut(application, id) else {
             return Ok(false);
         };
         let mut metadata = entry.instance.metadata.clone();
         metadata.extend(entries);
-        if metadata.len() > limit {
-            return Err(Refusal::Metadata(limit));
-        }
+        limits.judge(&metadata)?;
         entry.instance.metadata = metadata;
         entry.instance.last_updated_timestamp = now.millis();
         let instance = entry.instance.clone();
@@ -431,6 +471,7 @@ mod tests {
         Leases::new(Limits {
             instances: 3,
             metadata: 2,
+            metadata_bytes: 20,
         })
     }
 
@@ -506,6 +547,11 @@ mod tests {
         assert_eq!(
             leases.add_metadata("APP", "x", entries(1), at(1)),
             Ok(false)
+        );
+        let long = || [("name".to_owned(), "x".repeat(17))].into_iter();
+        assert_eq!(
+            leases.add_metadata("APP", "b", long(), at(1)),
+            Err(Refusal::MetadataBytes(20))
         );
     }
 

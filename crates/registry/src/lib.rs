@@ -2,6 +2,7 @@
 //!
 //! In this version: JSON, one registry alone. XML and replication between peers come later.
 
+mod answers;
 mod face;
 mod guard;
 pub mod leases;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use answers::Answers;
 use leases::Leases;
 use settings::RegistrySettings;
 
@@ -47,6 +49,7 @@ pub struct Registry {
 #[derive(Debug)]
 struct Shared {
     leases: Mutex<Leases>,
+    answers: Answers,
     /// The version of what is held, sent after each change.
     version: watch::Sender<u64>,
     ticks: Ticks,
@@ -92,9 +95,11 @@ impl Registry {
             connections: settings.connections_max,
             ..listen::Limits::default()
         };
+        let leases = Leases::new(settings.limits);
         let shared = Arc::new(Shared {
-            leases: Mutex::new(Leases::new(settings.limits)),
-            version: watch::Sender::new(0),
+            version: watch::Sender::new(leases.version()),
+            leases: Mutex::new(leases),
+            answers: Answers::new(),
             ticks: Ticks::from(clock.now()),
             kept,
             settings,
@@ -140,8 +145,8 @@ impl Shared {
     fn change<T>(&self, act: impl FnOnce(&mut Leases) -> T) -> T {
         let mut leases = self.leases();
         let answer = act(&mut leases);
+        // While the lock is held: versions are told in their order.
         let version = leases.version();
-        drop(leases);
         self.version.send_if_modified(|known| {
             let changed = *known != version;
             *known = version;

@@ -1,11 +1,14 @@
 //! The table `[registry]`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use munjigi_foundation::settings::{HostPort, Key, Schema, Table};
+use munjigi_foundation::settings::{HostPort, Key, Schema, Size, Table};
 
 use crate::guard::Users;
 use crate::leases;
+
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// `[registry]`
 pub static SCHEMA: &Schema = &Schema {
@@ -73,6 +76,20 @@ static LIMITS: Schema = Schema {
             "metadata entries of one instance; more get 400",
         ),
         Key::new(
+            "metadata_bytes",
+            "size",
+            "\"32KiB\"",
+            "0B to 256KiB",
+            "metadata of one instance, names and values; more gets 400",
+        ),
+        Key::new(
+            "body_time",
+            "duration",
+            "\"10s\"",
+            "1s to 10m",
+            "a registration whose body is not there after so long gets 408",
+        ),
+        Key::new(
             "connections",
             "whole number",
             "8192",
@@ -94,6 +111,8 @@ pub struct RegistrySettings {
     /// Names by which clients reach it, beside literal addresses and `localhost`.
     pub hosts: Vec<String>,
     pub limits: leases::Limits,
+    /// How long the body of a registration may take.
+    pub body_time: Duration,
     pub connections_max: usize,
 }
 
@@ -106,6 +125,7 @@ impl RegistrySettings {
             users: None,
             hosts: Vec::new(),
             limits: leases::Limits::default(),
+            body_time: BODY_TIME,
             connections_max: 8_192,
         }
     }
@@ -140,7 +160,19 @@ impl RegistrySettings {
             limits: leases::Limits {
                 instances: limits.within("instances", default.instances, 1..=1_000_000),
                 metadata: limits.within("metadata", default.metadata, 0..=10_000),
+                metadata_bytes: limits
+                    .within(
+                        "metadata_bytes",
+                        Size(default.metadata_bytes),
+                        Size(0)..=Size(256 << 10),
+                    )
+                    .bytes(),
             },
+            body_time: limits.duration(
+                "body_time",
+                BODY_TIME,
+                Duration::from_secs(1)..=Duration::from_secs(600),
+            ),
             connections_max: limits.within("connections", 8_192, 1..=1_000_000),
         })
     }

@@ -1,15 +1,20 @@
 //! The protocol over real sockets, as clients speak it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::Read;
 use std::time::Duration;
 
+use flate2::read::GzDecoder;
 use munjigi_eureka::{Client, Instance, Registration, Renewal};
 use munjigi_foundation::clock::Clock;
 use munjigi_foundation::settings::Secret;
 use munjigi_registry::settings::RegistrySettings;
 use munjigi_registry::{Kept, Registry};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,8 +26,13 @@ struct Site {
 }
 
 fn site(kept: Option<Kept>) -> Site {
+    site_with(kept, |_| {})
+}
+
+fn site_with(kept: Option<Kept>, change: impl FnOnce(&mut RegistrySettings)) -> Site {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let settings = RegistrySettings::at("127.0.0.1:0".parse().unwrap());
+    let mut settings = RegistrySettings::at("127.0.0.1:0".parse().unwrap());
+    change(&mut settings);
     let registry = Registry::start(settings, kept, Clock::system(), &tasks, &shutdown).unwrap();
     Site {
         registry,
@@ -276,4 +286,106 @@ async fn a_silent_instance_is_out_when_its_lease_ends() {
         }
     });
     out.await.expect("at most 2 s after the lease ended");
+}
+
+/// Asks for `path` with header fields: the answer's status, its fields, its bytes as sent.
+async fn raw(site: &Site, path: &str, fields: &[(&str, &str)]) -> (u16, HeaderMap, Vec<u8>) {
+    let mut request = site.http.get(format!("{}{path}", site.registry.url()));
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    (status, headers, response.bytes().await.unwrap().to_vec())
+}
+
+#[tokio::test]
+async fn answers_are_packed_and_tagged_until_something_changes() {
+    let site = site(None);
+    let register = async |id| {
+        let registration = Some(instance(id));
+        site.ask(Method::POST, "/apps/model-server", registration)
+            .await
+    };
+    register("a").await;
+    for path in ["/apps", "/apps/delta", "/apps/model-server", "/vips/model"] {
+        let (_, plain_fields, plain) = raw(&site, path, &[]).await;
+        assert!(!plain_fields.contains_key("content-encoding"), "{path}");
+        assert_eq!(plain_fields["vary"], "accept-encoding");
+        let (status, fields, packed) = raw(&site, path, &[("accept-encoding", "gzip")]).await;
+        assert_eq!(
+            (status, &fields["content-encoding"], &fields["content-type"]),
+            (200, &"gzip".parse().unwrap(), &plain_fields["content-type"]),
+            "{path}"
+        );
+        let mut unpacked = Vec::new();
+        GzDecoder::new(packed.as_slice())
+            .read_to_end(&mut unpacked)
+            .unwrap();
+        assert_eq!(unpacked, plain, "{path}");
+
+        let tag = fields["etag"].to_str().unwrap();
+        for known in [tag, "*", &format!("\"other\", {tag}")] {
+            let (status, fields, body) = raw(&site, path, &[("if-none-match", known)]).await;
+            assert_eq!((status, body.len()), (304, 0), "{path} {known}");
+            assert_eq!(fields["etag"], tag);
+        }
+        let other = raw(&site, path, &[("if-none-match", "\"other\"")]).await;
+        assert_eq!(other.0, 200);
+        // A renewal is no change; a registration is.
+        let renewed = site.ask(Method::PUT, "/apps/MODEL-SERVER/a", None).await;
+        assert_eq!(renewed.0, 200);
+        let (status, ..) = raw(&site, path, &[("if-none-match", tag)]).await;
+        assert_eq!(status, 304, "{path}");
+        register("b").await;
+        let (status, fields, body) = raw(&site, path, &[("if-none-match", tag)]).await;
+        assert_eq!(status, 200, "{path}");
+        assert_ne!(fields["etag"], tag);
+        let all: Value = serde_json::from_slice(&body).unwrap();
+        assert!(all.to_string().contains("\"instanceId\":\"b\""), "{path}");
+        site.ask(Method::DELETE, "/apps/MODEL-SERVER/b", None).await;
+    }
+    let (status, ..) = raw(&site, "/apps/nobody", &[("if-none-match", "*")]).await;
+    assert_eq!(status, 404, "what is not there has no state");
+}
+
+#[tokio::test]
+async fn a_registry_that_started_again_has_other_tags() {
+    let (one, two) = (site(None), site(None));
+    let tag = async |site| raw(site, "/apps", &[]).await.1["etag"].clone();
+    assert_ne!(tag(&one).await, tag(&two).await);
+}
+
+#[tokio::test]
+async fn metadata_has_a_limit_in_bytes_and_a_body_one_in_time() {
+    let site = site_with(None, |settings| {
+        settings.limits.metadata_bytes = 100;
+        settings.body_time = Duration::from_millis(200);
+    });
+    let mut large = instance("a");
+    large["instance"]["metadata"]["more"] = json!("x".repeat(100));
+    let (status, problem) = site
+        .ask(Method::POST, "/apps/model-server", Some(large))
+        .await;
+    assert_eq!(
+        (status.as_u16(), problem["code"].as_str().unwrap()),
+        (400, "too_much_metadata")
+    );
+    let registration = Some(instance("a"));
+    site.ask(Method::POST, "/apps/model-server", registration)
+        .await;
+    let path = format!("/apps/MODEL-SERVER/a/metadata?more={}", "x".repeat(100));
+    assert_eq!(site.ask(Method::PUT, &path, None).await.0, 400);
+
+    let mut stream = TcpStream::connect(site.registry.address()).await.unwrap();
+    let head =
+        "POST /eureka/apps/MODEL-SERVER HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    // The connection ends with the answer: what is left of the body is nobody's.
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"),
+        "{answer}"
+    );
 }

@@ -175,7 +175,14 @@ pub static MODEL_SCHEMA: Schema = Schema {
             "list of text",
             "",
             "",
-            "program and arguments that speak the model protocol",
+            "program and arguments; `format` says what it speaks",
+        ),
+        Key::new(
+            "format",
+            "text",
+            "\"protocol\"",
+            "\"protocol\", \"sarif\"",
+            "\"sarif\": any command that writes SARIF over the unpacked input: {input} and {output} in its arguments are replaced",
         ),
         Key::new(
             "read",
@@ -198,7 +205,6 @@ pub static MODEL_SCHEMA: Schema = Schema {
             "\"on\", \"off\"",
             "\"off\" runs it with the worker's own rights",
         ),
-        Key::later("format", "any command that writes SARIF"),
     ],
 };
 
@@ -207,8 +213,13 @@ pub static MODEL_SCHEMA: Schema = Schema {
 pub enum Program {
     /// This program's own `model` subcommand.
     Builtin,
-    /// A program and its arguments.
+    /// A program that speaks the model protocol, and its arguments.
     Command {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+    /// A program that writes SARIF over a tree, and its arguments.
+    Sarif {
         program: PathBuf,
         arguments: Vec<String>,
     },
@@ -398,6 +409,7 @@ fn model(table: &Table<'_>) -> Option<ModelSettings> {
     let name = table.required::<String>("name");
     let builtin = table.or("builtin", false);
     let command = table.list::<String>("command");
+    let sarif = table.choice("format", false, &[("protocol", false), ("sarif", true)]);
     let read = table.list::<PathBuf>("read").unwrap_or_default();
     let network = table.or("network", false);
     let sandbox = table.choice("sandbox", true, &[("on", true), ("off", false)]);
@@ -415,9 +427,19 @@ fn model(table: &Table<'_>) -> Option<ModelSettings> {
     let command: Option<Vec<String>> =
         command.map(|parts| parts.into_iter().map(|part| part.value).collect());
     let program = match (builtin, command) {
+        (true, None) if sarif => {
+            let message = "`format` is for a `command`: the built-in analyser speaks the protocol";
+            table.problems().error(table.span_of("format"), message);
+            return None;
+        }
         (true, None) => Program::Builtin,
         (false, Some(parts)) if parts.first().is_some_and(|first| !first.is_empty()) => {
-            from_command(table.base(), parts)
+            let (program, arguments) = from_command(table.base(), parts);
+            if sarif {
+                Program::Sarif { program, arguments }
+            } else {
+                Program::Command { program, arguments }
+            }
         }
         (true, Some(_)) => {
             let message = "`builtin` and `command` exclude each other";
@@ -446,7 +468,7 @@ fn model(table: &Table<'_>) -> Option<ModelSettings> {
 }
 
 /// A program with a slash, and an argument that names a file, are relative to the settings file.
-fn from_command(base: &Path, parts: Vec<String>) -> Program {
+fn from_command(base: &Path, parts: Vec<String>) -> (PathBuf, Vec<String>) {
     let mut parts = parts.into_iter();
     let program = PathBuf::from(parts.next().unwrap_or_default());
     let program = if program.components().count() > 1 {
@@ -467,7 +489,7 @@ fn from_command(base: &Path, parts: Vec<String>) -> Program {
             }
         })
         .collect();
-    Program::Command { program, arguments }
+    (program, arguments)
 }
 
 #[cfg(test)]
@@ -542,11 +564,18 @@ data = "/var/lib/munjigi-worker"
 registry = ["http://10.0.0.2:8761/eureka"]
 hub = "http://10.0.0.2:8080"
 memory_max = "1GiB"
-model = [ { name = "source", builtin = true }, { name = "other", command = ["python3", "-x", "y"], read = ["/opt/other"], network = true, sandbox = "off" } ]
+model = [ { name = "source", builtin = true }, { name = "semgrep", command = ["semgrep", "{input}"], format = "sarif" }, { name = "other", command = ["python3", "-x", "y"], read = ["/opt/other"], network = true, sandbox = "off" } ]
 "#,
         );
         assert_eq!(problems, "");
         let settings = settings.unwrap();
+        assert_eq!(
+            settings.models.get(1).map(|model| &model.program),
+            Some(&Program::Sarif {
+                program: PathBuf::from("semgrep"),
+                arguments: vec!["{input}".to_owned()],
+            })
+        );
         assert_eq!(settings.server_id, Some("143".into()));
         assert_eq!(settings.hub.as_deref(), Some("http://10.0.0.2:8080"));
         let other = settings.models.last().unwrap();
@@ -575,7 +604,8 @@ model = [
   { name = "a b", builtin = true },
   { name = "x", builtin = true, command = ["y"] },
   { name = "z" },
-  { name = "s", command = ["y"], sandbox = "maybe", format = "sarif" },
+  { name = "s", command = ["y"], sandbox = "maybe", format = "xml" },
+  { name = "t", builtin = true, format = "sarif" },
   { name = "s", builtin = true },
 ]
 "#,

@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
-import { heavyShop, largeShop, shop } from "./archive.js";
-import { ask, cutSockets, drop, eventually, openPage, press, shows, startBrowser, startMunjigi, textOf } from "./harness.js";
+import { heavyShop, largeShop, shop, zip } from "./archive.js";
+import { ask, cutSockets, drop, eventually, openPage, press, screenshot, shows, startBrowser, startMunjigi, textOf } from "./harness.js";
 
 const END_MS = 120_000;
 let site;
@@ -100,6 +100,26 @@ test("the flow is walked by keyboard, and filters narrow the list", async () => 
   await shows(page, "No finding matches the filters");
   await press(page, "Clear the filters");
   await eventually(async () => (await page.$$(".finding-item")).length === all, { what: "all findings again" });
+});
+
+test("what was left out is told with its reason", async () => {
+  const eventId = await upload("mixed.zip", zip({ "src/a.py": "print(1)\n", "logo.png": Buffer.from([0x89, 0x50, 0x4e, 0x47, 0, 0, 0]) }));
+  assert.equal(await ended(eventId), "DONE");
+  await shows(page, "1 entry left out", ".coverage");
+  await shows(page, "1 of 2 entries looked at", ".coverage");
+  await page.click(".coverage summary");
+  await shows(page, "logo.png", ".coverage-table");
+  await shows(page, "binary", ".coverage-table");
+  await screenshot(page, "job-left-out");
+});
+
+test("a damaged archive is not called clean", async () => {
+  const eventId = await upload("broken.zip", Buffer.from("this is no archive"));
+  assert.equal(await ended(eventId), "DONE");
+  await shows(page, "Nothing could be read", ".outcome-unread");
+  await shows(page, "broken.zip", ".outcome-unread");
+  assert.ok(!(await textOf(page)).includes("Nothing was found"));
+  await screenshot(page, "job-unread");
 });
 
 test("names from outside are text, never markup", async () => {

@@ -20,7 +20,7 @@ test.before(async () => {
   await eventually(() => page.url().includes("/jobs/"), { within: 60_000, what: "the job's page" });
   await shows(page, "Done", ".outcome", 60_000);
   const job = new URL(page.url()).pathname;
-  pages = { upload: "/", jobs: "/jobs", job, findings: `${job}/findings`, status: "/status", settings: "/settings", unknown: "/jobs/01UNKNOWN" };
+  pages = { upload: "/", jobs: "/jobs", job, findings: `${job}/findings`, status: "/status", settings: "/settings", unknown: "/jobs/01UNKNOWN", missing: "/not/here" };
 });
 
 test.after(async () => {
@@ -174,6 +174,19 @@ test("no page loads more than 200 KB, and the first paint is quick", async () =>
     // 100 ms is the aim on a quiet machine; a busy one gets room.
     assert.ok(paint < 1000, `${name} first painted after ${paint} ms`);
     console.log(`${name}: ${weight} bytes, first paint ${Math.round(paint)} ms`);
+    await at.close();
+  }
+});
+
+test("an unknown address says so, with 404, signed in or not", async () => {
+  for (const context of [page.browserContext(), await browser.createBrowserContext()]) {
+    const at = await openPage(context);
+    const response = await at.goto(`${site.origin}/not/here`);
+    assert.equal(response.status(), 404);
+    await shows(at, "There is no page at this address");
+    await press(at, "Jobs");
+    await shows(at, context === page.browserContext() ? "shop.zip" : "Sign in to Munjigi");
+    assert.deepEqual(at.faults, []);
     await at.close();
   }
 });

@@ -61,6 +61,19 @@ impl Context {
         }
     }
 
+    /// A digest of all that it says.
+    pub(crate) fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for (key, value) in &self.properties {
+            for part in [Some(key), value.as_ref()] {
+                let length = part.map_or(u64::MAX, |part| u64::try_from(part.len()).unwrap_or(0));
+                hasher.update(&length.to_le_bytes());
+                hasher.update(part.map_or(&[][..], |part| part.as_bytes()));
+            }
+        }
+        hasher.finalize()
+    }
+
     pub(crate) fn property(&self, key: &str) -> Option<&str> {
         self.properties.get(key)?.as_deref()
     }

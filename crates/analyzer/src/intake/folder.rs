@@ -131,6 +131,7 @@ pub(super) fn read(intake: &mut Intake<'_>, root: &Path, own: &[PathBuf]) -> Res
                     ..row
                 })
             }
+            Found::File { place, .. } if !intake.sink.wants(&place) => Ok(()),
             Found::File { path, place, .. } => match open(path) {
                 Ok(mut file) => intake.opened(&mut file, &place, 0, false),
                 Err(error) => intake.row(&place, RowStatus::Skipped, &why(&error)),

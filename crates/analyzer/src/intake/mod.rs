@@ -69,6 +69,10 @@ pub trait Sink {
     fn opens_nested(&self) -> bool {
         true
     }
+    /// Whether an entry is looked at at all.
+    fn wants(&self, _path: &EntryPath) -> bool {
+        true
+    }
 }
 
 /// How far an intake is, readable from other threads.
@@ -229,6 +233,9 @@ impl<'a> Intake<'a> {
         reader: &mut dyn Read,
         depth: u32,
     ) -> Result<(), Halt> {
+        if !self.sink.wants(path) {
+            return Ok(());
+        }
         let mut resumed = Resumed::peek(reader);
         let format = sniff::format(&resumed.head, path.as_bytes());
         match format.filter(|_| self.sink.opens_nested()) {

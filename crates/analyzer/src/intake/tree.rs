@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{EntryPath, Halt, Intake, Leaf, Limits, Meter, Sink, reason_of};
 use crate::report::coverage::{Row, Status};
+use crate::scan::upload_name;
 
 /// Why an input could not be unpacked at all.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +47,10 @@ pub fn unpack_tree(
         file.metadata().map_err(unreadable)?.len(),
         Ordering::Relaxed,
     );
-    let place = EntryPath::new(name.as_bytes());
+    let place = upload_name(name);
     let mut writer = Writer {
         out,
+        file_bytes: limits.file_bytes,
         prefix: place.member(b""),
         coverage: Vec::new(),
     };
@@ -60,6 +62,8 @@ pub fn unpack_tree(
 
 struct Writer<'o> {
     out: &'o Path,
+    /// Larger files are left out.
+    file_bytes: u64,
     prefix: EntryPath,
     coverage: Vec<Row>,
 }
@@ -91,7 +95,20 @@ impl Sink for Writer<'_> {
                     .open(&target)
             });
         match created {
-            Ok(file) => match copy(leaf.reader, file)? {
+            Ok(file) => match copy(leaf.reader, file, self.file_bytes)? {
+                Ok(bytes) if bytes > self.file_bytes => {
+                    fs::remove_file(&target)
+                        .map_err(|error| Halt::Failed(format!("cannot remove: {error}")))?;
+                    let reason = format!(
+                        "larger than {} bytes, the limit of one file",
+                        self.file_bytes
+                    );
+                    row = Row {
+                        status: Status::Skipped,
+                        reason: Some(reason),
+                        ..row
+                    }
+                }
                 Ok(bytes) => row.bytes = Some(bytes),
                 Err(reason) => {
                     row = Row {
@@ -123,8 +140,8 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// Copies a leaf. A failure of the source is a reason for coverage, one of the disk a halt.
-fn copy(reader: &mut dyn io::Read, mut file: File) -> Result<Result<u64, String>, Halt> {
+/// Copies a leaf, as far as it has not more than `most` bytes. A failure of the source is a reason for coverage, one of the disk a halt.
+fn copy(reader: &mut dyn io::Read, mut file: File, most: u64) -> Result<Result<u64, String>, Halt> {
     let mut buf = vec![0_u8; 64 * 1024];
     let mut bytes = 0_u64;
     loop {
@@ -135,6 +152,9 @@ fn copy(reader: &mut dyn io::Read, mut file: File) -> Result<Result<u64, String>
             Err(error) => return reason_of(&error).map(Err),
         };
         bytes = bytes.saturating_add(u64::try_from(n).unwrap_or(0));
+        if bytes > most {
+            return Ok(Ok(bytes));
+        }
         file.write_all(buf.get(..n).unwrap_or_default())
             .map_err(|error| Halt::Failed(format!("cannot write: {error}")))?;
     }

@@ -9,7 +9,9 @@
 )]
 
 mod archives;
+mod around;
 mod damage;
+mod foreign;
 mod hostile;
 mod model;
 mod report;

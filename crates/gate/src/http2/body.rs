@@ -524,6 +524,31 @@ pub(super) async fn put_all(
     sink.put(Piece { data, end }, waiting).await
 }
 
+/// Reads a body of `length` bytes as a whole.
+pub(super) async fn gather(
+    stream: &mut RecvStream,
+    length: usize,
+    waiting: &mut Waiting<'_>,
+) -> Result<Vec<u8>, RelayEnd> {
+    let mut body = Vec::with_capacity(length);
+    while body.len() < length {
+        let data = |context: &mut Context<'_>| stream.poll_data(context);
+        let waited = waiting.wait(data).await;
+        match waited.map_err(|Exhausted| RelayEnd::SourceSlow)? {
+            Some(Ok(bytes)) => {
+                waiting.note(bytes.len());
+                body.extend_from_slice(&bytes);
+                if let Err(error) = stream.flow_control().release_capacity(bytes.len()) {
+                    tracing::debug!(%error, "release");
+                }
+            }
+            Some(Err(error)) => return Err(source_end(&error)),
+            None => return Err(RelayEnd::SourceGone),
+        }
+    }
+    Ok(body)
+}
+
 /// One direction of an exchange.
 #[derive(Debug)]
 pub(crate) struct Pump<'a> {

@@ -69,7 +69,7 @@ pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendR
                 Stop::End(reason) => reason,
                 Stop::Reject(rejection) => rejection.reason,
                 Stop::Quiet | Stop::NotYet => Reason::ClientGone,
-                Stop::Stale | Stop::Unseen => Reason::BackendClosed,
+                Stop::Stale | Stop::Unseen | Stop::Again(_) => Reason::BackendClosed,
             }
         }
     };

@@ -4,11 +4,12 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
@@ -20,11 +21,11 @@ use crate::driver::buffer::Buffer;
 use crate::driver::timer::Timer;
 use crate::forward::{
     self, Ended, INTERIM_MAX, Order, Plan, Upload, Waiter, bad_response, client_patience,
-    delivery_stop, request_lead, response_lead, stalled, upgrade_lead, upload_stop,
+    delivery_stop, judge, request_lead, response_lead, stalled, stick, upgrade_lead, upload_stop,
     within_response,
 };
 use crate::http1::body::Body;
-use crate::http1::head::{Name, ResponseHead};
+use crate::http1::head::{Name, RequestHead, ResponseHead};
 use crate::http1::write::{self, Delivery};
 use crate::http1::{BadMessage, Framing, Version};
 use crate::pipeline::{Stop, head_limits};
@@ -32,10 +33,13 @@ use crate::reach::Link;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{Patience, RelayEnd};
+use crate::retry;
+use crate::service::Outcome as Verdict;
+use crate::settings::{RetryOn, RouteSettings};
 use crate::tunnel::{First, Tunnel};
 
 use super::backend::{Lease, is_unseen};
-use super::body::{Party, Pump, Sink, Source, Waiting};
+use super::body::{self, Party, Pump, Sink, Source, Waiting};
 use super::duplex::Duplex;
 use super::io::Chunk;
 use super::server::Client;
@@ -59,6 +63,33 @@ impl fmt::Debug for ClientSide<'_> {
     }
 }
 
+impl ClientSide<'_> {
+    /// Ready when the client reset the stream or went away; before a response was begun.
+    pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.respond.borrow_mut().poll_reset(context).map(|_| ())
+    }
+}
+
+/// A small body as a whole, where it may have to be sent twice.
+pub(crate) async fn gather(
+    side: &mut ClientSide<'_>,
+    head: &RequestHead,
+    settings: &RouteSettings,
+) -> Result<Option<Vec<u8>>, Stop> {
+    let (Some(length), Some(body)) = (retry::gathers(head, settings), side.body.as_mut()) else {
+        return Ok(None);
+    };
+    let patience = client_patience(&settings.timeout, Patience::Endless);
+    let mut waiting =
+        Waiting::new(patience, side.timer, side.timer.core()).on(Party::Sender(side.client));
+    let gathered = body::gather(body, length, &mut waiting).await;
+    gathered.map(Some).map_err(|end| match end {
+        RelayEnd::SourceSlow => upload_stop(end, None),
+        RelayEnd::Malformed(error) => Stop::End(error.into()),
+        _ => Stop::End(Reason::ClientGone),
+    })
+}
+
 /// Where a response goes.
 #[derive(Clone, Copy)]
 enum Output<'a> {
@@ -78,6 +109,13 @@ impl Waiter for Output<'_> {
         }
     }
 
+    fn peer(&self) -> IpAddr {
+        match self {
+            Self::Http1(connection) => connection.peer.ip(),
+            Self::Http2 { client, .. } => client.peer.ip(),
+        }
+    }
+
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Http1(connection) => connection.stream.poll_broken(context),
@@ -87,13 +125,6 @@ impl Waiter for Output<'_> {
 }
 
 impl<'a> Output<'a> {
-    fn peer(&self) -> SocketAddr {
-        match self {
-            Self::Http1(connection) => connection.peer,
-            Self::Http2 { client, .. } => client.peer,
-        }
-    }
-
     fn sender(&self) -> Party<'a> {
         match self {
             Self::Http1(_) => Party::None,
@@ -188,6 +219,7 @@ async fn tunnel(
     backend: Backend<'_>,
 ) -> Reason {
     record.tunnel = true;
+    order.search.settle(order.upstream, Verdict::Good);
     let tunnel = Tunnel::new(order, timer, record);
     match (backend.sink, backend.answers) {
         (Sink::Http1 { stream, .. }, Answers::Http1 { rest, .. }) => {
@@ -257,6 +289,7 @@ pub(crate) async fn from_http1(
             };
             record.status.set(101);
             record.tunnel = true;
+            order.search.settle(order.upstream, Verdict::Good);
             let backend = Duplex::new(connection.timer.core(), body, stream);
             let first = First {
                 lead,
@@ -289,8 +322,8 @@ fn backend_closed() -> Rejection {
 }
 
 /// The request on its way to the backend: what of it goes at once.
-fn begin<'a>(order: Order<'a>, peer: SocketAddr) -> Result<Backend<'a>, Stop> {
-    let lead = request_lead(order, peer.ip());
+fn begin(order: Order<'_>, peer: IpAddr) -> Result<Backend<'_>, Stop> {
+    let lead = request_lead(order, peer);
     match &order.upstream.link {
         Link::Http1(stream) => Ok(Backend {
             sink: Sink::Http1 {
@@ -301,7 +334,7 @@ fn begin<'a>(order: Order<'a>, peer: SocketAddr) -> Result<Backend<'a>, Stop> {
             },
             answers: Answers::Http1 {
                 plan: Plan { order, stream },
-                rest: None,
+                rest: order.upstream.early.take(),
             },
         }),
         Link::Http2(lease) => begin_stream(order, lease, lead),
@@ -392,11 +425,14 @@ impl Sending<'_, '_> {
     async fn run(&self, source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Stop> {
         let settings = self.order.routed.settings;
         let upload = self.upload;
-        if self.order.head.framing == Framing::None {
-            let gone = self.send_head(sink).await?;
+        if self.order.head.framing == Framing::None || self.order.body.is_some() {
+            let gone = !self.order.sent && self.send_whole(sink).await?;
             if gone {
                 return Err(Stop::Stale);
             }
+            self.record
+                .received
+                .set(self.order.body.map_or(0, <[u8]>::len) as u64);
             upload.complete.set(true);
             upload.intact.set(true);
             return Ok(());
@@ -440,6 +476,21 @@ impl Sending<'_, '_> {
         }
     }
 
+    /// Sends the head, with the body that was read beforehand; true when the backend is gone.
+    async fn send_whole(&self, sink: &mut Sink<'_>) -> Result<bool, Stop> {
+        let Some(body) = self.order.body else {
+            return self.send_head(sink).await;
+        };
+        let patience = Patience::Idle(self.order.routed.settings.timeout.idle);
+        let mut waiting = Waiting::new(patience, self.timer, self.timer.core());
+        let chunk = Chunk::Bytes(Bytes::copy_from_slice(body));
+        match body::put_all(sink, chunk, &mut waiting).await {
+            Ok(()) => Ok(false),
+            Err(RelayEnd::TargetSlow) => Err(stalled().into()),
+            Err(_) => Ok(true),
+        }
+    }
+
     /// Sends the head alone; true when the backend is gone.
     async fn send_head(&self, sink: &mut Sink<'_>) -> Result<bool, Stop> {
         let patience = Patience::Idle(self.order.routed.settings.timeout.idle);
@@ -474,9 +525,12 @@ impl<'a> Responding<'a, '_> {
         let mut interim = 0;
         let head = loop {
             let head = self.head(answers, interim == 0).await?;
+            if interim == 0 {
+                self.order.search.answered(self.order.upstream);
+            }
             if head.status == 101 {
                 self.record.responded.set(Some(self.order.shard.core.now()));
-                let lead = upgrade_lead(self.order, self.upload, &head)?;
+                let lead = upgrade_lead(self.order, self.upload, &head, self.output.peer())?;
                 return Ok(Outcome::Upgraded { lead });
             }
             if head.status >= 200 {
@@ -489,6 +543,13 @@ impl<'a> Responding<'a, '_> {
             self.pass_interim(&head).await?;
         };
         self.record.responded.set(Some(self.order.shard.core.now()));
+        let outcome = judge(&head);
+        self.record.outcome.set(outcome);
+        if let Some(failure) = RetryOn::of_status(head.status)
+            && self.order.search.may_repeat(failure)
+        {
+            return Err(Stop::Again(outcome));
+        }
         self.deliver(answers, &head).await
     }
 
@@ -585,7 +646,7 @@ impl<'a> Responding<'a, '_> {
         let empty = bodyless || (head.framing == Framing::Length(0) && source.is_over());
         let (mut sink, close, lead) = match self.output {
             Output::Http1(connection) => {
-                let lead = response_lead(self.order, self.upload, head);
+                let lead = response_lead(self.order, self.upload, head, self.output.peer());
                 let count = lead.bytes.len();
                 let chunked = lead.framing == Framing::Chunked;
                 (to_http1(connection, lead.bytes, chunked), lead.close, count)
@@ -644,6 +705,9 @@ impl<'a> Responding<'a, '_> {
             };
             write::response(&mut bytes, head, delivery);
         });
+        if self.order.upstream.new_client {
+            stick(self.order, self.output.peer(), &mut bytes);
+        }
         let count = bytes.len();
         let response = translate::response(bytes, head.status).map_err(unanswerable)?;
         let sent = respond.borrow_mut().send_response(response, ends);

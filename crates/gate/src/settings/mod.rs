@@ -3,9 +3,11 @@
 mod http2;
 mod read;
 mod schema;
+mod upstream;
+mod upstream_read;
+mod upstream_schema;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +18,10 @@ pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use http2::{Http2Limits, Protocol};
 pub use schema::ALL as SCHEMAS;
+pub use upstream::{
+    Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
+    LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
+};
 
 /// `[gate]`, the table that [`GateSettings::read`] reads.
 pub static SCHEMA: &munjigi_foundation::settings::Schema = &schema::GATE;
@@ -27,8 +33,10 @@ pub struct GateSettings {
     pub threads: usize,
     /// Where the access log goes.
     pub access_log: AccessLog,
-    /// Folder for what must outlive a restart; this version keeps nothing there yet.
+    /// Folder for what must outlive a restart: uptime, the key of sticky cookies.
     pub data: PathBuf,
+    /// Where the gate is; backends of the same zone come first.
+    pub zone: Option<String>,
     /// Where clients connect.
     pub listeners: Vec<ListenerSettings>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are kept and believed.
@@ -51,6 +59,7 @@ impl Default for GateSettings {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             access_log: AccessLog::Off,
             data: PathBuf::from("gate-data"),
+            zone: None,
             listeners: Vec::new(),
             trusted: Vec::new(),
             routes: Vec::new(),
@@ -130,8 +139,10 @@ pub struct RouteSettings {
     pub timeout: TimeoutSettings,
     /// Largest request body, in bytes.
     pub request_body_max: Option<u64>,
-    /// Tries in all until a connection to a backend stands.
-    pub attempts: u32,
+    /// When a request is sent again.
+    pub retry: RetrySettings,
+    /// How long one backend is waited for alone.
+    pub hedge_after: Option<Duration>,
 }
 
 impl RouteSettings {
@@ -149,7 +160,8 @@ impl RouteSettings {
             websocket: WebSocketSettings::default(),
             timeout: TimeoutSettings::default(),
             request_body_max: None,
-            attempts: 2,
+            retry: RetrySettings::default(),
+            hedge_after: None,
         }
     }
 }
@@ -207,6 +219,22 @@ pub struct ServiceSettings {
     pub protocol: Protocol,
     /// How one is chosen.
     pub balance: Balance,
+    /// What `consistent_hash` looks at.
+    pub hash: HashSource,
+    /// A cookie that keeps a client on its backend.
+    pub sticky: Option<StickySettings>,
+    /// Probes.
+    pub health: Option<HealthSettings>,
+    /// Leaves out backends that fail.
+    pub ejection: Option<EjectionSettings>,
+    /// How long the share of a backend that came back grows to its whole.
+    pub slow_start: Option<Duration>,
+    /// Requests in flight at one backend.
+    pub limit: Option<LimitSettings>,
+    /// Gives a failing service a rest.
+    pub breaker: Option<BreakerSettings>,
+    /// With a smaller share of good backends than this, all are asked.
+    pub panic_below: Option<Share>,
 }
 
 /// Where the backends of a service come from.
@@ -226,24 +254,19 @@ pub struct BackendSettings {
     pub address: HostPort,
     /// Its share.
     pub weight: u32,
+    /// Whether it is asked first.
+    pub placement: Placement,
 }
 
-/// How a backend is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Balance {
-    /// One after the other, by weight.
-    #[default]
-    RoundRobin,
-    /// The one with the fewest requests in flight for its weight.
-    LeastRequests,
-}
-
-impl fmt::Display for Balance {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::RoundRobin => "round_robin",
-            Self::LeastRequests => "least_requests",
-        })
+impl BackendSettings {
+    /// A backend with weight 1.
+    #[must_use]
+    pub fn new(address: HostPort) -> Self {
+        Self {
+            address,
+            weight: 1,
+            placement: Placement::default(),
+        }
     }
 }
 

@@ -9,12 +9,12 @@ use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 use regex::Regex;
 
 use super::http2::{self, Protocol};
-use super::schema;
 use super::{
-    AccessLog, AdminSettings, BackendSettings, Balance, DiscoverySettings, GateSettings,
-    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, RegistrySettings,
-    RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, WebSocketSettings,
+    AccessLog, AdminSettings, DiscoverySettings, GateSettings, LimitsSettings, ListenerSettings,
+    Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings,
+    ServiceSettings, TimeoutSettings, WebSocketSettings,
 };
+use super::{schema, upstream_read, upstream_schema};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -37,6 +37,7 @@ impl GateSettings {
             data: table
                 .path("data")
                 .unwrap_or_else(|| table.base().join("gate-data")),
+            zone: table.get::<String>("zone"),
             trusted: table
                 .table_or_empty("client_ip", &schema::CLIENT_IP)
                 .list::<Network>("trusted")
@@ -225,7 +226,9 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     let websocket = read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET));
     let timeout = read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT));
     let request_body_max = table.get::<Size>("request_body_max").map(Size::bytes);
-    let attempts = read_retry(&table.table_or_empty("retry", &schema::RETRY));
+    let retry = upstream_read::retry(&table.table_or_empty("retry", &upstream_schema::RETRY));
+    upstream_read::judge_retry(table, &retry, methods.as_deref());
+    let hedge_after = upstream_read::hedge(table, &retry, &timeout);
     let name = table.get::<String>("name");
     // All of it was read by now, so that all that is wrong is known.
     let service = service?;
@@ -239,7 +242,8 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
         websocket,
         timeout,
         request_body_max,
-        attempts,
+        retry,
+        hedge_after,
         service,
     })
 }
@@ -371,30 +375,9 @@ fn read_timeout(table: &Table<'_>) -> TimeoutSettings {
     }
 }
 
-fn read_retry(table: &Table<'_>) -> u32 {
-    for item in table.list::<String>("on").unwrap_or_default() {
-        match item.value.as_str() {
-            "connect" => {}
-            "502" | "503" | "504" => {
-                later(
-                    table,
-                    item.span,
-                    &format!("a retry on {}", item.value),
-                    "\"connect\"",
-                );
-            }
-            other => table.problems().error_with_hint(
-                item.span,
-                format!("`on`: \"{other}\" is no failure"),
-                "write \"connect\"",
-            ),
-        }
-    }
-    table.within("attempts", 2, 1..=10)
-}
-
 fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
-    let backends = read_backends(table);
+    let backends = upstream_read::backends(table);
+    let count = backends.as_ref().map(Vec::len);
     let discovery = table.item::<String>("discovery");
     let discovery = match (discovery.as_ref().map(|d| d.value.as_str()), backends) {
         (None | Some("static"), Some(backends)) => DiscoverySettings::Static(backends),
@@ -429,11 +412,24 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
             return None;
         }
     };
+    let balance = upstream_read::balance(table);
+    let slow_start = table.has("slow_start").then(|| {
+        let range = Duration::from_millis(10)..=Duration::from_secs(3_600);
+        table.duration("slow_start", Duration::from_secs(10), range)
+    });
     Some(ServiceSettings {
         protocol: read_protocol(table),
         discovery,
         networks: table.list::<Network>("networks").map(values),
-        balance: read_balance(table),
+        balance,
+        hash: upstream_read::hash(table, balance),
+        sticky: upstream_read::sticky(table),
+        health: upstream_read::health(table),
+        ejection: upstream_read::ejection(table, count),
+        slow_start,
+        limit: upstream_read::limit(table),
+        breaker: upstream_read::breaker(table),
+        panic_below: upstream_read::panic_below(table),
     })
 }
 
@@ -443,49 +439,6 @@ fn read_protocol(table: &Table<'_>) -> Protocol {
         Protocol::Http1,
         &[("http/1.1", Protocol::Http1), ("h2", Protocol::Http2)],
     )
-}
-
-fn read_balance(table: &Table<'_>) -> Balance {
-    let Some(item) = table.item::<String>("balance") else {
-        return Balance::default();
-    };
-    let known = "\"round_robin\" and \"least_requests\"";
-    match item.value.as_str() {
-        "round_robin" => return Balance::RoundRobin,
-        "least_requests" => return Balance::LeastRequests,
-        "random" | "two_random" | "least_time" | "peak_ewma" | "consistent_hash" => {
-            later(
-                table,
-                item.span,
-                &format!("balance \"{}\"", item.value),
-                known,
-            );
-        }
-        other => table.problems().error_with_hint(
-            item.span,
-            format!("`balance` can't be \"{other}\""),
-            format!("this version knows {known}"),
-        ),
-    }
-    Balance::default()
-}
-
-fn read_backends(table: &Table<'_>) -> Option<Vec<BackendSettings>> {
-    if !table.has("backends") {
-        return None;
-    }
-    let backends: Vec<BackendSettings> = table
-        .tables("backends", &schema::BACKEND)
-        .iter()
-        .filter_map(|backend| {
-            let weight = backend.within("weight", 1, 1..=1_000);
-            Some(BackendSettings {
-                address: backend.required::<HostPort>("address")?,
-                weight,
-            })
-        })
-        .collect();
-    Some(backends)
 }
 
 fn read_registry(table: &Table<'_>) -> RegistrySettings {

@@ -2,6 +2,8 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
+use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
+
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
     place: "[gate]",
@@ -26,7 +28,14 @@ pub(super) static GATE: Schema = Schema {
             "file name",
             "\"gate-data\"",
             "",
-            "folder for what must outlive a restart (bans, uptime); this version keeps nothing there yet",
+            "folder for what must outlive a restart: uptime, the key of sticky cookies",
+        ),
+        Key::new(
+            "zone",
+            "text",
+            "",
+            "",
+            "where this gate is: backends of the same zone come first in their priority",
         ),
         Key::new("listener", "tables", "", "1 to 64", "where clients connect"),
         Key::new(
@@ -191,7 +200,14 @@ pub(super) static ROUTE: Schema = Schema {
             "",
             "largest request body; no limit when absent",
         ),
-        Key::new("retry", "table", "", "", "when another backend is tried"),
+        Key::new("retry", "table", "", "", "when a request is sent again"),
+        Key::new(
+            "hedge",
+            "table",
+            "",
+            "",
+            "asks a second backend when the first is slow",
+        ),
         Key::later("cache", "keeps responses"),
         Key::later("rate_limit", "requests per time"),
     ],
@@ -257,28 +273,6 @@ pub(super) static TIMEOUT: Schema = Schema {
     ],
 };
 
-/// `retry = { … }`
-pub(super) static RETRY: Schema = Schema {
-    place: "retry = { … }",
-    meaning: "when another backend is tried",
-    keys: &[
-        Key::new(
-            "attempts",
-            "whole number",
-            "2",
-            "1 to 10",
-            "tries in all, the first one counted",
-        ),
-        Key::new(
-            "on",
-            "list of text",
-            "[\"connect\"]",
-            "",
-            "after which failures",
-        ),
-    ],
-};
-
 /// `[gate.service.NAME]`
 pub(super) static SERVICE: Schema = Schema {
     place: "[gate.service.NAME]",
@@ -310,7 +304,7 @@ pub(super) static SERVICE: Schema = Schema {
             "text",
             "\"round_robin\"",
             "",
-            "\"round_robin\" or \"least_requests\", both weighted",
+            "\"round_robin\", \"least_requests\", \"random\", \"two_random\", \"least_time\", \"peak_ewma\" or \"consistent_hash\", each weighted",
         ),
         Key::new(
             "backends",
@@ -320,22 +314,44 @@ pub(super) static SERVICE: Schema = Schema {
             "the backends of a static service",
         ),
         Key::later("tls", "verified TLS to the backends"),
-        Key::later("hash", "what consistent_hash looks at"),
-        Key::later("sticky", "keeps a client on its backend"),
-        Key::later("health", "probes"),
-        Key::later("ejection", "leaves out backends that fail"),
-        Key::later("slow_start", "spares backends that came back"),
-    ],
-};
-
-/// One of `backends`.
-pub(super) static BACKEND: Schema = Schema {
-    place: "backends = [{ … }]",
-    meaning: "one backend",
-    keys: &[
-        Key::new("address", "address", "", "", "where it listens"),
-        Key::new("weight", "whole number", "1", "1 to 1000", "its share"),
-        Key::later("backup", "only when no other is there"),
+        Key::new(
+            "hash",
+            "text",
+            "\"client_ip\"",
+            "",
+            "what consistent_hash looks at: \"client_ip\", \"path\", \"header.NAME\", \"cookie.NAME\" or \"query.NAME\"",
+        ),
+        Key::new(
+            "sticky",
+            "table",
+            "",
+            "",
+            "a cookie that keeps a client on its backend",
+        ),
+        Key::new("health", "table", "", "", "probes"),
+        Key::new("ejection", "table", "", "", "leaves out backends that fail"),
+        Key::new(
+            "slow_start",
+            "duration",
+            "",
+            "10ms to 1h",
+            "how long the share of a backend that came back grows from a tenth to its whole",
+        ),
+        Key::new(
+            "limit",
+            "table",
+            "",
+            "",
+            "requests in flight at one backend, and a queue",
+        ),
+        Key::new("breaker", "table", "", "", "gives a failing service a rest"),
+        Key::new(
+            "panic_below",
+            "number",
+            "0",
+            "0 to 1",
+            "with a smaller share of good backends than this, health and ejection are ignored",
+        ),
     ],
 };
 
@@ -519,6 +535,6 @@ pub(super) static LIMITS: Schema = Schema {
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
-    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &SERVICE, &BACKEND,
-    &REGISTRY, &ADMIN, &LIMITS,
+    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
+    &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
 ];

@@ -232,7 +232,7 @@ async fn a_shutdown_lets_requests_end_and_takes_no_new_ones() {
     draining.await.unwrap();
 }
 
-fn read(text: &str) -> (Option<GateSettings>, String) {
+pub(crate) fn read(text: &str) -> (Option<GateSettings>, String) {
     let document = Document::new("munjigi.toml".as_ref(), text.to_owned(), Environment::new());
     static ROOT: munjigi_foundation::settings::Schema = munjigi_foundation::settings::Schema {
         place: "the settings file",
@@ -312,7 +312,7 @@ fn good_settings_are_read() {
         "127.0.0.1:0".parse().unwrap()
     );
     assert_eq!(settings.listeners[0].connections_max, 500);
-    assert_eq!(settings.routes[0].attempts, 3);
+    assert_eq!(settings.routes[0].retry.attempts, 3);
     assert_eq!(settings.routes[0].request_body_max, Some(4 << 30));
     assert_eq!(settings.routes[1].timeout.rate_min, None);
     assert!(

@@ -259,7 +259,7 @@ async fn a_queue_that_is_full_says_so() {
     settings.limits.http2.backend_connections = 1;
     settings.limits.http2.backend_queue = 1;
     settings.routes[0].timeout.connect = PATIENCE;
-    settings.routes[0].attempts = 1;
+    settings.routes[0].retry.attempts = 1;
     let gate = start(settings).await;
     let client = client2(&gate).await;
     let (first, _) = client.begin(get("/"), true).await.unwrap();

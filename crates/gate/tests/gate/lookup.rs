@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use munjigi_gate::settings::{Lookup, PathPattern, RouteSettings};
+use munjigi_gate::settings::{Lookup, PathPattern, Placement, RouteSettings};
 use munjigi_gate::{Backends, Discovery, Gate, Instance, Wiring};
 use tokio::sync::watch;
 
@@ -26,6 +26,7 @@ fn worker(address: SocketAddr, id: &str) -> Instance {
         host: address.ip().to_string(),
         port: address.port(),
         weight: 1,
+        placement: Placement::default(),
         up: true,
         metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
     }

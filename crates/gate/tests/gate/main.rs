@@ -14,17 +14,22 @@
     reason = "a task of a story ends with its test"
 )]
 
+mod balancing;
 mod control;
 mod corpus;
 mod failures;
 mod forwarding;
 mod h2spec;
+mod health;
 mod http2;
 mod http2_backends;
 mod http2_limits;
 mod http2_support;
 mod http2_tunnels;
 mod lookup;
+mod queueing;
+mod retries;
 mod rewriting;
 mod support;
 mod tunnels;
+mod upstream_settings;

@@ -1,6 +1,8 @@
 //! A gate, origins and clients for the stories: real sockets on port 0, nothing mocked.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use munjigi_gate::settings::{
@@ -59,6 +61,83 @@ pub(crate) async fn echo() -> Origin {
         }
     })
     .await
+}
+
+/// An origin that answers each request, given by its head, as `answer` says. It counts them.
+pub(crate) struct Answering {
+    pub(crate) address: SocketAddr,
+    pub(crate) asked: Arc<AtomicUsize>,
+    _origin: Origin,
+}
+
+impl Answering {
+    pub(crate) fn count(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) async fn answering<F>(answer: F) -> Answering
+where
+    F: Fn(&str) -> String + Send + Sync + 'static,
+{
+    let (asked, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
+    let count = Arc::clone(&asked);
+    let origin = origin(move |mut peer, _| {
+        let (count, answer) = (Arc::clone(&count), Arc::clone(&answer));
+        async move {
+            while let Some(head) = peer.head().await {
+                peer.body_of(&head).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                let text = answer(&head);
+                if text.is_empty() {
+                    return;
+                }
+                peer.send(&text).await;
+            }
+        }
+    })
+    .await;
+    Answering {
+        address: origin.address,
+        asked,
+        _origin: origin,
+    }
+}
+
+/// A whole response.
+pub(crate) fn response(status: u16, fields: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status} X\r\n{fields}Content-Length: {length}\r\n\r\n{body}")
+}
+
+/// Origins that answer with their place in the list.
+pub(crate) async fn numbered(count: usize) -> Vec<Answering> {
+    let mut origins = Vec::new();
+    for number in 0..count {
+        origins.push(answering(move |_| response(200, "", &number.to_string())).await);
+    }
+    origins
+}
+
+pub(crate) fn addresses(origins: &[Answering]) -> Vec<SocketAddr> {
+    origins.iter().map(|origin| origin.address).collect()
+}
+
+pub(crate) fn service(settings: &mut GateSettings) -> &mut ServiceSettings {
+    settings.services.get_mut("APP").unwrap()
+}
+
+pub(crate) fn backends(settings: &mut GateSettings) -> &mut Vec<BackendSettings> {
+    match &mut service(settings).discovery {
+        DiscoverySettings::Static(backends) => backends,
+        DiscoverySettings::Registry => panic!("the registry has the backends"),
+    }
+}
+
+/// An address where nobody listens.
+pub(crate) async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
 }
 
 /// One end of a connection, with what was read and not used yet.
@@ -198,10 +277,7 @@ pub(crate) fn code(body: &[u8]) -> String {
 pub(crate) fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
     let backends = addresses
         .iter()
-        .map(|address| BackendSettings {
-            address: (*address).into(),
-            weight: 1,
-        })
+        .map(|address| BackendSettings::new((*address).into()))
         .collect();
     ServiceSettings {
         discovery: DiscoverySettings::Static(backends),

@@ -5,9 +5,12 @@ mod operations;
 mod origin;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware;
 use munjigi_foundation::api::Problem;
+
+use crate::pages::Pages;
 
 pub(crate) use guard::{Guard, foreign_origin};
 #[cfg(test)]
@@ -17,7 +20,11 @@ pub use origin::Network;
 pub(crate) use origin::{Arrival, Hosts};
 
 /// The whole face: `parts` behind the guard.
-pub(crate) fn router(parts: impl IntoIterator<Item = Router>, guard: Guard) -> Router {
+pub(crate) fn router(
+    parts: impl IntoIterator<Item = Router>,
+    pages: Pages,
+    guard: Guard,
+) -> Router {
     parts
         .into_iter()
         .fold(Router::new(), Router::merge)
@@ -28,12 +35,6 @@ pub(crate) fn router(parts: impl IntoIterator<Item = Router>, guard: Guard) -> R
                 "this path does not take this method; Allow says which it takes",
             )
         })
-        .fallback(|| async {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "no_route",
-                "there is nothing at this path",
-            )
-        })
+        .fallback(move |request: Request| async move { pages.missing(&request) })
         .layer(middleware::from_fn_with_state(guard, guard::guard))
 }

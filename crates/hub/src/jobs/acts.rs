@@ -7,6 +7,7 @@ use std::time::Duration;
 use munjigi_events::{AnalysisId, EventId, ServerId, Status};
 use munjigi_foundation::clock::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::worker::{Dispatch, Dispatched, Fetched, Known, Target};
 use super::{Jobs, state};
@@ -279,8 +280,13 @@ impl Jobs {
         }
     }
 
-    /// Fetches, verifies and stores a result.
-    pub(super) async fn collect(&self, row: &Analysis) -> Result<(), StoreError> {
+    /// Fetches, verifies and stores a result. Once `stop` is cancelled it waits for the worker no longer, but ends what
+    /// it writes.
+    pub(super) async fn collect(
+        &self,
+        row: &Analysis,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
         let Some(target) = target(row) else {
             return self.take_over(row, false, "it has no worker", None).await;
         };
@@ -310,7 +316,10 @@ impl Jobs {
             return Ok(());
         }
         let began = Instant::now();
-        let answer = match self.0.face.fetch(&target).await {
+        let Some(fetched) = stop.run_until_cancelled(self.0.face.fetch(&target)).await else {
+            return Ok(());
+        };
+        let answer = match fetched {
             Fetched::Result(answer) => answer,
             // It failed, and its worker made no result of that.
             Fetched::Nothing(_) | Fetched::NotReady(_) if row.error.is_some() => {
@@ -324,13 +333,14 @@ impl Jobs {
                 return self.fetch_again(row, &why, RESULT_LOST).await;
             }
         };
-        match self.0.results.take(&name, answer).await {
+        match self.0.results.take(&name, answer, stop).await {
             Ok((held, index)) => {
                 let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
                 self.0.figures.collected.fetch_add(1, Ordering::Relaxed);
                 self.0.figures.collect_ms.fetch_add(took, Ordering::Relaxed);
                 self.collected(row, held, index).await
             }
+            Err(ResultError::Stopped) => Ok(()),
             Err(ResultError::Cut(why)) => self.fetch_again(row, &why, RESULT_LOST).await,
             Err(ResultError::Storage(why)) => {
                 tracing::error!(analysis = %row.analyze_id, why, "a result can't be stored");

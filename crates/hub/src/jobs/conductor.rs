@@ -154,12 +154,18 @@ impl Jobs {
 
     fn act(&self, analysis: &Analysis, job: &Job, act: Next) {
         let (jobs, row, of) = (self.clone(), analysis.clone(), job.clone());
+        if act == Next::Collect {
+            self.fly_to_its_end(
+                analysis,
+                |stop| async move { jobs.collect(&row, &stop).await },
+            );
+            return;
+        }
         self.fly(analysis, async move {
             match act {
-                Next::Wait | Next::Place => Ok(()),
+                Next::Wait | Next::Place | Next::Collect => Ok(()),
                 Next::Probe => jobs.probe(&row).await,
                 Next::TakeOver { failed, why } => jobs.take_over(&row, failed, why, None).await,
-                Next::Collect => jobs.collect(&row).await,
                 Next::Finish => jobs.finish(&row).await,
                 Next::EndCancel => jobs.end_cancel(&row, &of).await,
             }
@@ -172,24 +178,28 @@ impl Jobs {
         analysis: &Analysis,
         act: impl Future<Output = Result<(), StoreError>> + Send + 'static,
     ) {
-        let stop = CancellationToken::new();
+        self.fly_to_its_end(analysis, |stop| async move {
+            stop.run_until_cancelled(act).await.unwrap_or(Ok(()))
+        });
+    }
+
+    /// The same for an act that ends by itself soon after its token is cancelled: one that writes files, which, dropped
+    /// in the middle, could leave one that appears after its undo.
+    fn fly_to_its_end<A>(&self, analysis: &Analysis, act: impl FnOnce(CancellationToken) -> A)
+    where
+        A: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let stop = self.0.shutdown.child_token();
         let flight = Flight {
             event_id: analysis.event_id.clone(),
             stop: stop.clone(),
         };
         let id = analysis.analyze_id.clone();
         self.memory().flights.insert(id.clone(), flight);
-        let jobs = self.clone();
+        let (jobs, act) = (self.clone(), act(stop));
         self.0.tasks.spawn(async move {
-            let shutdown = jobs.0.shutdown.clone();
-            tokio::select! {
-                done = act => {
-                    if let Err(error) = done {
-                        tracing::error!(analysis = %id, %error, "an act failed");
-                    }
-                }
-                () = stop.cancelled() => {}
-                () = shutdown.cancelled() => {}
+            if let Err(error) = act.await {
+                tracing::error!(analysis = %id, %error, "an act failed");
             }
             jobs.memory().flights.remove(&id);
             jobs.0.wake.notify_one();

@@ -32,7 +32,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::push::Live;
+use crate::push::{Live, Sockets};
 use crate::results::{self, Results};
 use crate::store::ledger::{Ledger, Said};
 use crate::store::undo::{self, Kind};
@@ -71,13 +71,19 @@ pub struct JobsWiring {
     pub limits: JobLimits,
 }
 
-/// What one user may ask for.
+/// What one user may ask for, and how long a worker is waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct JobLimits {
     /// Models of one job.
     pub models: usize,
     /// Unfinished jobs of one user.
     pub unfinished: u64,
+    /// Live sockets and event streams of one user.
+    pub sockets: u32,
+    /// A worker that posts nothing for so long has lost its analyses; after a quarter of it, it is asked.
+    pub worker_silence: Duration,
+    /// Attempts of an analysis that may fail before it has.
+    pub attempts: u32,
     pub results: ResultLimits,
 }
 
@@ -86,6 +92,9 @@ impl Default for JobLimits {
         Self {
             models: 16,
             unfinished: 100,
+            sockets: 32,
+            worker_silence: Duration::from_secs(15),
+            attempts: 3,
             results: ResultLimits::default(),
         }
     }
@@ -150,6 +159,7 @@ struct Inner {
     face: WorkerFace,
     results: Results,
     live: Live,
+    sockets: Sockets,
     workers: watch::Receiver<Workers>,
     /// Something changed: look at the rows now.
     wake: Notify,
@@ -251,13 +261,18 @@ impl Jobs {
             face: WorkerFace::new(&wiring.gate_inner_url, wiring.cluster_secret.clone())?,
             results,
             live: Live::default(),
+            sockets: Sockets::new(wiring.limits.sockets),
             workers,
             wake: Notify::new(),
             memory: Mutex::default(),
             figures: Figures::default(),
             posts: Semaphore::new(POSTS),
             secret: wiring.cluster_secret,
-            patience: Patience::default(),
+            patience: Patience {
+                probe: wiring.limits.worker_silence / 4,
+                silence: wiring.limits.worker_silence,
+                tries: wiring.limits.attempts,
+            },
             limits: wiring.limits,
             event_ttl: wiring.event_ttl,
             keep_results: wiring.keep_results,
@@ -280,6 +295,15 @@ impl Jobs {
 
     pub(crate) fn live(&self) -> &Live {
         &self.0.live
+    }
+
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.0.sockets
+    }
+
+    /// What must have ended before the hub has.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
     }
 
     pub(crate) fn results(&self) -> &Results {
@@ -385,6 +409,8 @@ impl Jobs {
         ] {
             line(name, "gauge", format!("{name} {value}"));
         }
+        let (name, sockets) = ("munjigi_hub_sockets", self.0.sockets.count());
+        line(name, "gauge", format!("{name} {sockets}"));
         for (name, value) in [
             ("munjigi_hub_jobs_created_total", &figures.created),
             ("munjigi_hub_dispatches_total", &figures.dispatched),

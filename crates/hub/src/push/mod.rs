@@ -3,6 +3,7 @@
 //! A follower holds a place (an offset) and nothing else. Whenever something new is stored it reads on from there; a
 //! slow one is simply behind, and costs one batch of memory.
 
+mod sockets;
 mod sse;
 mod ws;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use crate::store::jobs::{self, Job};
 use crate::store::{Store, StoreError, ledger};
 
+pub(crate) use sockets::Sockets;
 pub(crate) use sse::follow as sse;
 pub(crate) use ws::accept as ws;
 

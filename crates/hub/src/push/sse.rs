@@ -42,22 +42,23 @@ pub(crate) async fn follow(
         .filter(|id| !id.is_empty());
     let from = named.as_deref().map_or_else(From::default, from_id);
     let id = EventId(event_id);
+    let held = jobs.sockets().take(&user.id)?;
     let follower = Follower::open(jobs.store(), jobs.live(), &user.id, &id, &from)
         .await
         .map_err(failed)?
         .ok_or_else(|| Problem::not_found("job"))?;
     let ended = jobs.shutdown().clone();
-    let all = stream::unfold(Some(follower), move |follower| {
+    let all = stream::unfold(Some((follower, held)), move |followed| {
         let (signed_out, ended) = (user.signed_out.clone(), ended.clone());
         async move {
-            let mut follower = follower?;
+            let (mut follower, held) = followed?;
             let block = tokio::select! {
                 next = next_block(&mut follower) => next?,
                 () = tokio::time::sleep(COMMENT_EVERY) => Bytes::from_static(b":\n\n"),
                 () = signed_out.cancelled() => return None,
                 () = ended.cancelled() => return None,
             };
-            Some((Ok::<_, Infallible>(block), Some(follower)))
+            Some((Ok::<_, Infallible>(block), Some((follower, held))))
         }
     });
     let mut response = axum::body::Body::from_stream(all).into_response();

@@ -31,6 +31,8 @@ const PING_EVERY: Duration = Duration::from_secs(25);
 const SILENT: Duration = Duration::from_secs(80);
 /// A message that can't be sent for so long ends the socket: the client resumes by its offset.
 const STUCK: Duration = Duration::from_secs(60);
+/// How long a client may take to read that its socket ends, and to end it too.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Of the contract: the session or token that opened it is no more.
 const SIGNED_OUT: u16 = 4401;
 /// RFC 6455 §7.4.1: the server goes away.
@@ -67,10 +69,18 @@ pub(crate) async fn accept(
         )
         .hint("use `ws://` or `wss://`, or `GET /api/jobs/{eventId}/events` for server-sent events")
     })?;
+    let held = jobs.sockets().take(&user.id)?;
     Ok(upgrade
         .max_message_size(MESSAGE_MAX)
         .max_frame_size(MESSAGE_MAX)
-        .on_upgrade(|socket| Session::new(jobs, user).run(socket)))
+        // Tracked, so that the hub does not end before the socket heard of it.
+        .on_upgrade(move |socket| {
+            let tasks = jobs.tasks().clone();
+            tasks.track_future(async move {
+                Session::new(jobs, user).run(socket).await;
+                drop(held);
+            })
+        }))
 }
 
 struct Session {
@@ -109,11 +119,9 @@ impl Session {
                 code,
                 reason: reason.into(),
             };
-            if send(&mut socket, Message::Close(Some(frame)))
-                .await
-                .is_err()
-            {
-                tracing::debug!("a socket was gone before its end was said");
+            let said = say_end(&mut socket, Message::Close(Some(frame)));
+            if tokio::time::timeout(FAREWELL, said).await.is_err() {
+                tracing::debug!("a socket did not take note of its end");
             }
         }
     }
@@ -123,39 +131,51 @@ impl Session {
             return End::Gone;
         };
         let (signed_out, shutdown) = (self.user.signed_out.clone(), self.jobs.shutdown().clone());
+        // From our side.
+        let over = async || {
+            tokio::select! {
+                biased;
+                () = signed_out.cancelled() => End::Close(SIGNED_OUT, "signed out"),
+                () = shutdown.cancelled() => End::Close(GOING_AWAY, "the hub is being stopped"),
+            }
+        };
         let mut heard = Instant::now();
         let mut ping = Instant::now() + PING_EVERY;
         loop {
-            let sent = tokio::select! {
+            let answer = tokio::select! {
                 biased;
-                () = signed_out.cancelled() => return End::Close(SIGNED_OUT, "signed out"),
-                () = shutdown.cancelled() => return End::Close(GOING_AWAY, "the hub is being stopped"),
+                end = over() => return end,
                 received = socket.recv() => {
                     heard = Instant::now();
                     match received {
-                        Some(Ok(Message::Text(text))) => match self.hear(text.as_str()).await {
-                            Some(answer) => send(socket, Message::text(answer)).await,
-                            None => Ok(()),
-                        },
-                        Some(Ok(Message::Binary(_))) => {
-                            send(socket, Message::text(error("bad_message", None))).await
+                        Some(Ok(Message::Text(text))) => {
+                            self.hear(text.as_str()).await.map(Message::text)
                         }
-                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
+                        Some(Ok(Message::Binary(_))) => {
+                            Some(Message::text(error("bad_message", None)))
+                        }
+                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => None,
                         Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Gone,
                     }
                 }
-                Some(message) = messages.recv() => send(socket, Message::text(message)).await,
-                Some(_) = self.followed.join_next() => Ok(()),
+                Some(message) = messages.recv() => Some(Message::text(message)),
+                Some(_) = self.followed.join_next() => None,
                 () = tokio::time::sleep_until(ping) => {
                     if heard.elapsed() > SILENT {
                         return End::Gone;
                     }
                     ping = Instant::now() + PING_EVERY;
-                    send(socket, Message::Ping(bytes::Bytes::new())).await
+                    Some(Message::Ping(bytes::Bytes::new()))
                 }
             };
-            if sent.is_err() {
-                return End::Gone;
+            let Some(answer) = answer else { continue };
+            // A client that does not read does not keep its session, or the hub, from ending.
+            tokio::select! {
+                biased;
+                end = over() => return end,
+                sent = send(socket, answer) => if sent.is_err() {
+                    return End::Gone;
+                }
             }
         }
     }
@@ -246,6 +266,15 @@ fn error(code: &str, id: Option<&EventId>) -> String {
         Some(id) => json!({"type": "error", "code": code, "eventId": id}).to_string(),
         None => json!({"type": "error", "code": code}).to_string(),
     }
+}
+
+/// Says the end and reads on until the client has: with bytes unread a close would be a reset, which the end may not
+/// survive.
+async fn say_end(socket: &mut WebSocket, end: Message) {
+    if send(socket, end).await.is_err() {
+        return;
+    }
+    while let Some(Ok(_)) = socket.recv().await {}
 }
 
 async fn send(socket: &mut WebSocket, message: Message) -> Result<(), ()> {

@@ -17,7 +17,7 @@ use munjigi_foundation::api::Problem;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ResultError, name, sarif};
+use super::{ResultError, coverage, name, sarif};
 use crate::jobs::{Jobs, failed};
 use crate::store::jobs::{self as rows, Analysis, Held};
 use crate::store::results::{self as index, Wanted};
@@ -34,6 +34,11 @@ pub(crate) fn router() -> Router<Jobs> {
         .route("/api/jobs/{eventId}/report.sarif", get(report))
         .route("/api/jobs/{eventId}/results/{file}", get(archive))
         .route("/api/jobs/{eventId}/sources/{analyzeId}", get(source))
+        .route("/api/jobs/{eventId}/coverage/{analyzeId}", get(covered))
+        .route(
+            "/api/jobs/{eventId}/coverage/{analyzeId}/summary",
+            get(covered_summary),
+        )
 }
 
 fn unreadable(error: &ResultError) -> Problem {
@@ -374,15 +379,36 @@ async fn source(
     Path((event_id, analyze_id)): Path<(String, String)>,
     query: Result<Query<SourcePath>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let analyses = with_results(&jobs, &user, &event_id).await?;
     let Query(SourcePath { path }) =
         query.map_err(|bad| Problem::bad_request("bad_query", bad.body_text()))?;
-    let (analysis, _) = analyses
-        .iter()
-        .find(|(analysis, _)| analysis.analyze_id.as_str() == analyze_id)
-        .ok_or_else(no_result)?;
+    let analysis = one_with_result(&jobs, &user, &event_id, &analyze_id).await?;
     let found = find_source(&jobs, &analysis.analyze_id, &path).await?;
     let member = found.ok_or_else(|| Problem::not_found("source in this result"))?;
+    member_response(&jobs, &analysis, &member, "text/plain; charset=utf-8").await
+}
+
+/// The analysis `analyze_id` of a user's job, when it has a result.
+async fn one_with_result(
+    jobs: &Jobs,
+    user: &User,
+    event_id: &str,
+    analyze_id: &str,
+) -> Result<Analysis, Problem> {
+    with_results(jobs, user, event_id)
+        .await?
+        .into_iter()
+        .map(|(analysis, _)| analysis)
+        .find(|analysis| analysis.analyze_id.as_str() == analyze_id)
+        .ok_or_else(no_result)
+}
+
+/// A member of a result, as a stream.
+async fn member_response(
+    jobs: &Jobs,
+    analysis: &Analysis,
+    member: &index::Member,
+    kind: &'static str,
+) -> Result<Response, Problem> {
     let stream = jobs
         .results()
         .part_stream(&name_of(analysis), member.start, member.length)
@@ -390,12 +416,47 @@ async fn source(
         .map_err(|error| unreadable(&error))?;
     let mut response = Body::from_stream(stream).into_response();
     let fields = response.headers_mut();
-    fields.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(member.length));
     Ok(response)
+}
+
+/// `coverage.json` as the model wrote it: what became of every entry of the input.
+async fn covered(
+    State(jobs): State<Jobs>,
+    Extension(user): Extension<User>,
+    Path((event_id, analyze_id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let analysis = one_with_result(&jobs, &user, &event_id, &analyze_id).await?;
+    coverage_member(&jobs, &analysis, coverage::MEMBER).await
+}
+
+/// The same in short: how many entries were looked at, and why the others were not.
+async fn covered_summary(
+    State(jobs): State<Jobs>,
+    Extension(user): Extension<User>,
+    Path((event_id, analyze_id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let analysis = one_with_result(&jobs, &user, &event_id, &analyze_id).await?;
+    coverage_member(&jobs, &analysis, coverage::SUMMARY).await
+}
+
+async fn coverage_member(
+    jobs: &Jobs,
+    analysis: &Analysis,
+    path: &str,
+) -> Result<Response, Problem> {
+    let member = index::member(jobs.store(), &analysis.analyze_id, path)
+        .await
+        .map_err(failed)?
+        .ok_or_else(|| {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "no_coverage",
+                "the model did not say what it looked at",
+            )
+        })?;
+    member_response(jobs, analysis, &member, "application/json").await
 }
 
 /// A finding names its file by a uri (percent-encoded), the archive by its path.

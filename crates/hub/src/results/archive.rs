@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tar::{Archive, Entry, EntryType};
 
-use super::{Limits, ResultError, sarif};
+use super::{Limits, ResultError, coverage, sarif};
 use crate::store::results::{Finding, Index, Member, Rule};
 
 /// Small archives may expand to this whatever their ratio.
@@ -123,7 +123,7 @@ impl Reader {
         match path {
             "findings.jsonl" => self.findings(path, entry),
             "report.sarif" => self.report(path, entry),
-            "coverage.json" | "summary.json" => self.keep(path, entry),
+            coverage::MEMBER | "summary.json" => self.keep(path, entry),
             _ if path.starts_with("sources/") => self.keep(path, entry),
             _ if path.starts_with("explanations/") => self.explanation(entry),
             // Read through, to be counted and checked; it stays in the archive.
@@ -259,19 +259,35 @@ impl Reader {
         Ok(())
     }
 
+    fn member_at(&self, path: &str) -> Option<Member> {
+        let members = &self.index.members;
+        members.iter().find(|member| member.path == path).cloned()
+    }
+
     fn finish(mut self) -> Result<Index, ResultError> {
         self.out.flush()?;
-        let report = self
-            .index
-            .members
-            .iter()
-            .find(|member| member.path == "report.sarif")
-            .cloned();
-        let file = self
+        let (report, covered) = (
+            self.member_at("report.sarif"),
+            self.member_at(coverage::MEMBER),
+        );
+        let end = self.out.count;
+        let mut file = self
             .out
             .inner
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
+        if let Some(covered) = covered
+            && let Some(summary) = coverage::summary(&file, &covered)?
+        {
+            let bytes = serde_json::to_vec(&summary).map_err(io::Error::from)?;
+            file.seek(SeekFrom::Start(end))?;
+            file.write_all(&bytes)?;
+            self.index.members.push(Member {
+                path: coverage::SUMMARY.to_owned(),
+                start: end,
+                length: u64::try_from(bytes.len()).unwrap_or(0),
+            });
+        }
         file.sync_data()?;
         if let Some(report) = report {
             for (id, descriptor) in sarif::rules(&file, &report)? {
@@ -376,6 +392,11 @@ mod tests {
             ("findings.jsonl", FILE, &lines),
             ("report.sarif", FILE, report),
             ("sources/a.py", FILE, b"print(1)\n"),
+            (
+                "coverage.json",
+                FILE,
+                br#"{"files":[{"path":"a.py","status":"analysed"}]}"#,
+            ),
             ("else/x", FILE, b"not kept"),
         ]);
         let parts = tempfile::NamedTempFile::new().unwrap();
@@ -409,6 +430,12 @@ mod tests {
         let runs = at(runs.start, runs.length);
         assert!(runs.starts_with(b"{\"tool\"") && runs.ends_with(b"}"));
         assert!(!index.members.iter().any(|m| m.path == "else/x"));
+        let summary = index
+            .members
+            .iter()
+            .find(|m| m.path == coverage::SUMMARY)
+            .unwrap();
+        assert!(at(summary.start, summary.length).starts_with(b"{\"analysed\":1,"));
     }
 
     #[test]

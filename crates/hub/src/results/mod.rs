@@ -6,6 +6,7 @@
 
 mod api;
 mod archive;
+mod coverage;
 mod sarif;
 
 use std::io;
@@ -23,6 +24,7 @@ use object_store::path::Path as Place;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::store::jobs::Held;
 use crate::store::results::Index;
@@ -45,6 +47,9 @@ pub(crate) enum ResultError {
     /// Ours.
     #[error("the result can't be stored: {0}")]
     Storage(String),
+    /// Nobody wants it any more.
+    #[error("the result is not wanted any more")]
+    Stopped,
 }
 
 impl From<io::Error> for ResultError {
@@ -111,11 +116,13 @@ impl Results {
         &self,
         name: &str,
         answer: reqwest::Response,
+        stop: &CancellationToken,
     ) -> Result<(Held, Index), ResultError> {
         let folder = tempfile_in(&self.incoming)?;
         let archive = folder.join("archive");
         let outcome = async {
-            let held = self.receive(&archive, answer).await?;
+            let received = stop.run_until_cancelled(self.receive(&archive, answer));
+            let held = received.await.ok_or(ResultError::Stopped)??;
             let (reading, parts, limits) = (archive.clone(), folder.join("parts"), self.limits);
             let parts_file = parts.clone();
             let index =

@@ -1,11 +1,11 @@
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::site::{As, Site, cookie, problem};
 
@@ -452,10 +452,24 @@ async fn users_survive_a_restart_and_a_second_hub_is_refused() {
     assert_eq!(me["name"], "ann");
 }
 
+/// What a page is told when it wants a socket.
+async fn refused(site: &Site, who: &As) -> u16 {
+    let request = handshake(site, who);
+    match tokio_tungstenite::connect_async(request).await {
+        Err(Error::Http(response)) => {
+            let body = response.body().clone().unwrap_or_default();
+            let problem: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(problem["code"], "too_many_sockets");
+            assert!(response.headers().contains_key("retry-after"));
+            response.status().as_u16()
+        }
+        other => unreachable!("{other:?}"),
+    }
+}
+
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>;
 
-/// A WebSocket as a page opens it.
-async fn socket(site: &Site, who: &As) -> Socket {
+fn handshake(site: &Site, who: &As) -> http::Request<()> {
     let mut request = format!("ws://{}/api/ws", site.hub.address())
         .into_client_request()
         .unwrap();
@@ -467,6 +481,12 @@ async fn socket(site: &Site, who: &As) -> Socket {
     let headers = request.headers_mut();
     headers.insert(name, value.parse().unwrap());
     headers.insert("origin", site.base().parse().unwrap());
+    request
+}
+
+/// A WebSocket as a page opens it.
+async fn socket(site: &Site, who: &As) -> Socket {
+    let request = handshake(site, who);
     tokio_tungstenite::connect_async(request).await.unwrap().0
 }
 
@@ -509,4 +529,57 @@ async fn whoever_is_out_loses_their_sockets() {
     site.send(&second, Method::DELETE, &path, &Value::Null)
         .await;
     assert_eq!(closed(removed).await, 4401, "a removed user");
+}
+
+#[tokio::test]
+async fn a_hub_that_stops_tells_every_socket_even_one_that_does_not_read() {
+    let site = Site::new().await;
+    let admin = site.admin().await;
+    let mut busy = socket(&site, &admin).await;
+    let quiet = socket(&site, &admin).await;
+    // Answers that nobody reads fill what lies between, until the hub can't send.
+    let mut stuck = socket(&site, &admin).await;
+    for _ in 0..1_000 {
+        let mut nonsense = stream::iter((0..100).map(|_| Ok(Message::text("nonsense"))));
+        let sent = stuck.send_all(&mut nonsense);
+        let waited = tokio::time::timeout(Duration::from_millis(500), sent);
+        if waited.await.is_err() {
+            break;
+        }
+    }
+    busy.send(Message::text("nonsense")).await.unwrap();
+    let (stopped, quiet, busy) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(15), site.stop()),
+        closed(quiet),
+        closed(busy)
+    );
+    assert_eq!((quiet, busy), (1001, 1001));
+    stopped.expect("the hub waits for nobody who does not read");
+}
+
+#[tokio::test]
+async fn a_user_holds_so_many_live_sockets_and_no_more() {
+    let site = Site::with(|settings| settings.jobs.sockets = 2).await;
+    let admin = site.admin().await;
+    let (_, ann) = site.user("ann").await;
+    let first = socket(&site, &admin).await;
+    let _second = socket(&site, &admin).await;
+    assert_eq!(refused(&site, &admin).await, 429);
+    let stream = site.get(&admin, "/api/jobs/x/events").await;
+    assert_eq!(problem(stream).await.1, "too_many_sockets");
+    // Another's are their own, and what is closed is given back.
+    let _other = socket(&site, &ann).await;
+    drop(first);
+    let metrics = async || {
+        site.get(&As::Nobody, "/metrics")
+            .await
+            .text()
+            .await
+            .unwrap()
+    };
+    while !metrics().await.contains("\nmunjigi_hub_sockets 2\n") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _again = socket(&site, &admin).await;
+    assert_eq!(refused(&site, &admin).await, 429);
 }

@@ -189,8 +189,42 @@ async fn pages_come_with_their_policy_and_are_cached_by_content() {
             .0,
         404
     );
-    assert_eq!(
-        problem(site.get(&As::Nobody, "/nothing").await).await.1,
-        "no_route"
-    );
+}
+
+#[tokio::test]
+async fn an_unknown_address_is_a_page_for_readers_and_a_problem_for_programs() {
+    let site = Site::new().await;
+    let ask = |path: &'static str, accept: &'static str| {
+        let request = site.request(&As::Nobody, Method::GET, path);
+        request.header("accept", accept).send()
+    };
+    let page = ask("/nothing", "text/html,application/xhtml+xml,*/*;q=0.8").await;
+    let page = page.unwrap();
+    assert_eq!(page.status(), 404);
+    assert!(page.headers().contains_key("content-security-policy"));
+    // What the browser has of the document does not make the address known.
+    let etag = page.headers()["etag"].clone();
+    let shell = site.get(&As::Nobody, "/").await.text().await.unwrap();
+    assert_eq!(page.text().await.unwrap(), shell);
+    let again = site
+        .request(&As::Nobody, Method::GET, "/nothing")
+        .header("if-none-match", etag);
+    assert_eq!(again.send().await.unwrap().status(), 404);
+    for (path, accept) in [
+        ("/nothing", "application/json"),
+        ("/internal/nothing", "text/html"),
+        ("/assets/nothing", "text/html"),
+    ] {
+        let (status, code) = problem(ask(path, accept).await.unwrap()).await;
+        let expected = match path {
+            "/assets/nothing" => "not_found",
+            _ => "no_route",
+        };
+        assert_eq!((status.as_u16(), code.as_str()), (404, expected), "{path}");
+    }
+    let (admin, path) = (site.admin().await, "/api/nothing");
+    let unknown = site
+        .request(&admin, Method::GET, path)
+        .header("accept", "text/html");
+    assert_eq!(problem(unknown.send().await.unwrap()).await.1, "no_route");
 }

@@ -119,6 +119,13 @@ impl Site {
         }
     }
 
+    /// Ends the hub; returns once all of it has.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     /// A second hub on the same data.
     pub(crate) async fn second(&self) -> Result<Hub, StartError> {
         let settings = settings(&self.dir.path().join("hub"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use munjigi_events::{AnalysisId, Event};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -151,6 +151,10 @@ async fn open(
     request.headers_mut().insert("authorization", signed);
     let mut socket = match tokio_tungstenite::connect_async(request).await {
         Ok((socket, _)) => socket,
+        // Those that this one takes the place of may not be given back yet.
+        Err(SocketError::Http(response)) if response.status() == StatusCode::TOO_MANY_REQUESTS => {
+            return Ok(Err("the hub has too many sockets of this user".to_owned()));
+        }
         Err(SocketError::Http(response)) if response.status().is_client_error() => {
             let body = response.body().as_deref().unwrap_or_default();
             return Err(refused(response.status(), &String::from_utf8_lossy(body)));

@@ -1,5 +1,6 @@
 //! The commands that speak to a hub: submit, jobs, watch, cancel, result.
 
+mod coverage;
 mod follow;
 mod hub;
 mod jobs;

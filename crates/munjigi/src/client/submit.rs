@@ -10,6 +10,7 @@ use munjigi_events::{Event, Status};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::coverage;
 use super::follow::{Followed, Levels, Listener, follow, text};
 use super::hub::{Hub, good};
 use super::upload::{Memory, Source, upload};
@@ -122,7 +123,7 @@ async fn follow_to_the_end(
     } else {
         Box::new(Screen::new())
     };
-    let followed = tokio::select! {
+    let mut followed = tokio::select! {
         followed = follow(hub, event_id, listener.as_mut()) => followed?,
         _ = tokio::signal::ctrl_c() => {
             return Err(Failure::no("stopped following; the job goes on")
@@ -130,6 +131,7 @@ async fn follow_to_the_end(
         }
     };
     drop(listener);
+    coverage::add(hub, &mut followed.job).await;
     report(event_id, &followed, json);
     let done = text(&followed.job, "status") == Status::Done.as_str();
     let reached = followed.levels.reach(fail_on.unwrap_or(FailOn::Never));
@@ -167,8 +169,11 @@ fn report(event_id: &str, followed: &Followed, json: bool) {
         .into_iter()
         .flatten()
     {
-        if let Some(error) = analysis.get("error").and_then(Value::as_str) {
-            say(format!("{}: {error}", text(analysis, "model")));
+        let error = analysis.get("error").and_then(Value::as_str);
+        let lines = error.map(str::to_owned).into_iter();
+        for line in lines.chain(coverage::line(analysis)) {
+            let model = text(analysis, "model");
+            say(printable(&format!("{model}: {line}")));
         }
     }
     if status == Status::Done.as_str() {

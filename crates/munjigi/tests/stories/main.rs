@@ -11,6 +11,7 @@ mod chaos;
 mod events;
 mod main_job;
 mod memory;
+mod sarif;
 mod users;
 
 use std::path::{Path, PathBuf};

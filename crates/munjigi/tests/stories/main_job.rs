@@ -146,6 +146,16 @@ async fn an_archive_becomes_findings_with_one_command() {
     );
     result_is_fetched(&up, &data, folder.path(), event_id).await;
 
+    // What could not be read is not called clean.
+    let broken = folder.path().join("broken.zip");
+    std::fs::write(&broken, "this is no archive").unwrap();
+    let arguments = ["submit", broken.to_str().unwrap(), "--follow"];
+    let said = munjigi(&up, &data, &arguments).await;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let line = "source: nothing could be read; broken.zip: not a zip archive";
+    assert!(said.contains(line), "{said}");
+    assert_eq!(summary["analyses"][0]["coverage"]["analysed"], 1);
+
     // --fail-on makes findings an exit code.
     let failing = munjigi(
         &up,

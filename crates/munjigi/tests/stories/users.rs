@@ -32,18 +32,19 @@ async fn what_is_not_yours_does_not_exist() {
         first.get(&format!("/api/jobs/{event_id}")).await.unwrap()["analyses"][0]["analyzeId"]
             .clone();
     let analyze_id = analyze_id.as_str().unwrap();
+    let job = format!("/api/jobs/{event_id}");
+    let upload_path = format!("/api/uploads/{upload}");
     for (method, path) in [
-        (Method::GET, format!("/api/jobs/{event_id}")),
-        (Method::DELETE, format!("/api/jobs/{event_id}")),
-        (Method::GET, format!("/api/jobs/{event_id}/events")),
-        (Method::GET, format!("/api/jobs/{event_id}/findings")),
-        (Method::GET, format!("/api/jobs/{event_id}/report.sarif")),
-        (
-            Method::GET,
-            format!("/api/jobs/{event_id}/results/{analyze_id}.tar.zst"),
-        ),
-        (Method::HEAD, format!("/api/uploads/{upload}")),
-        (Method::DELETE, format!("/api/uploads/{upload}")),
+        (Method::GET, job.clone()),
+        (Method::DELETE, job.clone()),
+        (Method::GET, format!("{job}/events")),
+        (Method::GET, format!("{job}/findings")),
+        (Method::GET, format!("{job}/report.sarif")),
+        (Method::GET, format!("{job}/results/{analyze_id}.tar.zst")),
+        (Method::GET, format!("{job}/coverage/{analyze_id}")),
+        (Method::GET, format!("{job}/coverage/{analyze_id}/summary")),
+        (Method::HEAD, upload_path.clone()),
+        (Method::DELETE, upload_path),
     ] {
         let answer = second.send(method.clone(), &path, None).await.unwrap();
         assert_eq!(answer.status(), 404, "{method} {path}");

@@ -12,6 +12,8 @@ use crate::settings::{ModelSettings, Program, WorkerSettings};
 
 /// The hidden subcommand of the binary that is the built-in model.
 const MODEL_SUBCOMMAND: &str = "model";
+/// The hidden subcommand that makes a model of a command that writes SARIF.
+const SARIF_SUBCOMMAND: &str = "sarif-model";
 /// Where a bare program name is looked for.
 const PROGRAM_FOLDERS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 /// Never shown because a program lies there.
@@ -55,21 +57,31 @@ impl Model {
         own: &Path,
         data: &Path,
     ) -> Result<Self, String> {
+        let mut read = model.read.clone();
+        let mut show = |program: &Path, arguments: &[String]| {
+            read.push(program.to_owned());
+            read.extend(program_folders(program, &[data, &settings.base]));
+            let files = arguments.iter().map(PathBuf::from);
+            read.extend(files.filter(|path| path.is_absolute() && path.is_file()));
+        };
         let (program, arguments) = match &model.program {
             Program::Builtin => (own.to_path_buf(), vec![MODEL_SUBCOMMAND.to_owned()]),
-            Program::Command { program, arguments } => (find_program(program)?, arguments.clone()),
+            Program::Command { program, arguments } => {
+                let program = find_program(program)?;
+                show(&program, arguments);
+                (program, arguments.clone())
+            }
+            // Our own binary unpacks, runs it, and reads its report: within the same sandbox.
+            Program::Sarif { program, arguments } => {
+                let program = find_program(program)?;
+                show(&program, arguments);
+                let named = program.to_str().ok_or("its path is no UTF-8")?.to_owned();
+                let mut command = vec![SARIF_SUBCOMMAND.to_owned(), named];
+                command.extend(arguments.iter().cloned());
+                (own.to_path_buf(), command)
+            }
         };
-        let mut read = model.read.clone();
         read.push(program.clone());
-        if model.program != Program::Builtin {
-            read.extend(program_folders(&program, &[data, &settings.base]));
-            read.extend(
-                arguments
-                    .iter()
-                    .map(PathBuf::from)
-                    .filter(|path| path.is_absolute() && path.is_file()),
-            );
-        }
         Ok(Self {
             name: model.name.clone(),
             program,

@@ -184,6 +184,9 @@ async fn work(worker: &Worker, asked: &Asked, mood: Mood) {
     worker.say(&[found, last]).await;
 }
 
+pub(super) const COVERAGE: &str =
+    r#"{"files":[{"path":"a b.py","status":"skipped","reason":"binary"}]}"#;
+
 pub(super) fn pack() -> Vec<u8> {
     let encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
     let mut tar = tar::Builder::new(encoder);
@@ -193,6 +196,7 @@ pub(super) fn pack() -> Vec<u8> {
         ("findings.jsonl", format!("{finding}\n[]\n")),
         ("report.sarif", report.to_string()),
         ("sources/a b.py", "print(1)\n".to_owned()),
+        ("coverage.json", COVERAGE.to_owned()),
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_size(u64::try_from(text.len()).unwrap());

@@ -75,6 +75,7 @@ async fn a_job_ends_with_its_result_here_and_the_worker_clean() {
     let (_, report) = bench.get(&format!("/api/jobs/{id}/report.sarif")).await;
     assert_eq!(report["runs"].as_array().unwrap().len(), 2);
     the_archive_is_served_in_parts(&bench, &id, first).await;
+    the_coverage_is_served(&bench, &id, first).await;
 
     // All of it is there after a restart, and goes when it is removed.
     bench.stop().await;
@@ -88,6 +89,16 @@ async fn a_job_ends_with_its_result_here_and_the_worker_clean() {
     bench.clean().await;
     let kept = bench.dir.path().join("results/kept");
     assert_eq!(std::fs::read_dir(kept).unwrap().count(), 0);
+}
+
+async fn the_coverage_is_served(bench: &Bench, id: &EventId, analysis: &AnalysisId) {
+    let coverage = format!("/api/jobs/{id}/coverage/{analysis}");
+    let whole = bench.get(&coverage).await;
+    assert_eq!(whole, (200, serde_json::from_str(bench::COVERAGE).unwrap()));
+    let (_, summary) = bench.get(&format!("{coverage}/summary")).await;
+    assert_eq!(summary["reasons"][0]["examples"], json!(["a b.py"]));
+    let (status, problem) = bench.get(&format!("/api/jobs/{id}/coverage/x")).await;
+    assert_eq!((status, &problem["code"]), (404, &json!("no_result")));
 }
 
 async fn the_archive_is_served_in_parts(bench: &Bench, id: &EventId, analysis: &AnalysisId) {
@@ -176,7 +187,6 @@ async fn what_goes_wrong_on_workers_is_tried_again_and_then_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails in about every second run: a cancel while the result is collected can leave it on the worker (docs/plan.md)"]
 async fn a_cancelled_job_leaves_nothing_wherever_it_was() {
     let bench = Bench::new().await;
     for status in [
