@@ -297,14 +297,16 @@ async fn requests_without_one_meaning_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_differs_from_its_length_never_reaches_its_end() {
-    let ends = Arc::new(Semaphore::new(0));
-    let seen = Arc::clone(&ends);
+    let steps = Arc::new(Semaphore::new(0));
+    let seen = Arc::clone(&steps);
     let origin = origin(move |mut peer, _| {
         let seen = Arc::clone(&seen);
         async move {
             let head = peer.head().await.unwrap();
             assert_eq!(header(&head, "content-length"), Some("10"));
-            assert!(peer.rest().await.len() < 10);
+            assert_eq!(peer.exactly(1).await, b"x");
+            seen.add_permits(1);
+            assert!(peer.rest().await.len() < 9);
             seen.add_permits(1);
         }
     })
@@ -317,13 +319,14 @@ async fn a_body_that_differs_from_its_length_never_reaches_its_end() {
         fields.splice(..field(":method", "GET").len(), field(":method", "POST"));
         raw.send(&frame(1, 0x4, 1, &fields)).await;
         raw.send(&frame(0, 0, 1, b"x")).await;
+        steps.acquire().await.unwrap().forget();
         raw.send(&frame(0, 0x1, 1, body)).await;
         let reset = raw.next_of(3).await.unwrap();
         assert_eq!(
             (reset.stream, reset.payload.as_slice()),
             (1, &[0, 0, 0, 1][..])
         );
-        ends.acquire().await.unwrap().forget();
+        steps.acquire().await.unwrap().forget();
     }
 }
 
@@ -382,12 +385,13 @@ async fn an_answer_may_come_before_the_upload_has_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_ends_the_exchange_with_the_backend() {
-    let gone = Arc::new(Semaphore::new(0));
-    let seen = Arc::clone(&gone);
+    let steps = Arc::new(Semaphore::new(0));
+    let seen = Arc::clone(&steps);
     let origin = origin(move |mut peer, _| {
         let seen = Arc::clone(&seen);
         async move {
             peer.head().await.unwrap();
+            seen.add_permits(1);
             assert_eq!(peer.rest().await, b"");
             seen.add_permits(1);
         }
@@ -397,10 +401,9 @@ async fn a_reset_ends_the_exchange_with_the_backend() {
     let client = client2(&gate).await;
     for _ in 0..3 {
         let (response, mut stream) = client.begin(get("/"), true).await.unwrap();
-        // The backend has it by the time that it does not answer another.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        steps.acquire().await.unwrap().forget();
         stream.send_reset(h2::Reason::CANCEL);
-        gone.acquire().await.unwrap().forget();
+        steps.acquire().await.unwrap().forget();
         drop(response);
     }
 }
