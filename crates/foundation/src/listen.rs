@@ -2,6 +2,8 @@
 //!
 //! The gate's data path has an engine of its own; it takes only [`bind`] from here.
 
+mod sockets;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +24,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+
+pub use sockets::{Sockets, label};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -1,8 +1,14 @@
 //! The program's own log (standard error) and what must never stand in it.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+/// The way to the filter of the running log: there is one log in a process.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// How the program's own log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +23,35 @@ pub enum LogFormat {
 /// `info,munjigi_hub=debug`); what can't be parsed falls back to `info`. A second call does nothing.
 pub fn start_log(filter: &str, format: LogFormat, colour: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colour);
+    let log = Registry::default().with(filter);
     let started = match format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.with(lines).try_init(),
+        LogFormat::Json => log.with(lines.json()).try_init(),
     };
     // Already started, by a test say: that log goes on.
-    drop(started);
+    if started.is_ok() {
+        drop(FILTER.set(handle));
+    }
+}
+
+/// What the running log tells, as it was said to [`start_log`] or [`set_log_filter`]; `None` before the start.
+#[must_use]
+pub fn log_filter() -> Option<String> {
+    FILTER.get()?.with_current(ToString::to_string).ok()
+}
+
+/// Changes what the running log tells.
+///
+/// # Errors
+/// When the filter can't be parsed, or no log runs.
+pub fn set_log_filter(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let handle = FILTER.get().ok_or("no log runs in this process")?;
+    handle.reload(filter).map_err(|error| error.to_string())
 }
 
 /// `target` (path and query) with the value of each `token` parameter replaced, for logs.

@@ -1,12 +1,14 @@
 //! The operators' face: a Unix socket that only its owner can open, and TCP with a token where
 //! the settings ask for it.
 
+mod orders;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State as Extract};
@@ -16,14 +18,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use munjigi_foundation::api::{Problem, bearer, same_secret};
-use munjigi_foundation::listen::{self, Limits};
+use munjigi_foundation::listen::{self, Limits, Sockets};
 use munjigi_foundation::settings::Secret;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::figures;
-use crate::gate::StartError;
+use crate::gate::{Remotes, StartError};
 use crate::health::uptime::Uptimes;
 use crate::metrics;
 use crate::settings::AdminSettings;
@@ -35,6 +37,7 @@ use crate::stats::Totals;
 pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
+    pub(crate) remotes: Remotes,
     pub(crate) uptimes: Arc<Uptimes>,
 }
 
@@ -57,6 +60,8 @@ pub(crate) struct AdminFace {
     tasks: TaskTracker,
     address: Option<SocketAddr>,
     socket: Option<PathBuf>,
+    /// Another process serves the socket: its file stays.
+    left: AtomicBool,
 }
 
 /// Who may ask on TCP.
@@ -67,20 +72,26 @@ struct Door {
 }
 
 impl AdminFace {
-    pub(crate) async fn start(settings: &AdminSettings, view: View) -> Result<Self, StartError> {
+    pub(crate) async fn start(
+        settings: &AdminSettings,
+        view: View,
+        sockets: &Sockets,
+    ) -> Result<Self, StartError> {
         let mut face = Self {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             address: None,
             socket: None,
+            left: AtomicBool::new(false),
         };
         if let Some(path) = &settings.socket {
-            let listener = bind_socket(path)
-                .await
-                .map_err(|source| StartError::Admin {
-                    place: path.display().to_string(),
-                    source,
-                })?;
+            let listener =
+                listen_unix(path, sockets)
+                    .await
+                    .map_err(|source| StartError::Admin {
+                        place: path.display().to_string(),
+                        source,
+                    })?;
             face.socket = Some(path.clone());
             let served =
                 listen::serve_unix(listener, router(view.clone()), limits(), face.stop.clone());
@@ -91,7 +102,9 @@ impl AdminFace {
                 place: address.to_string(),
                 source,
             };
-            let socket = listen::bind(address, false).map_err(failed)?;
+            let socket = sockets
+                .listen(&listen::label("gate.admin", "", address), address)
+                .map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             let listener = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
             let door = Door {
@@ -111,6 +124,12 @@ impl AdminFace {
         self.address
     }
 
+    /// Another process serves the same sockets now.
+    pub(crate) async fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.stop().await;
+    }
+
     pub(crate) async fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -121,7 +140,9 @@ impl AdminFace {
 impl Drop for AdminFace {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(path) = &self.socket {
+        if let Some(path) = &self.socket
+            && !self.left.load(Ordering::Relaxed)
+        {
             // Already gone is as good.
             drop(std::fs::remove_file(path));
         }
@@ -134,6 +155,17 @@ fn limits() -> Limits {
         drain: std::time::Duration::from_secs(1),
         ..Limits::default()
     }
+}
+
+/// The socket of the process before, or a new one.
+async fn listen_unix(path: &Path, sockets: &Sockets) -> io::Result<tokio::net::UnixListener> {
+    let label = format!("gate.admin {}", path.display());
+    if let Some(socket) = sockets.claim(&label)?.pop() {
+        return tokio::net::UnixListener::from_std(socket.into());
+    }
+    let listener = bind_socket(path).await?;
+    sockets.keep(&label, std::slice::from_ref(&listener))?;
+    Ok(listener)
 }
 
 /// Binds a socket that only its owner can open. A socket without a listener, left by a crash, is
@@ -175,6 +207,7 @@ fn router(view: View) -> Router {
         .route("/backends", get(backends))
         .route("/routes", get(routes))
         .route("/connections", get(connections))
+        .merge(orders::router())
         .route("/status", get(status))
         .fallback(async || Problem::not_found("page of the admin face"))
         .with_state(view)

@@ -13,6 +13,7 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
 use crate::http2;
+use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
 use crate::shard::{Listener, Seat, Shard};
@@ -32,6 +33,7 @@ pub(crate) struct Connection {
     pub(crate) timer: Timer,
     pub(crate) peer: SocketAddr,
     pub(crate) seat: Seat,
+    pub(crate) listed: Listed,
     /// What was read beyond the last request.
     pub(crate) leftover: Option<Buffer>,
 }
@@ -63,10 +65,17 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
     let timer = Timer::new(&shard.core);
     loop {
         let accepted = poll_fn(|context| {
-            if listener.closed.load(Ordering::Relaxed) {
+            let closed = listener.closed.load(Ordering::Relaxed);
+            if closed && shard.shared.leaving.load(Ordering::Relaxed) {
+                // Another process listens on this socket: who waits in its queue is taken there.
                 return Poll::Ready(None);
             }
-            socket.poll_accept(context).map(Some)
+            let next = socket.poll_accept(context).map(Some);
+            // A closed listener still takes those who were in its queue: the kernel would reset them.
+            if closed && next.is_pending() && !socket.may_have_more() {
+                return Poll::Ready(None);
+            }
+            next
         })
         .await;
         match accepted {
@@ -92,11 +101,13 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         shard.core.spawn(refuse(stream, timer));
         return;
     };
+    let listed = Listed::new(&shard.live, listener, peer, shard.core.now());
     let connection = Connection {
         stream,
         timer,
         peer,
         seat,
+        listed,
         leftover: None,
     };
     shard.core.spawn(serve(Rc::clone(shard), connection));
@@ -137,6 +148,7 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             }
             return;
         }
+        connection.listed.request(shard.core.now());
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
             After::Linger => {
@@ -165,11 +177,12 @@ async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First 
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
     let mut armed = false;
     poll_fn(|context| {
-        if shard.draining() {
-            return Poll::Ready(Wake::End(None));
-        }
+        // First what is there: a request that has arrived is answered, also while the gate drains.
         if connection.stream.poll_readable(context).is_ready() {
             return Poll::Ready(Wake::Request);
+        }
+        if shard.draining() {
+            return Poll::Ready(Wake::End(None));
         }
         if !armed {
             armed = true;

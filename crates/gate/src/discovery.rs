@@ -1,6 +1,9 @@
 //! Keeps the backends of every service up to date: one small task for each, on the Tokio runtime
 //! beside the loops.
 
+mod dns;
+mod file;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +26,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 /// The tasks that follow discovery, by service.
 #[derive(Debug)]
 pub(crate) struct Followers {
-    registry: Option<Arc<dyn Discovery>>,
+    registry: Mutex<Option<Arc<dyn Discovery>>>,
     keeping: Keeping,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -33,7 +36,7 @@ pub(crate) struct Followers {
 impl Followers {
     pub(crate) fn new(registry: Option<Arc<dyn Discovery>>, keeping: Keeping) -> Self {
         Self {
-            registry,
+            registry: Mutex::new(registry),
             keeping,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -74,7 +77,12 @@ impl Followers {
             own: snapshot.own.clone(),
             backends_max: snapshot.settings.limits.backends_max,
         };
-        match (&service.settings.discovery, &self.registry) {
+        let registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match (&service.settings.discovery, registry) {
             (DiscoverySettings::Static(backends), _) => {
                 let (literal, named): (Vec<_>, Vec<_>) = backends
                     .iter()
@@ -92,10 +100,31 @@ impl Followers {
                 rules.apply(&known, true);
                 self.tasks.spawn(follow_registry(rules, receiver, stop));
             }
+            (DiscoverySettings::Dns(settings), _) => {
+                let followed = dns::follow(rules, settings.clone(), stop);
+                self.tasks.spawn(followed);
+            }
+            (DiscoverySettings::File(file), _) => {
+                self.tasks.spawn(file::follow(rules, file.clone(), stop));
+            }
             (DiscoverySettings::Registry, None) => {
                 tracing::warn!(service = service.name, "there is no registry to ask");
             }
         }
+    }
+
+    /// Follows nobody for now: what is known stays.
+    pub(crate) fn freeze(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, (_, stop)) in running.drain() {
+            stop.cancel();
+        }
+    }
+
+    /// Follows the services of `snapshot` again, with the registry as it is now.
+    pub(crate) fn thaw(&self, registry: Option<Arc<dyn Discovery>>, snapshot: &Snapshot) {
+        *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+        self.follow(snapshot);
     }
 
     pub(crate) async fn stop(&self) {

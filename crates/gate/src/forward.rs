@@ -154,7 +154,7 @@ pub(crate) async fn run(
             let early = connection.leftover.take();
             plan.search.settle(plan.upstream, Outcome::Good);
             let first = First { lead, early, rest };
-            let tunnel = Tunnel::new(*plan, &connection.timer, record);
+            let tunnel = Tunnel::new(*plan, &connection.timer, record, &connection.listed);
             let reason = Box::pin(tunnel.run(&connection.stream, plan.stream, first)).await;
             Ok(Ended {
                 reason,
@@ -601,7 +601,7 @@ pub(crate) fn response_lead(
     };
     let close = !order.head.keeps_alive()
         || framing == Framing::UntilClose
-        || order.shard.draining()
+        || order.shard.leaving()
         || !upload.complete.get()
         || !upload.intact.get();
     let mut bytes = Vec::with_capacity(1_024);

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
+use munjigi_foundation::listen::{Sockets, label};
+use tokio::sync::oneshot;
 
 use crate::access_log::{self, LogWriter};
 use crate::admin::{self, AdminFace};
@@ -24,11 +26,15 @@ use crate::driver::tcp::TcpListener;
 use crate::driver::timer::Timer;
 use crate::health::keeper::{self, Keeping};
 use crate::health::uptime::Uptimes;
+use crate::hold::{Hold, is_same};
+use crate::live;
+use crate::reload::{Changes, ReloadError, stays};
 use crate::settings::{GateSettings, ListenerSettings};
-use crate::shard::{Listener, Protocols, Shard, Shared};
+use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::sticky;
+use crate::trace::{Exporter, Tracer};
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -44,6 +50,10 @@ pub struct Wiring {
     pub own_addresses: Vec<SocketAddr>,
     /// Where the time of day comes from.
     pub clock: Clock,
+    /// Sockets that the process before left us, and that the one after gets.
+    pub sockets: Sockets,
+    /// Listens, and serves nobody before [`Gate::open`].
+    pub closed: bool,
 }
 
 /// Why the gate can't start or reload.
@@ -73,6 +83,9 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// Traces can't be sent.
+    #[error("no HTTP client for traces: {0}")]
+    Trace(#[from] reqwest::Error),
     /// The gate has ended.
     #[error("the gate has ended")]
     Ended,
@@ -81,6 +94,8 @@ pub enum StartError {
 /// What a thread is told.
 enum Order {
     Listen(std::net::TcpListener, Arc<Listener>),
+    /// List the open connections.
+    List(live::Wanted, oneshot::Sender<(Vec<live::Row>, usize)>),
     /// Look at what changed: a listener was closed, or a drain began.
     Look,
     Stop,
@@ -98,9 +113,38 @@ impl std::fmt::Debug for Order {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::Listen(..) => "Listen",
+            Self::List(..) => "List",
             Self::Look => "Look",
             Self::Stop => "Stop",
         })
+    }
+}
+
+/// The way to all threads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Remotes(Arc<Mutex<Vec<Remote>>>);
+
+impl Remotes {
+    /// The open connections of all threads, the oldest first, and how many there are.
+    pub(crate) async fn list(&self, wanted: live::Wanted) -> (Vec<live::Row>, usize) {
+        let mut answers = Vec::new();
+        for remote in &*lock(&self.0) {
+            let (sender, answer) = oneshot::channel();
+            if remote.send(Order::List(wanted, sender)).is_ok() {
+                answers.push(answer);
+            }
+        }
+        let (mut all, mut total) = (Vec::new(), 0);
+        for answer in answers {
+            // A thread that ended meanwhile has no connections.
+            if let Ok((rows, count)) = answer.await {
+                all.extend(rows);
+                total += count;
+            }
+        }
+        all.sort_by(|left, right| right.age.total_cmp(&left.age));
+        all.truncate(wanted.limit);
+        (all, total)
     }
 }
 
@@ -119,7 +163,7 @@ impl Remote {
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,
-    remotes: Vec<Remote>,
+    remotes: Remotes,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listeners: Arc<Mutex<HashMap<String, Arc<Listener>>>>,
     /// Closed by a reload, with connections that go on.
@@ -128,6 +172,10 @@ pub struct Gate {
     admin: AdminFace,
     own: Vec<SocketAddr>,
     log: Mutex<Option<LogWriter>>,
+    exporter: Option<Exporter>,
+    sockets: Sockets,
+    /// What listens and is not served yet.
+    waiting: Mutex<Vec<Bound>>,
 }
 
 impl Gate {
@@ -137,14 +185,17 @@ impl Gate {
     /// # Errors
     /// When an address, a file or a thread can't be had; nothing is left running then.
     pub async fn start(settings: GateSettings, wiring: Wiring) -> Result<Self, StartError> {
-        let sockets = bind_all(&settings.listeners, settings.threads)?;
-        let (log, writer) =
-            access_log::open(&settings.access_log, settings.limits.access_log_lines)
-                .map_err(StartError::AccessLog)?;
+        let sockets = wiring.sockets;
+        let bound = bind_all(&settings.listeners, settings.threads, &sockets)
+            .map_err(|mut reasons| reasons.swap_remove(0))?;
+        let (log, writer) = access_log::open(&settings.access_log)
+            .and_then(|opened| access_log::start(opened, settings.limits.access_log_lines))
+            .map_err(StartError::AccessLog)?;
         let mut own = wiring.own_addresses;
         own.extend(settings.admin.address);
         let threads = settings.threads.max(1);
         let admin_settings = settings.admin.clone();
+        let (tracer, exporter) = start_tracer(&settings)?;
         let keeping = Keeping {
             uptimes: Arc::new(Uptimes::open(&settings.data)),
             clock: wiring.clock.clone(),
@@ -159,21 +210,26 @@ impl Gate {
         followers.keep_uptimes();
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(snapshot)),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            hold: Hold::default(),
+            tracer,
             log,
             clock: wiring.clock,
             started: Instant::now(),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
         });
         let listeners = Arc::new(Mutex::new(HashMap::new()));
+        let remotes = Remotes::default();
         let view = admin::View {
             shared: Arc::clone(&shared),
             listeners: Arc::clone(&listeners),
+            remotes: remotes.clone(),
             uptimes,
         };
-        let admin = AdminFace::start(&admin_settings, view).await?;
-        let mut gate = Self {
-            remotes: Vec::new(),
+        let admin = AdminFace::start(&admin_settings, view, &sockets).await?;
+        let gate = Self {
+            remotes,
             threads: Mutex::default(),
             listeners,
             retired: Mutex::default(),
@@ -181,16 +237,30 @@ impl Gate {
             admin,
             own,
             log: Mutex::new(Some(writer)),
+            exporter,
+            sockets,
+            waiting: Mutex::new(bound),
             shared,
         };
         for index in 0..threads {
             gate.start_thread(index)?;
         }
-        gate.listen(sockets)?;
+        if !wiring.closed {
+            gate.open()?;
+        }
         Ok(gate)
     }
 
-    fn start_thread(&mut self, index: usize) -> Result<(), StartError> {
+    /// Serves who connects, if that was not begun at the start.
+    ///
+    /// # Errors
+    /// When a thread of the gate has ended.
+    pub fn open(&self) -> Result<(), StartError> {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        self.listen(waiting)
+    }
+
+    fn start_thread(&self, index: usize) -> Result<(), StartError> {
         let (orders, inbox) = sync_channel(ORDERS_MAX);
         let waker = Arc::new(Mutex::new(None));
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&waker));
@@ -208,28 +278,20 @@ impl Gate {
             .recv()
             .map_err(|_| StartError::Ended)?
             .map_err(StartError::Thread)?;
-        self.remotes.push(Remote { orders, waker });
+        lock(&self.remotes.0).push(Remote { orders, waker });
         Ok(())
     }
 
-    fn listen(&self, sockets: Vec<Bound>) -> Result<(), StartError> {
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for bound in sockets {
-            let listener = Arc::new(Listener {
-                name: bound.settings.name.clone(),
-                address: bound.address,
-                connections: AtomicUsize::new(0),
-                connections_max: AtomicUsize::new(bound.settings.connections_max),
-                protocols: Protocols::new(&bound.settings.protocols),
-                closed: AtomicBool::new(false),
-            });
-            for (remote, socket) in self.remotes.iter().zip(bound.sockets) {
+    fn listen(&self, bound: Vec<Bound>) -> Result<(), StartError> {
+        for bound in bound {
+            let listener = Arc::new(Listener::new(&bound.settings, bound.address));
+            // There may be more sockets than threads: another process may have had more of them.
+            let remotes = lock(&self.remotes.0);
+            let threads = remotes.iter().cycle();
+            for (socket, remote) in bound.sockets.into_iter().zip(threads) {
                 remote.send(Order::Listen(socket, Arc::clone(&listener)))?;
             }
-            listeners.insert(bound.settings.name, listener);
+            lock(&self.listeners).insert(bound.settings.name, listener);
         }
         Ok(())
     }
@@ -237,11 +299,15 @@ impl Gate {
     /// Where a listener listens, with the port that it got.
     #[must_use]
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let listening = lock(&self.listeners)
             .get(listener)
-            .map(|listener| listener.address)
+            .map(|listener| listener.address);
+        listening.or_else(|| {
+            lock(&self.waiting)
+                .iter()
+                .find(|bound| bound.settings.name == listener)
+                .map(|bound| bound.address)
+        })
     }
 
     /// Where the admin face listens on TCP, with the port that it got.
@@ -256,61 +322,167 @@ impl Gate {
         self.shared.snapshot.load_full()
     }
 
-    /// Serves by `settings` from the next request on. Listeners and services that stay are kept
-    /// with their connections; no client is cut. The number of threads, the access log and the
-    /// admin face stay as they were started.
+    /// Serves by `settings` from the next request on, and says what that changed. Listeners that stay keep their
+    /// connections, services their backends with pools and figures; no client is cut, idle ones included. The access
+    /// log is opened anew, so that a file that was moved away is let go.
     ///
     /// # Errors
-    /// When a new address can't be listened on; then nothing changes.
-    pub fn reload(&self, settings: GateSettings) -> Result<(), StartError> {
+    /// All that can't be had, such as an address that another program listens on; then nothing changes.
+    pub fn reload(&self, settings: GateSettings) -> Result<Changes, ReloadError> {
         let before = self.snapshot();
         let mut settings = settings;
+        let mut changes = Changes::between(before.settings(), &settings);
         settings.threads = before.settings().threads;
         sticky::fill_secrets(&mut settings);
-        let (stay, new): (Vec<_>, Vec<_>) =
-            settings.listeners.iter().cloned().partition(|wanted| {
-                let old = before.settings().listeners.iter();
-                old.clone()
-                    .any(|old| old.name == wanted.name && old.address == wanted.address)
-            });
-        let sockets = bind_all(&new, settings.threads)?;
+        let old = &before.settings().listeners;
+        let (stay, new): (Vec<_>, Vec<_>) = settings
+            .listeners
+            .iter()
+            .cloned()
+            .partition(|wanted| old.iter().any(|old| stays(old, wanted)));
+        let (bound, log) = self.acquire(&new, &settings)?;
+        self.log_by(&mut changes, log);
         let next = Arc::new(Snapshot::new(settings, self.own.clone(), Some(&before)));
         self.followers.follow(&next);
         self.shared.snapshot.store(next);
-        {
-            let mut listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            listeners.retain(|name, listener| {
-                let wanted = stay.iter().find(|wanted| wanted.name == *name);
-                match wanted {
-                    Some(wanted) => {
-                        let limit = &listener.connections_max;
-                        limit.store(wanted.connections_max, Ordering::Relaxed);
-                        listener.protocols.set(&wanted.protocols);
-                    }
-                    None => {
-                        listener.closed.store(true, Ordering::Relaxed);
-                        self.retire(listener);
-                    }
-                }
-                wanted.is_some()
-            });
+        let retired = self.keep_only(&stay);
+        let listening = self.listen(bound);
+        if retired {
+            self.tell_all();
         }
-        self.listen(sockets)?;
-        self.tell_all();
-        Ok(())
+        self.forget_sockets(old);
+        listening.map_err(|error| ReloadError {
+            reasons: vec![error],
+        })?;
+        Ok(changes)
     }
 
-    fn retire(&self, listener: &Arc<Listener>) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+    /// All that may fail, before anything changes.
+    fn acquire(
+        &self,
+        new: &[ListenerSettings],
+        settings: &GateSettings,
+    ) -> Result<(Vec<Bound>, access_log::Opened), ReloadError> {
+        let bound = bind_all(new, settings.threads, &self.sockets);
+        let log = access_log::open(&settings.access_log).map_err(StartError::AccessLog);
+        match (bound, log) {
+            (Ok(bound), Ok(log)) => Ok((bound, log)),
+            (bound, log) => {
+                for taken in bound.iter().flatten() {
+                    let known = self.snapshot();
+                    let known = known.settings().listeners.iter();
+                    if known.clone().all(|old| socket_label(old) != taken.label()) {
+                        self.sockets.forget(&taken.label());
+                    }
+                }
+                let mut reasons = bound.err().unwrap_or_default();
+                reasons.extend(log.err());
+                Err(ReloadError { reasons })
+            }
+        }
+    }
+
+    fn log_by(&self, changes: &mut Changes, opened: access_log::Opened) {
+        if self.shared.log.is_on() && changes.live.iter().all(|line| line != "access_log changed") {
+            changes
+                .live
+                .push("the access log was opened anew".to_owned());
+        }
+        self.shared.log.switch(opened);
+    }
+
+    /// Closes the listeners that are not in `stay`; true when there was one.
+    fn keep_only(&self, stay: &[ListenerSettings]) -> bool {
+        let mut gone = Vec::new();
+        lock(&self.listeners).retain(|name, listener| {
+            match stay.iter().find(|wanted| wanted.name == *name) {
+                Some(wanted) => listener.apply(wanted),
+                None => {
+                    listener.closed.store(true, Ordering::Relaxed);
+                    gone.push(Arc::clone(listener));
+                    return false;
+                }
+            }
+            true
+        });
+        let mut retired = lock(&self.retired);
         retired.retain(|old| old.connections.load(Ordering::Relaxed) > 0);
-        retired.push(Arc::clone(listener));
+        retired.extend(gone.iter().cloned());
+        !gone.is_empty()
+    }
+
+    /// Sockets that the running settings no longer name are closed once their queue is empty.
+    fn forget_sockets(&self, before: &[ListenerSettings]) {
+        let now = self.snapshot();
+        let wanted: Vec<_> = now.settings().listeners.iter().map(socket_label).collect();
+        for old in before.iter().map(socket_label) {
+            if !wanted.contains(&old) {
+                self.sockets.forget(&old);
+            }
+        }
+    }
+
+    /// From now on requests to `addresses` wait, for 5 s at most, and what is known of backends stays as it is: those
+    /// who serve there are about to be ended, and others start in their place.
+    pub fn hold(&self, addresses: Vec<SocketAddr>) {
+        self.followers.freeze();
+        self.shared.hold.begin(addresses, self.shared.started);
+    }
+
+    /// Requests in flight at `addresses`.
+    #[must_use]
+    pub fn in_flight(&self, addresses: &[SocketAddr]) -> u64 {
+        let snapshot = self.snapshot();
+        let sets = snapshot.services.values().map(|service| service.set.load());
+        sets.map(|set| {
+            let ours = set
+                .up()
+                .iter()
+                .filter(|backend| addresses.iter().any(|held| is_same(*held, backend.address)));
+            ours.map(|backend| u64::from(backend.in_flight.load(Ordering::Relaxed)))
+                .sum::<u64>()
+        })
+        .sum()
+    }
+
+    /// Held requests go on, to the same addresses.
+    pub fn release(&self) {
+        self.shared.hold.end();
+    }
+
+    /// Follows discovery again after [`Gate::hold`].
+    pub fn follow_again(&self, discovery: Option<Arc<dyn Discovery>>) {
+        self.followers.thaw(discovery, &self.snapshot());
+    }
+
+    /// True when each of `addresses` is a backend that may be used.
+    #[must_use]
+    pub fn knows(&self, addresses: &[SocketAddr]) -> bool {
+        let snapshot = self.snapshot();
+        let sets: Vec<_> = snapshot
+            .services
+            .values()
+            .map(|service| service.set.load())
+            .collect();
+        addresses.iter().all(|wanted| {
+            let mut backends = sets.iter().flat_map(|set| set.up());
+            backends.any(|backend| is_same(*wanted, backend.address))
+        })
+    }
+
+    /// Another process serves the same sockets now: nothing new is taken, answers close their connection, tunnels go
+    /// on. Ends when all have ended, or after `limits.drain_max`; [`Gate::drain`] ends what is left.
+    pub async fn leave(&self) {
+        self.shared.leaving.store(true, Ordering::Relaxed);
+        self.sockets.clear();
+        self.close_listeners();
+        self.admin.leave().await;
+        let longest = self.snapshot().settings().limits.drain_max;
+        self.wait_until_empty(longest).await;
     }
 
     fn tell_all(&self) {
-        for remote in &self.remotes {
+        for remote in &*lock(&self.remotes.0) {
             // A thread that has ended has nothing to look at.
             drop(remote.send(Order::Look));
         }
@@ -320,34 +492,38 @@ impl Gate {
     /// frame (1001) on both sides. What is left after `deadline` is cut.
     pub async fn drain(self, deadline: Duration) {
         self.shared.draining.store(true, Ordering::Relaxed);
-        {
-            let listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for listener in listeners.values() {
-                listener.closed.store(true, Ordering::Relaxed);
-            }
-        }
-        self.tell_all();
-        let end = tokio::time::Instant::now() + deadline;
-        while self.open_connections() > 0 && tokio::time::Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.sockets.clear();
+        self.close_listeners();
+        self.wait_until_empty(deadline).await;
         let left = self.open_connections();
         if left > 0 {
             tracing::warn!(left, "connections were cut after the drain time");
         }
         self.followers.stop().await;
+        if let Some(exporter) = &self.exporter {
+            exporter.stop().await;
+        }
         self.admin.stop().await;
     }
 
+    fn close_listeners(&self) {
+        lock(&self.waiting).clear();
+        for listener in lock(&self.listeners).values() {
+            listener.closed.store(true, Ordering::Relaxed);
+        }
+        self.tell_all();
+    }
+
+    async fn wait_until_empty(&self, longest: Duration) {
+        let end = tokio::time::Instant::now() + longest;
+        while self.open_connections() > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     fn open_connections(&self) -> usize {
-        let listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = lock(&self.listeners);
+        let retired = lock(&self.retired);
         listeners
             .values()
             .chain(&*retired)
@@ -358,7 +534,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        for remote in &self.remotes {
+        for remote in &*lock(&self.remotes.0) {
             drop(remote.send(Order::Stop));
         }
         let threads = self
@@ -382,35 +558,80 @@ impl Drop for Gate {
     }
 }
 
+fn start_tracer(settings: &GateSettings) -> Result<(Option<Tracer>, Option<Exporter>), StartError> {
+    let Some(settings) = &settings.trace else {
+        return Ok((None, None));
+    };
+    let (tracer, finished) = Tracer::new(settings);
+    let exporter = Exporter::start(settings, finished, Arc::clone(&tracer.counts))?;
+    Ok((Some(tracer), Some(exporter)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A listener that listens, and is not served yet.
+#[derive(Debug)]
 struct Bound {
     settings: ListenerSettings,
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
 }
 
-/// Binds every listener once for each thread; all or nothing.
-fn bind_all(listeners: &[ListenerSettings], threads: usize) -> Result<Vec<Bound>, StartError> {
-    listeners
-        .iter()
-        .map(|settings| {
-            bind(settings, threads.max(1)).map_err(|source| StartError::Listen {
+impl Bound {
+    fn label(&self) -> String {
+        socket_label(&self.settings)
+    }
+}
+
+fn socket_label(settings: &ListenerSettings) -> String {
+    label("gate", &settings.name, settings.address)
+}
+
+/// Binds every listener once for each thread; all or nothing, with all that is wrong.
+fn bind_all(
+    listeners: &[ListenerSettings],
+    threads: usize,
+    sockets: &Sockets,
+) -> Result<Vec<Bound>, Vec<StartError>> {
+    let mut all = Vec::new();
+    let mut reasons = Vec::new();
+    for settings in listeners {
+        match bind(settings, threads.max(1), sockets) {
+            Ok(bound) => all.push(bound),
+            Err(source) => reasons.push(StartError::Listen {
                 name: settings.name.clone(),
                 address: settings.address,
                 source,
-            })
-        })
-        .collect()
+            }),
+        }
+    }
+    if reasons.is_empty() {
+        Ok(all)
+    } else {
+        Err(reasons)
+    }
 }
 
-fn bind(settings: &ListenerSettings, threads: usize) -> io::Result<Bound> {
-    // The first one decides on the port; a port that another program shares with us by
-    // SO_REUSEPORT would take our connections, so it must be free at first.
-    if settings.address.port() != 0 {
-        drop(munjigi_foundation::listen::bind(settings.address, false)?);
+fn bind(settings: &ListenerSettings, threads: usize, kept: &Sockets) -> io::Result<Bound> {
+    let label = socket_label(settings);
+    // A listener that only changes its name, and one of the process before us, go on with their sockets: nobody in
+    // their queues is turned away.
+    let mut sockets: Vec<std::net::TcpListener> =
+        kept.claim(&label)?.into_iter().map(Into::into).collect();
+    if sockets.is_empty() {
+        // The first one decides on the port; a port that another program shares with us by
+        // SO_REUSEPORT would take our connections, so it must be free at first.
+        if settings.address.port() != 0 {
+            drop(munjigi_foundation::listen::bind(settings.address, false)?);
+        }
+        sockets.push(munjigi_foundation::listen::bind(settings.address, true)?);
     }
-    let first = munjigi_foundation::listen::bind(settings.address, true)?;
-    let address = first.local_addr()?;
-    let mut sockets = vec![first];
+    let address = match sockets.first() {
+        Some(first) => first.local_addr()?,
+        None => settings.address,
+    };
     while sockets.len() < threads {
         sockets.push(munjigi_foundation::listen::bind(address, true)?);
     }
@@ -418,6 +639,7 @@ fn bind(settings: &ListenerSettings, threads: usize) -> io::Result<Bound> {
         // Inherited by what it accepts: saves a system call for each connection.
         socket2::SockRef::from(socket).set_tcp_nodelay(true)?;
     }
+    kept.keep(&label, &sockets)?;
     Ok(Bound {
         settings: settings.clone(),
         address,
@@ -468,6 +690,10 @@ async fn take_orders(shard: Rc<Shard>, inbox: Receiver<Order>, waker: Arc<Mutex<
                         tracing::error!(%error, listener = listener.name, "can't listen");
                     }
                 },
+                Order::List(wanted, answer) => {
+                    // Who asked may have gone meanwhile.
+                    drop(answer.send(shard.live.list(wanted, shard.core.now())));
+                }
                 Order::Look => shard.core.wake_all(),
                 Order::Stop => {
                     shard.core.stop();

@@ -139,6 +139,24 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             value,
         );
     }
+    if let Some(tracer) = &shared.tracer {
+        let spans = [
+            (
+                "exported",
+                "Spans that the collector took.",
+                &tracer.counts.exported,
+            ),
+            (
+                "dropped",
+                "Exchanges and spans that it did not.",
+                &tracer.counts.dropped,
+            ),
+        ];
+        for (name, help, count) in spans {
+            let name = format!("munjigi_gate_spans_{name}_total");
+            page.single(&name, "counter", help, count.load(Ordering::Relaxed));
+        }
+    }
     page.single(
         "munjigi_gate_active",
         "gauge",

@@ -112,9 +112,23 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    trace(shard, snapshot, &mut head, record);
     let head = &*kept.insert(head);
     stages(shard, snapshot, Caller::Http1(connection), head, record).await
+}
+
+/// Gives the request its place in a trace, where traces are on.
+pub(crate) fn trace(
+    shard: &Shard,
+    snapshot: &Snapshot,
+    head: &mut RequestHead,
+    record: &mut Record,
+) {
+    if let Some(tracer) = &shard.shared.tracer {
+        let trusted = snapshot.trusts(record.peer.ip().to_canonical());
+        record.trace = Some(tracer.begin(head, trusted));
+    }
 }
 
 /// Who asks, and over what.
@@ -169,7 +183,7 @@ pub(crate) async fn stages(
 
     let routed = decide::route(snapshot, &caller.listener().name, head)?;
     routed.route.count(shard.index);
-    if shard.shared.log.is_on() {
+    if shard.shared.log.is_on() || record.trace.is_some() {
         record.route = Some(routed.settings.name.clone());
         record.service = Some(routed.settings.service.clone());
     }
@@ -402,7 +416,7 @@ async fn answer(
     }
     // With a body still under way, or with a head that was not understood, nobody knows where
     // the next request begins.
-    let close = shard.draining()
+    let close = shard.leaving()
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
             head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()

@@ -14,6 +14,7 @@ use crate::decide::{self, Candidate, Routed, Wanted};
 use crate::driver::buffer::Buffer;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::hold;
 use crate::http2::backend::{self, Lease};
 use crate::pipeline::Stop;
 use crate::queue::{ANY, Place};
@@ -171,6 +172,9 @@ impl<'a> Search<'a> {
         timer: &Timer,
         record: &mut Record,
     ) -> Result<Upstream, Stop> {
+        if self.shard.shared.hold.is_on() {
+            Box::pin(hold::wait(self.shard, self.set, timer)).await?;
+        }
         if self.tries.get() == 0 {
             self.pass_breaker()?;
         }

@@ -13,6 +13,7 @@ use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::service::Outcome;
 use crate::shard::Shard;
+use crate::trace::{Context, Finished, to_hex};
 
 /// The story of one exchange.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(crate) struct Record {
     pub(crate) tunnel: bool,
     /// It came by HTTP/2.
     pub(crate) http2: bool,
+    pub(crate) trace: Option<Box<Context>>,
 }
 
 impl Record {
@@ -57,6 +59,7 @@ impl Record {
             sent: Cell::new(0),
             tunnel: false,
             http2: false,
+            trace: None,
         }
     }
 
@@ -83,11 +86,60 @@ impl Record {
         {
             backend.failures.fetch_add(1, Relaxed);
         }
+        if let Some(context) = &self.trace
+            && context.sampled
+        {
+            self.tell(shard, (context, listener), head, reason, total);
+        }
         if shard.shared.log.is_on() {
             let mut line = self.line(shard, listener, head, reason, total);
             line.push(b'\n');
             shard.shared.log.send(line);
         }
+    }
+
+    /// Tells the collector of traces.
+    fn tell(
+        &self,
+        shard: &Shard,
+        (context, listener): (&Context, &str),
+        head: Option<&RequestHead>,
+        reason: Reason,
+        total: Duration,
+    ) {
+        let Some(tracer) = &shard.shared.tracer else {
+            return;
+        };
+        let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.started));
+        let now = u64::try_from(shard.shared.clock.now().millis()).unwrap_or(0);
+        let total_nanos = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+        tracer.finish(Box::new(Finished {
+            context: context.clone(),
+            began: now.saturating_mul(1_000_000).saturating_sub(total_nanos),
+            head_read: after(self.head_read),
+            connected: after(self.connected),
+            responded: after(self.responded.get()),
+            total,
+            method: head.map_or_else(String::new, |head| text(head.method()).into_owned()),
+            target: head.map_or_else(String::new, |head| {
+                redact_target(&text(head.target())).into_owned()
+            }),
+            host: head
+                .and_then(RequestHead::host)
+                .map(|host| text(host).into_owned()),
+            client: self
+                .client
+                .unwrap_or(self.peer.ip().to_canonical())
+                .to_string(),
+            listener: listener.to_owned(),
+            route: self.route.clone(),
+            service: self.service.clone(),
+            backend: self.backend.as_ref().map(|backend| backend.name.clone()),
+            attempts: self.attempts,
+            status: self.status.get(),
+            reason: reason.code(),
+            failed: self.status.get() >= 500 || is_backend_failure(reason),
+        }));
     }
 
     fn line(
@@ -127,6 +179,8 @@ impl Record {
                 "response": since(self.responded.get()),
                 "total": milliseconds(total),
             },
+            "traceId": self.trace.as_ref().map(|context| to_hex(&context.trace)),
+            "spanId": self.trace.as_ref().map(|context| to_hex(&context.server)),
             "userAgent": head.and_then(|head| head.fields.first(Name::UserAgent)).map(text),
         });
         line.to_string().into_bytes()

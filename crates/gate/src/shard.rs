@@ -14,16 +14,23 @@ use munjigi_foundation::clock::Clock;
 use crate::access_log::LogHandle;
 use crate::driver::Core;
 use crate::driver::tcp::TcpStream;
+use crate::hold::Hold;
 use crate::http2;
-use crate::settings::Protocol;
+use crate::live::Live;
+use crate::settings::{ListenerSettings, Protocol};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
+use crate::trace::Tracer;
 
 /// What all threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Another process serves the listeners now: what is open goes on, and ends when it can.
+    pub(crate) leaving: AtomicBool,
     pub(crate) draining: AtomicBool,
+    pub(crate) hold: Hold,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) log: LogHandle,
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
@@ -74,6 +81,26 @@ impl Protocols {
     }
 }
 
+impl Listener {
+    pub(crate) fn new(settings: &ListenerSettings, address: std::net::SocketAddr) -> Self {
+        Self {
+            name: settings.name.clone(),
+            address,
+            connections: AtomicUsize::new(0),
+            connections_max: AtomicUsize::new(settings.connections_max),
+            protocols: Protocols::new(&settings.protocols),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes over what a reload changes of a listener that stays.
+    pub(crate) fn apply(&self, settings: &ListenerSettings) {
+        self.connections_max
+            .store(settings.connections_max, Ordering::Relaxed);
+        self.protocols.set(&settings.protocols);
+    }
+}
+
 /// Counts a connection for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Seat(Arc<Listener>);
@@ -107,6 +134,7 @@ pub(crate) struct Shard {
     pub(crate) pool: Pool,
     /// Connections of HTTP/2 to backends.
     pub(crate) http2: http2::backend::Pool,
+    pub(crate) live: Rc<Live>,
     snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     date: RefCell<(i64, String)>,
     date_checked: Cell<Option<Instant>>,
@@ -126,6 +154,7 @@ impl Shard {
             stats: Arc::clone(stats),
             pool: Pool::default(),
             http2: http2::backend::Pool::default(),
+            live: Rc::default(),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             date: RefCell::default(),
             date_checked: Cell::new(None),
@@ -136,8 +165,14 @@ impl Shard {
         Arc::clone(self.snapshot.borrow_mut().load())
     }
 
+    /// Everything ends now: what is idle at once, requests with their answer, tunnels with a close frame.
     pub(crate) fn draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// An answer is the last one of its connection: the gate drains, or another process has taken its place.
+    pub(crate) fn leaving(&self) -> bool {
+        self.draining() || self.shared.leaving.load(Ordering::Relaxed)
     }
 
     /// The `Date` of responses, made anew each second.

@@ -21,7 +21,14 @@ pub(crate) struct Route {
     /// Its place in the file.
     pub(crate) place: usize,
     pub(crate) service: Arc<Service>,
-    requests: Vec<Padded>,
+    requests: Arc<[Padded]>,
+}
+
+/// How many of this name there were before.
+fn nth<'a>(seen: &mut HashMap<&'a str, usize>, name: &'a str) -> usize {
+    let count = seen.entry(name).or_default();
+    *count += 1;
+    *count - 1
 }
 
 impl Route {
@@ -59,6 +66,9 @@ impl Snapshot {
         let table = Routes::new(&settings);
         let mut services: HashMap<String, Arc<Service>> = HashMap::new();
         let mut routes = Vec::new();
+        let counters = previous.map(Self::counters).unwrap_or_default();
+        let mut seen = HashMap::new();
+        let threads = settings.threads.max(1);
         for (place, route) in settings.routes.iter().enumerate() {
             let service = services.entry(route.service.clone()).or_insert_with(|| {
                 let wanted = settings.service(&route.service);
@@ -78,9 +88,13 @@ impl Snapshot {
             routes.push(Route {
                 place,
                 service: Arc::clone(service),
-                requests: (0..settings.threads.max(1))
-                    .map(|_| Padded::default())
-                    .collect(),
+                // A reload does not set figures back.
+                requests: counters
+                    .get(&(route.name.as_str(), nth(&mut seen, &route.name)))
+                    .map_or_else(
+                        || (0..threads).map(|_| Padded::default()).collect(),
+                        |known| Arc::clone(known),
+                    ),
             });
         }
         Self {
@@ -90,6 +104,16 @@ impl Snapshot {
             services,
             own,
         }
+    }
+
+    /// The counters of all routes, by name; several of one name are told apart by their order.
+    fn counters(&self) -> HashMap<(&str, usize), &Arc<[Padded]>> {
+        let mut seen = HashMap::new();
+        let named = self.routes.iter().filter_map(|route| {
+            let name = self.route_settings(route)?.name.as_str();
+            Some(((name, nth(&mut seen, name)), &route.requests))
+        });
+        named.collect()
     }
 
     pub(crate) fn route_settings(&self, route: &Route) -> Option<&RouteSettings> {

@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
 use crate::forward::Order;
+use crate::live::{self, Listed};
 use crate::reason::Reason;
 use crate::record::Record;
 use crate::relay::{self, Patience, Pipe};
@@ -27,7 +30,7 @@ const GOING_AWAY: u16 = 1001;
 /// What both directions know.
 struct Shared<'a> {
     shard: &'a Shard,
-    last: Cell<Instant>,
+    figures: Rc<live::Tunnel>,
     websocket: bool,
     idle: Duration,
 }
@@ -69,17 +72,33 @@ pub(crate) struct Tunnel<'a> {
     shard: &'a Shard,
     timer: &'a Timer,
     record: &'a Record,
+    figures: Rc<live::Tunnel>,
     websocket: bool,
     idle: Duration,
 }
 
 impl<'a> Tunnel<'a> {
-    pub(crate) fn new(order: Order<'a>, timer: &'a Timer, record: &'a Record) -> Self {
+    pub(crate) fn new(
+        order: Order<'a>,
+        timer: &'a Timer,
+        record: &'a Record,
+        listed: &Listed,
+    ) -> Self {
         let asked = order.head.upgrade().unwrap_or_default();
+        let figures = Rc::new(live::Tunnel {
+            route: order.routed.settings.name.clone(),
+            service: order.routed.settings.service.clone(),
+            backend: Arc::clone(&order.upstream.flight.0),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            last: Cell::new(order.shard.core.now()),
+        });
+        listed.tunnel(&figures);
         Self {
             shard: order.shard,
             timer,
             record,
+            figures,
             websocket: asked.eq_ignore_ascii_case(b"websocket"),
             idle: order.routed.settings.websocket.idle,
         }
@@ -99,7 +118,7 @@ impl<'a> Tunnel<'a> {
         backend.keep_alive();
         let shared = Shared {
             shard,
-            last: Cell::new(shard.core.now()),
+            figures: Rc::clone(&self.figures),
             websocket: self.websocket,
             idle: self.idle,
         };
@@ -126,12 +145,11 @@ async fn both<C: Pipe, B: Pipe>(
     (mut down, rest): (Direction<'_, B, C>, Option<Buffer>),
     record: &Record,
 ) -> Reason {
-    let sent = Cell::new(0);
-    let received = Cell::new(0);
+    let live::Tunnel { received, sent, .. } = &*shared.figures;
     let mut ends = (None, None);
     let reason = {
-        let mut upward = pin!(up.run(early, &received));
-        let mut downward = pin!(down.run(rest, &sent));
+        let mut upward = pin!(up.run(early, received));
+        let mut downward = pin!(down.run(rest, sent));
         let mut deadline: Option<Instant> = None;
         poll_fn(|context| {
             if ends.0.is_none()
@@ -150,7 +168,7 @@ async fn both<C: Pipe, B: Pipe>(
                 return Poll::Ready(reason);
             }
             loop {
-                let silent = shared.last.get() + shared.idle;
+                let silent = shared.figures.last.get() + shared.idle;
                 // Only a WebSocket's peers owe each other an end; other protocols may half-close.
                 let limit = match deadline {
                     Some(deadline) if shared.websocket => silent.min(deadline),
@@ -292,7 +310,7 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
                     return End::Source;
                 }
                 Some(Ok(count)) => {
-                    self.shared.last.set(self.shared.shard.core.now());
+                    self.shared.figures.last.set(self.shared.shard.core.now());
                     buffer.fill(count);
                     next = Some(buffer);
                 }
@@ -321,7 +339,7 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
             self.write(part).await?;
             buffer.consume(count);
             moved.set(moved.get() + count as u64);
-            self.shared.last.set(self.shared.shard.core.now());
+            self.shared.figures.last.set(self.shared.shard.core.now());
         }
         Ok(())
     }

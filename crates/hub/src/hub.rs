@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use munjigi_foundation::clock::Clock;
-use munjigi_foundation::listen::{self, Limits};
+use munjigi_foundation::listen::{self, Limits, Sockets};
 use munjigi_foundation::settings::Secret;
 use rustix::fs::FlockOperation;
 use tokio::net::TcpListener;
@@ -58,6 +58,8 @@ pub struct Wiring {
     /// The url under which users reach the hub, when it is known: its host is one of ours.
     pub public_url: Option<String>,
     pub clock: Clock,
+    /// Sockets that the process before left us, and that the one after gets.
+    pub sockets: Sockets,
 }
 
 /// Why the hub can't start.
@@ -211,7 +213,7 @@ impl Built {
         .await?;
         let removing = remove_users(auth.clone(), uploads.clone(), shutdown.clone());
         tasks.spawn(removing);
-        let listener = bind(settings)?;
+        let listener = bind(settings, &wiring.sockets)?;
         let address = local(&listener, settings.address)?;
         let client = client()?;
         let registries = Registries::start(wiring, address, &client, tasks, shutdown)?;
@@ -351,22 +353,29 @@ fn lock_data(data: &Path) -> Result<File, StartError> {
 
 /// Binds the address. With port 0 the port of the last start is taken again when it is free, so that whoever knows
 /// this hub finds it after a restart.
-fn bind(settings: &HubSettings) -> Result<TcpListener, StartError> {
+fn bind(settings: &HubSettings, sockets: &Sockets) -> Result<TcpListener, StartError> {
     let wanted = settings.address;
+    let label = listen::label("hub", "", wanted);
     let file = settings.data.join("hub.port");
     let last = std::fs::read_to_string(&file)
         .ok()
         .and_then(|port| port.trim().parse::<u16>().ok())
         .filter(|_| wanted.port() == 0);
-    let again = last.and_then(|port| listen::bind(SocketAddr::new(wanted.ip(), port), false).ok());
-    let listening = match again {
-        Some(listener) => Ok(listener),
-        None => listen::bind(wanted, false),
-    };
     let failed = |error| StartError::Listen {
         address: wanted,
         error,
     };
+    let handed_over = sockets.claim(&label).map_err(failed)?.pop();
+    let listening = match handed_over {
+        Some(socket) => Ok(socket.into()),
+        None => last
+            .and_then(|port| listen::bind(SocketAddr::new(wanted.ip(), port), false).ok())
+            .map_or_else(|| listen::bind(wanted, false), Ok),
+    };
+    let listening = listening.and_then(|socket| {
+        sockets.keep(&label, std::slice::from_ref(&socket))?;
+        Ok(socket)
+    });
     let listener = listening.and_then(TcpListener::from_std).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     if wanted.port() == 0 && last != Some(port) {
@@ -429,6 +438,7 @@ mod tests {
             registry_urls: vec![Secret::new("http://127.0.0.1:9/eureka")],
             public_url: None,
             clock: Clock::system(),
+            sockets: Sockets::default(),
         };
         let built = Built::new(&settings, &wiring, &tasks, &shutdown)
             .await

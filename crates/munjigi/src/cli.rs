@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::{BackendsArgs, ConnectionsArgs, DrainArgs, LogLevelArgs, WeightArgs};
 use crate::client::{CancelArgs, JobsArgs, ResultArgs, SubmitArgs, WatchArgs};
 use crate::explain::ExplainCommand;
 use crate::scan::ScanArgs;
@@ -79,6 +80,29 @@ pub(crate) enum Command {
     /// Fetches a job's results, verified, into a folder
     #[command(after_help = "Example:\n  munjigi result 01JD3ZK5T1M8Q4V0X6Y7N2B9CE -o findings/")]
     Result(ResultArgs),
+    /// Lists the backends of a running gate, with state and figures
+    #[command(
+        after_help = "Examples:\n  munjigi backends\n  munjigi backends HUB --json --admin unix:/run/munjigi/admin.sock"
+    )]
+    Backends(BackendsArgs),
+    /// Takes a backend out of the balance of a running gate: it gets no new requests, what it has goes on
+    #[command(
+        after_help = "Examples:\n  munjigi drain MODEL-SERVER 10.0.0.3:8000\n  munjigi drain MODEL-SERVER 10.0.0.3:8000 --undo"
+    )]
+    Drain(DrainArgs),
+    /// Gives a backend of a running gate another share
+    #[command(
+        after_help = "Examples:\n  munjigi weight HUB 10.0.0.3:8000 5\n  munjigi weight HUB 10.0.0.3:8000"
+    )]
+    Weight(WeightArgs),
+    /// Lists the open connections and tunnels of a running gate, the oldest first
+    #[command(after_help = "Example:\n  munjigi connections --tunnels --limit 20")]
+    Connections(ConnectionsArgs),
+    /// Prints or changes what the log of a running process with a gate tells, until it ends
+    #[command(
+        after_help = "Examples:\n  munjigi log-level\n  munjigi log-level info,munjigi_gate=debug"
+    )]
+    LogLevel(LogLevelArgs),
     /// The built-in model, speaking the model protocol on standard input and output
     #[command(hide = true)]
     Model,

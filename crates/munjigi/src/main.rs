@@ -1,10 +1,12 @@
 //! The binary: command line, environment, signals, wiring of roles, exit codes.
 
+mod admin;
 mod check;
 mod cli;
 mod client;
 mod discovery;
 mod explain;
+mod handover;
 mod outcome;
 mod roles;
 mod run;
@@ -74,6 +76,11 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Watch(args) => wait(client::watch(args)),
         Command::Cancel(args) => wait(client::cancel(args)),
         Command::Result(args) => wait(client::result(args)),
+        Command::Backends(args) => wait(admin::backends(args)),
+        Command::Drain(args) => wait(admin::drain(args)),
+        Command::Weight(args) => wait(admin::weight(args)),
+        Command::Connections(args) => wait(admin::connections(args)),
+        Command::LogLevel(args) => wait(admin::log_level(args)),
         Command::Model | Command::Sandbox { .. } => scan::model(),
         Command::SarifModel { command } => scan::sarif_model(command),
     }

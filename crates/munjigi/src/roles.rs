@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use munjigi_eureka::Instance;
 use munjigi_foundation::clock::Clock;
+use munjigi_foundation::listen::{Sockets, label};
 use munjigi_foundation::settings::Secret;
 use munjigi_gate::settings::{GateSettings, RegistrySettings as GateRegistry, RegistrySource};
 use munjigi_gate::{Discovery, Gate};
@@ -17,13 +19,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::discovery::{Embedded, OverHttp};
+use crate::handover::Predecessor;
 use crate::outcome::Failure;
 use crate::settings::{Cluster, Settings};
 
-/// How long requests in flight may take once the process was told to end.
-const DRAIN: Duration = Duration::from_secs(10);
-/// How long the roles may take after that to leave everything in order.
+/// How long the roles may take after the gate's drain to leave everything in order.
 const END: Duration = Duration::from_secs(15);
+
+/// How long the registry may take to tell the gate of hub and workers, before it serves without them.
+const KNOWN_WITHIN: Duration = Duration::from_secs(3);
+/// How long requests to a hub that is about to be replaced may take to end by themselves.
+const QUIET_WITHIN: Duration = Duration::from_millis(500);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Running roles.
 #[derive(Debug)]
@@ -31,6 +39,10 @@ pub(crate) struct Roles {
     pub(crate) registry: Option<Registry>,
     pub(crate) gate: Option<Gate>,
     pub(crate) hub: Option<Hub>,
+    /// Where the workers listen.
+    workers: Vec<SocketAddr>,
+    pub(crate) plan: Plan,
+    sockets: Sockets,
     /// Hub and workers.
     inner: Part,
     /// Registry and discovery: the others take themselves out of the registry at their end.
@@ -54,19 +66,26 @@ impl Part {
     }
 }
 
-/// Starts the roles of `settings`, and a worker for each of `workers` beside the one in `settings`.
-pub(crate) async fn start(
-    settings: Settings,
-    workers: Vec<WorkerSettings>,
-) -> Result<Roles, Failure> {
+/// What runs: the roles of `settings`, and a worker for each of `workers` beside the one in `settings`.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) workers: Vec<WorkerSettings>,
+}
+
+/// Starts what is planned, in the place of the process before where there is one.
+pub(crate) async fn start(plan: Plan, predecessor: Option<&Predecessor>) -> Result<Roles, Failure> {
     let mut roles = Roles {
         registry: None,
         gate: None,
         hub: None,
+        workers: Vec::new(),
+        plan,
+        sockets: predecessor.map_or_else(Sockets::default, |before| before.sockets.clone()),
         inner: Part::default(),
         outer: Part::default(),
     };
-    match roles.start(settings, workers).await {
+    match roles.start(predecessor).await {
         Ok(()) => Ok(roles),
         Err(failure) => {
             // Those that started leave everything in order too.
@@ -77,55 +96,88 @@ pub(crate) async fn start(
 }
 
 impl Roles {
-    async fn start(
-        &mut self,
-        settings: Settings,
-        workers: Vec<WorkerSettings>,
-    ) -> Result<(), Failure> {
-        let cluster = match settings.cluster {
-            Some(cluster) => cluster,
-            None => Cluster {
-                secret: random_secret()?,
-                services: crate::settings::default_services(),
-            },
-        };
-        if let Some(registry) = settings.registry {
-            let kept = Kept {
-                secret: cluster.secret.clone(),
-                services: cluster.services.clone(),
-            };
-            let address = registry.address;
-            let started = Registry::start(
-                registry,
-                Some(kept),
-                Clock::system(),
-                &self.outer.tasks,
-                &self.outer.shutdown,
-            );
-            self.registry =
-                Some(started.map_err(|error| cannot_listen("registry", address, &error))?);
+    async fn start(&mut self, predecessor: Option<&Predecessor>) -> Result<(), Failure> {
+        let cluster = self.cluster()?;
+        let instances = predecessor.map_or_else(Vec::new, |before| before.instances.clone());
+        self.start_registry(&cluster, instances)?;
+        if let Some(gate) = self.plan.settings.gate.clone() {
+            self.start_gate(gate, predecessor.is_some()).await?;
         }
-        let admin_socket = settings
-            .gate
-            .as_ref()
-            .and_then(|gate| gate.admin.socket.clone());
-        if let Some(gate) = settings.gate {
-            self.start_gate(gate).await?;
-        }
-        if let Some(hub) = settings.hub {
-            self.start_hub(hub, &cluster, admin_socket).await?;
-        }
-        for worker in settings.worker.into_iter().chain(workers) {
-            self.start_worker(worker, &cluster).await?;
+        self.start_inner(&cluster).await?;
+        if let (Some(gate), true) = (&self.gate, predecessor.is_some()) {
+            self.until_known(gate).await;
+            gate.open().map_err(Failure::could_not)?;
         }
         Ok(())
     }
 
-    async fn start_gate(&mut self, settings: GateSettings) -> Result<(), Failure> {
+    fn cluster(&self) -> Result<Cluster, Failure> {
+        match &self.plan.settings.cluster {
+            Some(cluster) => Ok(cluster.clone()),
+            None => Ok(Cluster {
+                secret: random_secret()?,
+                services: crate::settings::default_services(),
+            }),
+        }
+    }
+
+    fn start_registry(
+        &mut self,
+        cluster: &Cluster,
+        instances: Vec<Instance>,
+    ) -> Result<(), Failure> {
+        let Some(settings) = self.plan.settings.registry.clone() else {
+            return Ok(());
+        };
+        let kept = Kept {
+            secret: cluster.secret.clone(),
+            services: cluster.services.clone(),
+        };
+        let address = settings.address;
+        let started = self
+            .sockets
+            .listen(&label("registry", "", address), address)
+            .and_then(|socket| {
+                let (tasks, shutdown) = (&self.outer.tasks, &self.outer.shutdown);
+                Registry::start_on(
+                    socket,
+                    settings,
+                    Some(kept),
+                    Clock::system(),
+                    tasks,
+                    shutdown,
+                )
+            })
+            .map_err(|error| cannot_listen("registry", address, &error))?;
+        started.take_over(instances);
+        self.registry = Some(started);
+        Ok(())
+    }
+
+    /// Hub and workers.
+    async fn start_inner(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        let Settings {
+            gate, hub, worker, ..
+        } = self.plan.settings.clone();
+        if let Some(hub) = hub {
+            let admin_socket = gate.and_then(|gate| gate.admin.socket);
+            self.start_hub(hub, cluster, admin_socket).await?;
+        }
+        let more = self.plan.workers.clone();
+        for worker in worker.into_iter().chain(more) {
+            let address = self.start_worker(worker, cluster).await?;
+            self.workers.push(address);
+        }
+        Ok(())
+    }
+
+    async fn start_gate(&mut self, settings: GateSettings, closed: bool) -> Result<(), Failure> {
         let wiring = munjigi_gate::Wiring {
-            discovery: self.discovery(&settings.registry)?,
+            discovery: self.discovery(&settings.registry, closed).await?,
             own_addresses: Vec::new(),
             clock: Clock::system(),
+            sockets: self.sockets.clone(),
+            closed,
         };
         let gate = Gate::start(settings, wiring)
             .await
@@ -134,7 +186,100 @@ impl Roles {
         Ok(())
     }
 
-    fn discovery(&self, settings: &GateRegistry) -> Result<Option<Arc<dyn Discovery>>, Failure> {
+    /// Where hub and workers of this process listen.
+    fn inner_addresses(&self) -> Vec<SocketAddr> {
+        let hub = self.hub.iter().map(Hub::address);
+        hub.chain(self.workers.iter().copied()).collect()
+    }
+
+    /// Waits, not for long, until the gate has heard of hub and workers of this process.
+    async fn until_known(&self, gate: &Gate) {
+        let addresses = self.inner_addresses();
+        let known = async {
+            while !gate.knows(&addresses) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(KNOWN_WITHIN, known).await.is_err() {
+            tracing::warn!("the gate has not heard of hub and workers yet");
+        }
+    }
+
+    /// The listening sockets, for the process that takes the place of this one.
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// True when this process holds data that only one process may work on.
+    fn has_data(&self) -> bool {
+        self.registry.is_some() || self.hub.is_some() || !self.workers.is_empty()
+    }
+
+    /// Ends registry, hub and workers, so that another process can take their place; the gate holds requests to them
+    /// meanwhile. Gives what the registry knew.
+    pub(crate) async fn release(&mut self) -> Vec<Instance> {
+        if !self.has_data() {
+            return Vec::new();
+        }
+        let addresses = self.inner_addresses();
+        if let Some(gate) = &self.gate {
+            gate.hold(addresses.clone());
+            // What is under way and short ends by itself; what is long (an upload, an event stream) goes on later.
+            let quiet = async {
+                while gate.in_flight(&addresses) > 0 {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            drop(tokio::time::timeout(QUIET_WITHIN, quiet).await);
+        }
+        self.inner.end("hub and workers").await;
+        let instances = self.registry.as_ref().map(Registry::everybody);
+        self.outer.end("the registry").await;
+        (self.hub, self.registry) = (None, None);
+        self.workers.clear();
+        (self.inner, self.outer) = (Part::default(), Part::default());
+        instances.unwrap_or_default()
+    }
+
+    /// After [`Roles::release`], when no other process took over: starts again what was ended.
+    pub(crate) async fn take_back(&mut self, instances: Vec<Instance>) -> Result<(), Failure> {
+        let wanted = &self.plan.settings;
+        let more = !self.plan.workers.is_empty();
+        if wanted.registry.is_some() || wanted.hub.is_some() || wanted.worker.is_some() || more {
+            let cluster = self.cluster()?;
+            self.start_registry(&cluster, instances)?;
+            self.start_inner(&cluster).await?;
+            self.gate_follows(true).await?;
+        }
+        if let Some(gate) = &self.gate {
+            gate.release();
+        }
+        Ok(())
+    }
+
+    async fn gate_follows(&self, wait: bool) -> Result<(), Failure> {
+        if let Some(gate) = &self.gate {
+            let source = gate.snapshot().settings().registry.clone();
+            gate.follow_again(self.discovery(&source, wait).await?);
+            self.until_known(gate).await;
+        }
+        Ok(())
+    }
+
+    /// Another process serves now: what is open here goes on until it ends by itself, for `drain_max` at most.
+    pub(crate) async fn leave(&self) {
+        if let Some(gate) = &self.gate {
+            gate.release();
+            gate.leave().await;
+        }
+    }
+
+    /// Where the gate learns of backends. With `wait` the registry is given a moment to say what it knows.
+    async fn discovery(
+        &self,
+        settings: &GateRegistry,
+        wait: bool,
+    ) -> Result<Option<Arc<dyn Discovery>>, Failure> {
         let (tasks, shutdown) = (self.outer.tasks.clone(), self.outer.shutdown.clone());
         if let Some(RegistrySource::Urls(urls)) = &settings.source {
             let http = reqwest::Client::builder()
@@ -143,7 +288,14 @@ impl Roles {
                 .map_err(Failure::could_not)?;
             let client = munjigi_eureka::Client::new(http, urls, None)
                 .map_err(|error| Failure::could_not(format!("gate.registry.urls: {error}")))?;
-            let known = munjigi_eureka::observe(client, settings.refresh, &tasks, shutdown.clone());
+            let mut known =
+                munjigi_eureka::observe(client, settings.refresh, &tasks, shutdown.clone());
+            if wait {
+                let heard = known.wait_for(|known| known.reachable);
+                if tokio::time::timeout(KNOWN_WITHIN, heard).await.is_err() {
+                    tracing::warn!("the registry has not answered yet");
+                }
+            }
             return Ok(Some(Arc::new(OverHttp {
                 known,
                 tasks,
@@ -191,6 +343,7 @@ impl Roles {
             },
             public_url: self.web_url(),
             clock: Clock::system(),
+            sockets: self.sockets.clone(),
         };
         let (tasks, shutdown) = (&self.inner.tasks, self.inner.shutdown.clone());
         let hub = Hub::start(settings, wiring, tasks, shutdown)
@@ -212,7 +365,7 @@ impl Roles {
         &self,
         settings: WorkerSettings,
         cluster: &Cluster,
-    ) -> Result<(), Failure> {
+    ) -> Result<SocketAddr, Failure> {
         let hub_url = match &settings.hub {
             Some(url) => url.clone(),
             None => self.inner_url()?,
@@ -228,6 +381,7 @@ impl Roles {
             registry_urls,
             program: std::env::current_exe().map_err(Failure::could_not)?,
             clock: Clock::system(),
+            sockets: self.sockets.clone(),
         };
         Worker::start(
             settings,
@@ -236,7 +390,7 @@ impl Roles {
             self.inner.shutdown.clone(),
         )
         .await
-        .map(drop)
+        .map(|worker| worker.address())
         .map_err(Failure::could_not)
     }
 
@@ -272,10 +426,12 @@ impl Roles {
     pub(crate) async fn end(mut self) {
         // Hub and workers hear of it at once: answers without an end (event streams) end by them.
         self.inner.shutdown.cancel();
+        self.sockets.clear();
         let gate = self.gate.take();
         let drained = async {
             if let Some(gate) = gate {
-                gate.drain(DRAIN).await;
+                let longest = gate.snapshot().settings().limits.drain;
+                gate.drain(longest).await;
             }
         };
         tokio::join!(drained, self.inner.end("hub and workers"));

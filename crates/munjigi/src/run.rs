@@ -2,20 +2,24 @@
 
 use std::time::Duration;
 
-use munjigi_foundation::settings::Document;
+use munjigi_foundation::settings::{Document, Severity};
 
 use crate::check::{any_error, print_problems};
 use crate::cli::RunArgs;
+use crate::handover::{Own, Predecessor, Successor};
 use crate::outcome::{Exit, Failure, say};
-use crate::roles::{self, Roles};
+use crate::roles::{self, Plan, Roles};
 use crate::settings;
 use crate::signals::{Signals, Told};
+use crate::up::Lock;
 
 /// How long a hub may wait for its registry before its link is printed all the same.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the roles of a settings file.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let own = Own::at_start()?;
+    let mut predecessor = Predecessor::find()?;
     let document = settings::load(&args.file)?;
     let (read, problems) = settings::read(&document, &args.only);
     if !problems.is_empty() {
@@ -24,11 +28,28 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let Some(settings) = read else {
         return Ok(Exit::CouldNot);
     };
+    if let Some(before) = &mut predecessor {
+        before.wait_for_release()?;
+    }
     block_on(async {
         let signals = Signals::listen()?;
-        let roles = roles::start(settings, Vec::new()).await?;
+        let plan = Plan {
+            settings,
+            workers: Vec::new(),
+        };
+        let roles = roles::start(plan, predecessor.as_ref()).await?;
         print_link(&roles).await?;
-        serve(roles, signals, || reread(&document, args)).await
+        if let Some(before) = &mut predecessor {
+            before.serving()?;
+        }
+        let life = Life {
+            roles,
+            own,
+            lock: None,
+        };
+        life.serve(signals, || reread(&document, args))
+            .await
+            .map(|end| end.exit)
     })
 }
 
@@ -64,42 +85,125 @@ async fn print_link(roles: &Roles) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Serves until it is told to stop; told again, it ends at once.
-pub(crate) async fn serve(
-    roles: Roles,
-    mut signals: Signals,
-    reread: impl Fn() -> Option<settings::Settings>,
-) -> Result<Exit, Failure> {
-    loop {
-        match signals.next().await {
-            Told::Stop => break,
-            Told::Reload => reload(&roles, reread()),
+/// A process at work.
+pub(crate) struct Life {
+    pub(crate) roles: Roles,
+    pub(crate) own: Own,
+    /// Of the data folder as a whole, where there is one.
+    pub(crate) lock: Option<Lock>,
+}
+
+/// How a process ended.
+pub(crate) struct End {
+    pub(crate) exit: Exit,
+    /// Another process took its place.
+    pub(crate) replaced: bool,
+}
+
+impl Life {
+    /// Serves until it is told to stop; told again, it ends at once.
+    pub(crate) async fn serve(
+        mut self,
+        mut signals: Signals,
+        reread: impl Fn() -> Option<settings::Settings>,
+    ) -> Result<End, Failure> {
+        let mut replaced = false;
+        loop {
+            match signals.next().await {
+                Told::Stop => break,
+                Told::Reload => self.reload(reread()),
+                Told::HandOver => {
+                    if self.hand_over().await? {
+                        replaced = true;
+                        break;
+                    }
+                }
+            }
+        }
+        if replaced {
+            tracing::info!("another process serves now; this one ends with its last tunnel");
+            tokio::select! {
+                () = self.roles.leave() => {}
+                () = signals.stop() => {}
+            }
+        }
+        tracing::info!("draining; once more ends at once");
+        let exit = tokio::select! {
+            () = self.roles.end() => Exit::Good,
+            () = signals.stop() => Exit::No,
+        };
+        Ok(End { exit, replaced })
+    }
+
+    fn reload(&self, settings: Option<settings::Settings>) {
+        let Some(settings) = settings else {
+            tracing::error!("the settings were not reloaded: the running ones stay");
+            return;
+        };
+        let others = self.roles.plan.settings.changed_beside_gate(&settings);
+        if let (Some(gate), Some(new)) = (&self.roles.gate, settings.gate.clone()) {
+            match gate.reload(new) {
+                Ok(changes) => {
+                    tracing::info!("the gate's settings were reloaded: {changes}");
+                    for key in &changes.restart {
+                        tracing::warn!("{key} changed: {NEEDS_RESTART}");
+                    }
+                }
+                Err(error) => {
+                    for reason in &error.reasons {
+                        tracing::error!("{reason}");
+                    }
+                    tracing::error!("the settings were not reloaded: the running ones stay");
+                    return;
+                }
+            }
+        } else {
+            tracing::info!("only a gate's settings can be reloaded, and none runs here");
+        }
+        for role in others {
+            tracing::warn!("{role} changed: {NEEDS_RESTART}");
         }
     }
-    tracing::info!("draining; once more ends at once");
-    let again = async { while signals.next().await != Told::Stop {} };
-    tokio::select! {
-        () = roles.end() => Ok(Exit::Good),
-        () = again => Ok(Exit::No),
+
+    /// Starts another process in the place of this one; true once it serves. When it fails this one goes on.
+    async fn hand_over(&mut self) -> Result<bool, Failure> {
+        tracing::info!("starting another process in the place of this one");
+        let successor = match Successor::start(&self.own, self.roles.sockets()).await {
+            Ok(successor) => successor,
+            Err(error) => {
+                tracing::error!(
+                    "the new process failed before it took over: {error}; this one serves on"
+                );
+                return Ok(false);
+            }
+        };
+        let instances = self.roles.release().await;
+        if let Some(lock) = &mut self.lock {
+            lock.release();
+        }
+        match successor.take_over(instances.clone()).await {
+            Ok(pid) => {
+                tracing::info!(pid, "another process has taken over");
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::error!("the new process failed: {error}; this one serves on");
+                if let Some(lock) = &mut self.lock {
+                    lock.take()?;
+                }
+                match self.roles.take_back(instances).await {
+                    Ok(()) => tracing::info!("everything runs again in this process"),
+                    // The gate serves on: ending it would not bring the others back.
+                    Err(failure) => failure.print(),
+                }
+                Ok(false)
+            }
+        }
     }
 }
 
-fn reload(roles: &Roles, settings: Option<settings::Settings>) {
-    let Some(settings) = settings else {
-        tracing::error!("the settings were not reloaded: the running ones stay");
-        return;
-    };
-    if let (Some(gate), Some(new)) = (&roles.gate, settings.gate) {
-        match gate.reload(new) {
-            Ok(()) => tracing::info!("the gate's settings were reloaded"),
-            Err(error) => {
-                tracing::error!(%error, "the settings were not reloaded: the running ones stay");
-            }
-        }
-    } else {
-        tracing::info!("only a gate's settings can be reloaded, and none runs here");
-    }
-}
+/// What the log says of settings that only a new process reads.
+const NEEDS_RESTART: &str = "that needs a new process (SIGUSR2, or a restart)";
 
 /// The settings file as it is now; its problems go to the log.
 fn reread(document: &Document, args: &RunArgs) -> Option<settings::Settings> {
@@ -112,7 +216,11 @@ fn reread(document: &Document, args: &RunArgs) -> Option<settings::Settings> {
     };
     let (read, problems) = settings::read(&fresh, &args.only);
     for problem in &problems {
-        tracing::error!(file = document.name, "{}", problem.message);
+        if problem.severity == Severity::Error {
+            tracing::error!(file = document.name, "{}", problem.message);
+        } else {
+            tracing::warn!(file = document.name, "{}", problem.message);
+        }
     }
     read.filter(|_| !any_error(&problems))
 }

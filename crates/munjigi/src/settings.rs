@@ -69,6 +69,31 @@ pub(crate) struct Settings {
     pub(crate) worker: Option<WorkerSettings>,
 }
 
+impl Settings {
+    /// The tables beside `[gate]` that `new` says otherwise. What their secrets hold is not looked at.
+    pub(crate) fn changed_beside_gate(&self, new: &Self) -> Vec<&'static str> {
+        fn differ<T: std::fmt::Debug>(before: &T, after: &T) -> bool {
+            format!("{before:?}") != format!("{after:?}")
+        }
+        let secret = |settings: &Self| {
+            let cluster = settings.cluster.as_ref();
+            cluster.map(|cluster| cluster.secret.expose().to_owned())
+        };
+        let all = [
+            (
+                "[cluster]",
+                differ(&self.cluster, &new.cluster) || secret(self) != secret(new),
+            ),
+            ("[gate]", self.gate.is_some() != new.gate.is_some()),
+            ("[registry]", differ(&self.registry, &new.registry)),
+            ("[hub]", differ(&self.hub, &new.hub)),
+            ("[worker]", differ(&self.worker, &new.worker)),
+        ];
+        let changed = all.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(table, _)| table).collect()
+    }
+}
+
 /// The services that only holders of the secret may register, where nothing else is said.
 pub(crate) fn default_services() -> Vec<String> {
     vec!["HUB".to_owned(), "MODEL-SERVER".to_owned()]

@@ -4,12 +4,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::outcome::Failure;
 
-/// SIGINT, SIGTERM, SIGHUP, from now on.
+/// SIGINT, SIGTERM, SIGHUP, SIGUSR2, from now on.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    user2: Signal,
 }
 
 /// What was said.
@@ -19,6 +20,8 @@ pub(crate) enum Told {
     Stop,
     /// Read the settings again (SIGHUP).
     Reload,
+    /// Start another process in the place of this one (SIGUSR2).
+    HandOver,
 }
 
 impl Signals {
@@ -29,6 +32,7 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
             hangup: on(SignalKind::hangup())?,
+            user2: on(SignalKind::user_defined2())?,
         })
     }
 
@@ -37,6 +41,12 @@ impl Signals {
             _ = self.interrupt.recv() => Told::Stop,
             _ = self.terminate.recv() => Told::Stop,
             _ = self.hangup.recv() => Told::Reload,
+            _ = self.user2.recv() => Told::HandOver,
         }
+    }
+
+    /// Ends once the process is told to stop, whatever else it is told.
+    pub(crate) async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 }

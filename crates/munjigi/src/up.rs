@@ -13,30 +13,53 @@ use serde_json::json;
 
 use crate::check::print_problems;
 use crate::cli::UpArgs;
+use crate::handover::{Own, Predecessor};
 use crate::outcome::{Exit, Failure, say};
-use crate::roles::{self, Roles};
-use crate::run::{block_on, serve};
+use crate::roles::{self, Plan, Roles};
+use crate::run::{Life, block_on};
 use crate::settings::{self, Settings};
 use crate::signals::Signals;
 
 /// Runs everything.
 pub(crate) fn up(args: &UpArgs) -> Result<Exit, Failure> {
     warn_beyond_loopback(args);
-    let data = Data::open(&args.data)?;
+    let own = Own::at_start()?;
+    let mut predecessor = Predecessor::find()?;
+    let data = Data::make(&args.data)?;
+    if let Some(before) = &mut predecessor {
+        before.wait_for_release()?;
+    }
+    let lock = data.lock()?;
     let (settings, workers) = embedded(args, &data.folder)?;
     block_on(async {
         let signals = Signals::listen()?;
-        let roles = roles::start(settings, workers).await?;
+        let plan = Plan { settings, workers };
+        let roles = roles::start(plan, predecessor.as_ref()).await?;
         let link = data.describe(&roles).await?;
         say(format!("Munjigi is ready: {link}"));
-        if !args.no_open {
-            open_in_browser(&link);
+        match &mut predecessor {
+            Some(before) => before.serving()?,
+            None if args.no_open => {}
+            None => open_in_browser(&link),
         }
-        let ended = serve(roles, signals, || None).await;
-        // Nobody is there any more: what says otherwise goes.
-        drop(fs::remove_file(data.folder.join("runtime.json")));
-        ended
+        let life = Life {
+            roles,
+            own,
+            lock: Some(lock),
+        };
+        let end = life.serve(signals, no_settings_file).await?;
+        if !end.replaced {
+            // Nobody is there any more: what says otherwise goes.
+            drop(fs::remove_file(data.folder.join("runtime.json")));
+        }
+        Ok(end.exit)
     })
+}
+
+/// What SIGHUP finds: `up` has no settings file to read again.
+fn no_settings_file() -> Option<Settings> {
+    tracing::error!("`munjigi up` runs on embedded defaults: there is no settings file");
+    None
 }
 
 fn warn_beyond_loopback(args: &UpArgs) {
@@ -50,14 +73,40 @@ fn warn_beyond_loopback(args: &UpArgs) {
     }
 }
 
-/// The data folder, locked.
+/// The data folder.
 struct Data {
     folder: PathBuf,
-    _lock: File,
+}
+
+/// Keeps others out of the data folder.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Lock {
+    /// Takes it, also again after [`Lock::release`].
+    pub(crate) fn take(&mut self) -> Result<(), Failure> {
+        let folder = self.path.parent().unwrap_or(&self.path).display();
+        let file = private(&self.path)
+            .map_err(|error| Failure::could_not(format!("{folder} can't be locked: {error}")))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Failure::could_not(format!("another munjigi works in {folder}"))
+                .hint("stop it, or name another folder with --data")
+        })?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Lets another process take it.
+    pub(crate) fn release(&mut self) {
+        self.file = None;
+    }
 }
 
 impl Data {
-    fn open(folder: &Path) -> Result<Self, Failure> {
+    fn make(folder: &Path) -> Result<Self, Failure> {
         let cannot = |error: &dyn std::fmt::Display| {
             Failure::could_not(format!(
                 "the data folder {} can't be used: {error}",
@@ -70,19 +119,21 @@ impl Data {
             .create(folder)
             .map_err(|error| cannot(&error))?;
         let folder = folder.canonicalize().map_err(|error| cannot(&error))?;
-        let lock = private(&folder.join("lock")).map_err(|error| cannot(&error))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Failure::could_not(format!("another munjigi works in {}", folder.display()))
-                .hint("stop it, or name another folder with --data")
-        })?;
-        let secret = folder.join("cluster.secret");
+        Ok(Self { folder })
+    }
+
+    /// Locks the folder, and makes what every start needs.
+    fn lock(&self) -> Result<Lock, Failure> {
+        let mut lock = Lock {
+            path: self.folder.join("lock"),
+            file: None,
+        };
+        lock.take()?;
+        let secret = self.folder.join("cluster.secret");
         if !secret.exists() {
             write_private(&secret, roles::random_secret()?.expose())?;
         }
-        Ok(Self {
-            folder,
-            _lock: lock,
-        })
+        Ok(lock)
     }
 
     /// Writes what client commands need; gives the link of the first user.
@@ -257,9 +308,13 @@ mod tests {
     fn a_data_folder_is_worked_in_by_one() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("deep/data");
-        let first = Data::open(&data).unwrap();
-        assert!(Data::open(&data).is_err());
-        drop(first);
-        assert!(Data::open(&data).is_ok());
+        let data = Data::make(&data).unwrap();
+        let mut first = data.lock().unwrap();
+        assert!(data.lock().is_err());
+        first.release();
+        let second = data.lock().unwrap();
+        assert!(first.take().is_err());
+        drop(second);
+        first.take().unwrap();
     }
 }

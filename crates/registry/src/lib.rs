@@ -89,7 +89,23 @@ impl Registry {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> io::Result<Self> {
-        let listener = TcpListener::from_std(listen::bind(settings.address, false)?)?;
+        let socket = listen::bind(settings.address, false)?;
+        Self::start_on(socket, settings, kept, clock, tasks, shutdown)
+    }
+
+    /// As [`Registry::start`], on a socket that listens already.
+    ///
+    /// # Errors
+    /// When the runtime does not take the socket.
+    pub fn start_on(
+        socket: std::net::TcpListener,
+        settings: RegistrySettings,
+        kept: Option<Kept>,
+        clock: Clock,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
         let limits = listen::Limits {
             connections: settings.connections_max,
@@ -126,6 +142,30 @@ impl Registry {
     #[must_use]
     pub fn instances(&self, application: &str) -> Vec<Instance> {
         self.shared.leases().instances(application)
+    }
+
+    /// All instances, for the registry that takes this one's place.
+    #[must_use]
+    pub fn everybody(&self) -> Vec<Instance> {
+        let all = self.shared.leases().all();
+        all.applications
+            .into_iter()
+            .flat_map(|application| application.instances)
+            .collect()
+    }
+
+    /// Takes what the registry before held: each lease counts from now on. What does not fit is left out; it registers
+    /// at its next renewal.
+    pub fn take_over(&self, instances: Vec<Instance>) {
+        let now = self.shared.ticks.now();
+        self.shared.change(|leases| {
+            for instance in instances {
+                let (app, id) = (instance.app.clone(), instance.instance_id.clone());
+                if let Err(why) = leases.register(instance, now) {
+                    tracing::warn!(app, id, %why, "an instance of the registry before is left out");
+                }
+            }
+        });
     }
 
     /// Changes whenever anything that the registry holds changes: for those in the same process, who learn at once.

@@ -88,6 +88,14 @@ impl Program {
         {
             kill_process(pid, Signal::TERM)?;
         }
+        self.wait().await
+    }
+
+    /// Its exit code, once it ends by itself.
+    ///
+    /// # Errors
+    /// When it does not end within 30 s.
+    pub async fn wait(&mut self) -> Result<i32> {
         let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait())
             .await
             .with_context(|| format!("it does not end; its log:\n{}", self.log_tail()))??;

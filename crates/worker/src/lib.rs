@@ -19,14 +19,14 @@ pub mod settings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use munjigi_eureka::BadUrl;
 use munjigi_events::{EventPost, ServerId};
 use munjigi_foundation::clock::Clock;
-use munjigi_foundation::listen::{self, Limits};
+use munjigi_foundation::listen::{self, Limits, Sockets};
 use munjigi_foundation::settings::{HostPort, Secret};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub struct Wiring {
     /// Our own binary: it is started again as `PROGRAM sandbox …` ([`sandbox::enter`]) and `PROGRAM model`.
     pub program: PathBuf,
     pub clock: Clock,
+    /// Sockets that the process before left us, and that the one after gets.
+    pub sockets: Sockets,
 }
 
 /// Why a worker does not start.
@@ -105,6 +107,7 @@ impl Worker {
         } else {
             settings.registry.clone()
         };
+        let sockets = wiring.sockets.clone();
         let (core, folder_id) = make_core(settings, wiring, shutdown)?;
         let states = core.folder.analyses()?;
         let taking_up = Arc::clone(&core);
@@ -116,7 +119,8 @@ impl Worker {
         })
         .await
         .map_err(StartError::TakeUp)?;
-        let (listener, address) = bind(&core.settings.address).await?;
+        let (listener, address) =
+            bind(&core.settings.address, &core.settings.data, &sockets).await?;
         if !registry_urls.is_empty() {
             register::register(&core, &registry_urls, &folder_id, address, tasks)?;
         }
@@ -193,7 +197,11 @@ fn make_core(
     Ok((Arc::new(core), folder_id))
 }
 
-async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn bind(
+    address: &HostPort,
+    data: &Path,
+    sockets: &Sockets,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |error| StartError::Listen {
         address: address.clone(),
         error,
@@ -203,7 +211,9 @@ async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartErro
         .map_err(failed)?
         .next()
         .ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
-    let listener = listen::bind(resolved, false).map_err(failed)?;
+    // Several workers of one process may leave the port to the kernel: their folders tell them apart.
+    let label = listen::label("worker", &data.display().to_string(), resolved);
+    let listener = sockets.listen(&label, resolved).map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))

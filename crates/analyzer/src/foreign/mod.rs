@@ -22,9 +22,9 @@ use serde_json::Value;
 
 use crate::intake::{Limits, Tree, TreeError, unpack_tree};
 use crate::report::summary::Summary;
-use place::Places;
 
-pub use report::{ReportError, each_result};
+pub use report::ReportError;
+pub use result::{ConvertError, convert};
 
 /// Replaced in arguments by the folder of the tree.
 const INPUT: &str = "{input}";
@@ -149,16 +149,16 @@ pub fn run(tool: &Tool, task: &Task<'_>, listener: &dyn Listener) -> Result<Summ
         });
     }
     listener.progress("report", 0, "findings");
-    let places = Places::new(task.name, &room.tree(), &tree.coverage)?;
-    let written = result::write(task, &room.report(), places, tree.coverage, listener);
-    written.map_err(|error| match error {
-        result::Failed::Report(source) => ForeignError::Report {
+    let report = room.report();
+    let converted = convert(task, &report, &room.tree(), tree.coverage, listener);
+    converted.map_err(|error| match error {
+        ConvertError::Report(source) => ForeignError::Report {
             program,
             source,
             words,
         },
-        result::Failed::Io(error) => ForeignError::Result(error),
-        result::Failed::Cancelled => ForeignError::Cancelled,
+        ConvertError::Io(error) => ForeignError::Result(error),
+        ConvertError::Cancelled => ForeignError::Cancelled,
     })
 }
 

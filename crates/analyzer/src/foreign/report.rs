@@ -180,17 +180,6 @@ fn read_log(file: &mut File) -> Result<Log, ReportError> {
     Ok(log)
 }
 
-/// Passes on each result of the report in `path`: what a tool's report goes through, for whoever has nothing but that.
-///
-/// # Errors
-/// What is wrong with the report.
-pub fn each_result(path: &Path, each: &mut dyn FnMut(Value)) -> Result<(), ReportError> {
-    Report::open(path)?.results(&mut |_, result| {
-        each(result);
-        true
-    })
-}
-
 /// The report from its beginning, without the byte order mark that some tools write.
 fn text(file: &mut File) -> io::Result<impl Read + '_> {
     file.seek(SeekFrom::Start(0))?;
@@ -308,11 +297,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let mut found = Vec::new();
-        each_result(file.path(), &mut |result| {
-            found.push(result["ruleId"].to_string());
-        })
-        .map(|()| found)
-        .map_err(|error| error.to_string())
+        Report::open(file.path())
+            .and_then(|mut report| {
+                report.results(&mut |_, result| {
+                    found.push(result["ruleId"].to_string());
+                    true
+                })
+            })
+            .map(|()| found)
+            .map_err(|error| error.to_string())
     }
 
     #[test]

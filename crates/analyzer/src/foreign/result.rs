@@ -35,33 +35,29 @@ const FINGERPRINT: &str = "munjigi/v1";
 const MESSAGE_MAX: usize = 4_000;
 
 /// Why there is no folder.
-#[derive(Debug)]
-pub(super) enum Failed {
-    Report(ReportError),
-    Io(io::Error),
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("the result can't be written: {0}")]
+    Io(#[from] io::Error),
+    #[error("cancelled")]
     Cancelled,
 }
 
-impl From<ReportError> for Failed {
-    fn from(error: ReportError) -> Self {
-        Self::Report(error)
-    }
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Reads the report at `path` and writes the folder; each finding is told on the way.
-pub(super) fn write(
+/// Reads the report at `path`, of a tool that looked at `tree`, and writes the result folder of `task`; each finding is
+/// told on the way.
+///
+/// # Errors
+/// When the report is no SARIF 2.1.0 or too large, the folder can't be written, or the run was cancelled.
+pub fn convert(
     task: &Task<'_>,
     path: &Path,
-    places: Places,
+    tree: &Path,
     coverage: Vec<Row>,
     listener: &dyn Listener,
-) -> Result<Summary, Failed> {
+) -> Result<Summary, ConvertError> {
+    let places = Places::new(task.name, tree, &coverage)?;
     let mut report = Report::open(path)?;
     let mut runs = std::mem::take(&mut report.runs);
     for run in &mut runs {
@@ -132,9 +128,9 @@ struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    fn take(&mut self, run: usize, mut result: Value) -> Result<(), Failed> {
+    fn take(&mut self, run: usize, mut result: Value) -> Result<(), ConvertError> {
         if self.listener.cancelled() {
-            return Err(Failed::Cancelled);
+            return Err(ConvertError::Cancelled);
         }
         let Some(head) = self.runs.get(run) else {
             return Ok(());
@@ -175,7 +171,7 @@ impl Writer<'_> {
         level: &'static str,
         id: String,
         result: &Value,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), ConvertError> {
         let line = result.to_string();
         self.lines.write_all(line.as_bytes())?;
         self.lines.write_all(b"\n")?;

@@ -262,6 +262,15 @@ impl TcpListener {
         Ok(listener)
     }
 
+    /// True unless the last look at the queue found it empty.
+    pub(crate) fn may_have_more(&self) -> bool {
+        self.core
+            .sources
+            .borrow()
+            .get(self.key)
+            .is_some_and(|source| source.readable)
+    }
+
     /// The next connection. Errors of one connection are skipped; what stays is an error of ours
     /// (no descriptors left), after which the caller waits before it tries again.
     pub(crate) fn poll_accept(

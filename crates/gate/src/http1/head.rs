@@ -137,6 +137,27 @@ impl Fields {
             .map(|(_, _, value)| value)
     }
 
+    /// Takes out all fields of this name.
+    pub(crate) fn remove(&mut self, key: &str) {
+        let bytes = &self.bytes;
+        self.fields
+            .retain(|field| !field.key.get(bytes).eq_ignore_ascii_case(key.as_bytes()));
+    }
+
+    /// Puts one field in the place of all of its name.
+    pub(crate) fn replace(&mut self, key: &str, value: &[u8]) {
+        self.remove(key);
+        let bytes = [&*self.bytes, key.as_bytes(), value].concat();
+        let (_, added) = bytes.split_at(self.bytes.len());
+        let (key, value) = added.split_at(key.len());
+        self.fields.push(Field {
+            name: classify(key),
+            key: Span::of(&bytes, key),
+            value: Span::of(&bytes, value),
+        });
+        self.bytes = bytes.into_boxed_slice();
+    }
+
     /// True when `Connection` lists `option`.
     pub(crate) fn connection_has(&self, option: &str) -> bool {
         self.all(Name::Connection)

@@ -47,7 +47,8 @@ pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendR
         respond: RefCell::new(respond),
     };
     let (kept, ended) = match head {
-        Ok(head) => {
+        Ok(mut head) => {
+            pipeline::trace(shard, &snapshot, &mut head, &mut record);
             let caller = Caller::Http2(&mut side);
             let stages = pipeline::stages(shard, &snapshot, caller, &head, &mut record);
             let ended = stages.await;

@@ -204,7 +204,7 @@ pub(crate) async fn run(
             let (send, body) = (sent.map_err(|_| gone())?, body.ok_or_else(gone)?);
             record.status.set(200);
             let client = Duplex::new(side.timer.core(), body, send);
-            let reason = tunnel(order, side.timer, record, &client, backend).await;
+            let reason = tunnel(order, side, record, &client, backend).await;
             Ok(ended(reason, After::Gone, false))
         }
     }
@@ -213,14 +213,16 @@ pub(crate) async fn run(
 /// A WebSocket of a client that speaks HTTP/2.
 async fn tunnel(
     order: Order<'_>,
-    timer: &Timer,
+    side: &ClientSide<'_>,
     record: &mut Record,
     client: &Duplex,
     backend: Backend<'_>,
 ) -> Reason {
+    let timer = side.timer;
+    let listed = side.client.list();
     record.tunnel = true;
     order.search.settle(order.upstream, Verdict::Good);
-    let tunnel = Tunnel::new(order, timer, record);
+    let tunnel = Tunnel::new(order, timer, record, &listed);
     match (backend.sink, backend.answers) {
         (Sink::Http1 { stream, .. }, Answers::Http1 { rest, .. }) => {
             let rest = rest.filter(|rest| !rest.is_empty());
@@ -296,7 +298,7 @@ pub(crate) async fn from_http1(
                 early: leftover,
                 rest: None,
             };
-            let tunnel = Tunnel::new(order, &connection.timer, record);
+            let tunnel = Tunnel::new(order, &connection.timer, record, &connection.listed);
             let reason = tunnel.run(&connection.stream, &backend, first).await;
             Ok(ended(reason, After::Gone, false))
         }

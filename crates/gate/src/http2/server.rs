@@ -18,6 +18,7 @@ use http::Request;
 use crate::connection::{Connection, linger};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::live::Listed;
 use crate::reason::Reason;
 use crate::settings::LimitsSettings;
 use crate::shard::{Listener, Seat, Shard};
@@ -37,6 +38,7 @@ pub(crate) struct Client {
     pub(crate) shard: Rc<Shard>,
     pub(crate) peer: SocketAddr,
     seat: Seat,
+    listed: Listed,
     stream: Rc<TcpStream>,
     watch: Rc<RefCell<Watch>>,
     /// Requests under way.
@@ -50,6 +52,12 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn listener(&self) -> &Listener {
         self.seat.listener()
+    }
+
+    /// A line of its own among the open connections, for a stream that is a tunnel.
+    pub(super) fn list(&self) -> Listed {
+        let now = self.shard.core.now();
+        Listed::new(&self.shard.live, self.seat.listener(), self.peer, now)
     }
 
     /// Bytes of data that the client sent; `None` while the gate itself gives it no room to send.
@@ -108,6 +116,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
         timer,
         peer,
         seat,
+        listed,
         leftover,
     } = connection;
     let limits = shard.snapshot().settings.limits;
@@ -143,6 +152,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
         shard: Rc::clone(&shard),
         peer,
         seat,
+        listed,
         stream: Rc::clone(&stream),
         watch,
         open: Cell::new(0),
@@ -229,7 +239,7 @@ impl Session {
         if client.waker.borrow().as_ref().is_none_or(stale) {
             *client.waker.borrow_mut() = Some(context.waker().clone());
         }
-        if client.shard.draining() && self.leaving.is_none() {
+        if client.shard.leaving() && self.leaving.is_none() {
             self.leave(now);
         }
         loop {
@@ -260,6 +270,7 @@ impl Session {
         }
         let requests = &client.shard.stats.http2.requests;
         requests.fetch_add(1, Ordering::Relaxed);
+        client.listed.request(client.shard.core.now());
         let open = Open::new(client);
         let exchange = exchange::run(open, request, respond);
         client.shard.core.spawn(exchange);

@@ -1,8 +1,10 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod discovery;
 mod http2;
 mod read;
 mod schema;
+mod trace;
 mod upstream;
 mod upstream_read;
 mod upstream_schema;
@@ -16,8 +18,10 @@ use munjigi_foundation::settings::{HostPort, Secret};
 
 pub use crate::network::Network;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use http2::{Http2Limits, Protocol};
 pub use schema::ALL as SCHEMAS;
+pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
     LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
@@ -49,6 +53,8 @@ pub struct GateSettings {
     pub registry: RegistrySettings,
     /// The operators' face.
     pub admin: AdminSettings,
+    /// Where traces go; nowhere when absent.
+    pub trace: Option<TraceSettings>,
     /// Limits of connections and heads.
     pub limits: LimitsSettings,
 }
@@ -66,6 +72,7 @@ impl Default for GateSettings {
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
             admin: AdminSettings::default(),
+            trace: None,
             limits: LimitsSettings::default(),
         }
     }
@@ -237,16 +244,6 @@ pub struct ServiceSettings {
     pub panic_below: Option<Share>,
 }
 
-/// Where the backends of a service come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DiscoverySettings {
-    /// From the registry, by the service's name.
-    #[default]
-    Registry,
-    /// From the settings.
-    Static(Vec<BackendSettings>),
-}
-
 /// One of `backends`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSettings {
@@ -327,6 +324,10 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// How long requests in flight may take once the gate was told to end.
+    pub drain: Duration,
+    /// How long tunnels go on once another process has taken over.
+    pub drain_max: Duration,
     /// What HTTP/2 has of its own.
     pub http2: Http2Limits,
 }
@@ -342,6 +343,8 @@ impl Default for LimitsSettings {
             backend_idle_max: 256,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            drain: Duration::from_secs(10),
+            drain_max: Duration::from_secs(3_600),
             http2: Http2Limits::default(),
         }
     }

@@ -10,11 +10,11 @@ use regex::Regex;
 
 use super::http2::{self, Protocol};
 use super::{
-    AccessLog, AdminSettings, DiscoverySettings, GateSettings, LimitsSettings, ListenerSettings,
-    Lookup, LookupSource, Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings,
-    ServiceSettings, TimeoutSettings, WebSocketSettings,
+    AccessLog, AdminSettings, GateSettings, LimitsSettings, ListenerSettings, Lookup, LookupSource,
+    Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings, ServiceSettings,
+    TimeoutSettings, WebSocketSettings,
 };
-use super::{schema, upstream_read, upstream_schema};
+use super::{discovery, schema, trace, upstream_read, upstream_schema};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -51,6 +51,7 @@ impl GateSettings {
             services,
             registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
             admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
+            trace: trace::read(table),
             limits: read_limits(&table.table_or_empty("limits", &schema::LIMITS)),
             listeners,
         })
@@ -378,40 +379,7 @@ fn read_timeout(table: &Table<'_>) -> TimeoutSettings {
 fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     let backends = upstream_read::backends(table);
     let count = backends.as_ref().map(Vec::len);
-    let discovery = table.item::<String>("discovery");
-    let discovery = match (discovery.as_ref().map(|d| d.value.as_str()), backends) {
-        (None | Some("static"), Some(backends)) => DiscoverySettings::Static(backends),
-        (Some("static"), None) => {
-            table.missing("backends");
-            return None;
-        }
-        (None | Some("registry"), None) => DiscoverySettings::Registry,
-        (Some("registry"), Some(_)) => {
-            table.problems().error_with_hint(
-                table.span_of("backends"),
-                "a service from the registry has no `backends` of its own",
-                "remove them, or write discovery = \"static\"",
-            );
-            return None;
-        }
-        (Some(other), _) => {
-            let span = table.span_of("discovery").unwrap_or(0..0);
-            match other {
-                "dns" | "file" => later(
-                    table,
-                    span,
-                    &format!("discovery by {other}"),
-                    "\"static\" and \"registry\"",
-                ),
-                _ => table.problems().error_with_hint(
-                    span,
-                    format!("`discovery` can't be \"{other}\""),
-                    "write \"static\" or \"registry\"",
-                ),
-            }
-            return None;
-        }
-    };
+    let discovery = discovery::read(table, backends);
     let balance = upstream_read::balance(table);
     let slow_start = table.has("slow_start").then(|| {
         let range = Duration::from_millis(10)..=Duration::from_secs(3_600);
@@ -419,7 +387,7 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     });
     Some(ServiceSettings {
         protocol: read_protocol(table),
-        discovery,
+        discovery: discovery?,
         networks: table.list::<Network>("networks").map(values),
         balance,
         hash: upstream_read::hash(table, balance),
@@ -532,6 +500,8 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             defaults.access_log_lines,
             16..=1_000_000,
         ),
+        drain: table.duration("drain", defaults.drain, short..=hour),
+        drain_max: table.duration("drain_max", defaults.drain_max, short..=MONTH),
         http2: http2::read_limits(table),
     }
 }

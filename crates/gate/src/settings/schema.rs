@@ -2,6 +2,8 @@
 
 use munjigi_foundation::settings::{Key, Schema};
 
+use super::discovery::{self, DNS};
+use super::trace::TRACE;
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
 
 /// `[gate]`
@@ -66,6 +68,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "",
             "the gate's own face for operators",
+        ),
+        Key::new(
+            "trace",
+            "table",
+            "",
+            "",
+            "where traces go; nowhere when absent",
         ),
         Key::new("limits", "table", "", "", "limits of connections and heads"),
         Key::later("ip_filter", "who may connect"),
@@ -278,13 +287,9 @@ pub(super) static SERVICE: Schema = Schema {
     place: "[gate.service.NAME]",
     meaning: "where the backends of a service are, and how one is chosen",
     keys: &[
-        Key::new(
-            "discovery",
-            "text",
-            "",
-            "",
-            "\"static\" or \"registry\"; static when there are `backends`",
-        ),
+        discovery::KEYS[0],
+        discovery::KEYS[1],
+        discovery::KEYS[2],
         Key::new(
             "networks",
             "list of networks",
@@ -530,11 +535,25 @@ pub(super) static LIMITS: Schema = Schema {
             "100ms to 1h",
             "silence of an HTTP/2 backend with requests under way, after which it is asked for a sign",
         ),
+        Key::new(
+            "drain",
+            "duration",
+            "\"10s\"",
+            "100ms to 1h",
+            "how long requests in flight may take at the end (SIGTERM); then they are cut",
+        ),
+        Key::new(
+            "drain_max",
+            "duration",
+            "\"1h\"",
+            "100ms to 30d",
+            "how long tunnels go on after another process took over (SIGUSR2); then they get 1001",
+        ),
     ],
 };
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
     &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
-    &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
+    &DNS, &TRACE, &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
 ];

@@ -447,12 +447,12 @@ async fn a_client_slower_than_rate_min_is_408() {
         upload("/patient", second * 18, 10, 1),
         unread,
     );
-    assert!((14..=17).contains(&unread), "after {unread} s");
+    assert!((14..60).contains(&unread), "after {unread} s");
     assert_eq!(steady.0, 200);
     assert_eq!(patient.0, 200);
     for slow in [dripping, stalled] {
         assert_eq!(slow.0, 408);
-        assert!((14..=17).contains(&slow.1), "after {} s", slow.1);
+        assert!((14..60).contains(&slow.1), "after {} s", slow.1);
     }
 }
 

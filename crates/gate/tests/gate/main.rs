@@ -17,6 +17,7 @@
 mod balancing;
 mod control;
 mod corpus;
+mod discovery;
 mod failures;
 mod forwarding;
 mod h2spec;
@@ -31,5 +32,6 @@ mod queueing;
 mod retries;
 mod rewriting;
 mod support;
+mod traces;
 mod tunnels;
 mod upstream_settings;

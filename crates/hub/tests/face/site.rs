@@ -47,6 +47,7 @@ async fn start(
         registry_urls: vec![Secret::new("http://127.0.0.1:9/eureka")],
         public_url: Some("https://munjigi.test".to_owned()),
         clock,
+        sockets: Default::default(),
     };
     Hub::start(settings, wiring, tasks, shutdown.clone()).await
 }

@@ -9,8 +9,12 @@
 
 mod chaos;
 mod events;
+mod handover;
+mod load;
 mod main_job;
 mod memory;
+mod operators;
+mod reload;
 mod sarif;
 mod users;
 

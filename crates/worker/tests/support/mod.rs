@@ -254,6 +254,7 @@ impl Site {
             registry_urls: Vec::new(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_munjigi-worker-child")),
             clock: Clock::system(),
+            sockets: Default::default(),
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let worker = Worker::start(settings, wiring, &tasks, shutdown.clone())
