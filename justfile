@@ -22,3 +22,15 @@ lint:
 # one fuzz target for a minute
 fuzz TARGET:
     cargo fuzz run --fuzz-dir fuzz --sanitizer none {{TARGET}} -- -max_total_time=60
+
+# the gate beside nginx, HAProxy and others; arguments as in bench/gate/run --help
+bench *ARGS:
+    bench/gate/run {{ARGS}}
+
+# a healthy client beside slow attackers
+bench-slow *ARGS:
+    bench/slow/run {{ARGS}}
+
+# who lets one message become two: the gate and other servers
+desync *ARGS:
+    tests/desync/run {{ARGS}}

@@ -51,6 +51,8 @@ pub(crate) enum After {
     Next,
     /// It is closed; the client may still be sending.
     Linger,
+    /// It is closed, as the client asked: nothing more is to come from it.
+    Close,
     /// It is closed at once.
     Gone,
 }
@@ -151,7 +153,10 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
         connection.listed.request(shard.core.now());
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
-            After::Linger => {
+            After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
+                return;
+            }
+            After::Linger | After::Close => {
                 connection.leftover = None;
                 return Box::pin(linger(&connection.stream, &connection.timer)).await;
             }

@@ -164,10 +164,10 @@ pub(crate) async fn run(
         }
         Answer::Delivered { close, reusable } => Ok(Ended {
             reason: Reason::Done,
-            after: if close || !upload.intact.get() {
-                After::Linger
-            } else {
-                After::Next
+            after: match (close, upload.intact.get()) {
+                (false, true) => After::Next,
+                (true, true) if !plan.head.keeps_alive() => After::Close,
+                _ => After::Linger,
             },
             reusable: reusable && upload.intact.get(),
         }),
@@ -291,6 +291,7 @@ async fn send_body(
         chunked: plan.head.framing == Framing::Chunked,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
+        begun: false,
         watched: None,
     };
     let outcome = relay.run(&mut body, lead, leftover).await;
@@ -493,7 +494,7 @@ async fn pass_interim(
         upgrade: false,
     };
     write::response(&mut bytes, head, delivery);
-    write_to_client(plan, connection, &bytes).await?;
+    write_to_client(plan, connection, [&bytes, &[], &[]]).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
     }
@@ -503,11 +504,10 @@ async fn pass_interim(
 async fn write_to_client(
     plan: Plan<'_>,
     connection: &Connection,
-    bytes: &[u8],
+    parts: [&[u8]; 3],
 ) -> Result<(), Stop> {
     let timeout = &plan.routed.settings.timeout;
     let mut patience = client_patience(timeout, Patience::Idle(timeout.idle));
-    let parts = [bytes, &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
@@ -636,6 +636,17 @@ pub(crate) fn delivery_stop(end: &RelayEnd) -> Stop {
     })
 }
 
+/// The length of a body that is known, and of which `rest` holds every byte and none beyond.
+fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
+    let here = rest.map_or(0, |rest| rest.filled().len()) as u64;
+    let length = match framing {
+        Framing::None => 0,
+        Framing::Length(length) => length,
+        Framing::Chunked | Framing::UntilClose => return None,
+    };
+    (here == length).then_some(length)
+}
+
 /// Adds the sticky cookie to a head that was written.
 pub(crate) fn stick(order: Order<'_>, peer: IpAddr, lead: &mut Vec<u8>) {
     let Some(sticky) = &order.routed.route.service.settings.sticky else {
@@ -663,11 +674,41 @@ async fn deliver(
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
     let ResponseLead {
-        bytes: lead,
+        bytes: mut lead,
         framing,
         close,
     } = response_lead(*plan, upload, head, connection.peer.ip());
     record.status.set(head.status);
+    if let Some(length) = whole(head.framing, rest.as_ref()) {
+        let head_bytes = lead.len() as u64;
+        // Most answers are small and here already: one write, and none of the relay's state.
+        let data = rest.as_ref().map_or(&[][..], Buffer::filled);
+        let both = relay::join(&mut lead, data, &[]);
+        write_to_client(plan, connection, both).await?;
+        record.sent.set(length + head_bytes);
+        return Ok(Answer::Delivered {
+            close,
+            reusable: head.keeps_alive(),
+        });
+    }
+    // Boxed, so that the future of a small exchange is small.
+    let chunked = framing == Framing::Chunked;
+    let moving = move_body(plan, connection, record, head, chunked, (lead, rest));
+    Box::pin(moving)
+        .await
+        .map(|reusable| Answer::Delivered { close, reusable })
+}
+
+/// Sends the head and what is there of the body, then what comes. True when the backend's connection may be used
+/// again.
+async fn move_body(
+    plan: Plan<'_>,
+    connection: &Connection,
+    record: &Record,
+    head: &ResponseHead,
+    chunked: bool,
+    (lead, rest): (Vec<u8>, Option<Buffer>),
+) -> Result<bool, Stop> {
     let head_bytes = lead.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
@@ -676,9 +717,10 @@ async fn deliver(
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
         writing: client_patience(timeout, Patience::Idle(timeout.idle)),
-        chunked: framing == Framing::Chunked,
+        chunked,
         limit: u64::MAX,
         moved: 0,
+        begun: false,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);
@@ -686,10 +728,11 @@ async fn deliver(
     record.sent.set(relay.moved + head_bytes);
     match outcome {
         // Bytes behind the response belong to no request: such a connection is not used again.
-        Ok(rest) => Ok(Answer::Delivered {
-            close,
-            reusable: head.keeps_alive() && rest.is_none(),
-        }),
+        Ok(rest) => Ok(head.keeps_alive() && rest.is_none()),
+        Err(RelayEnd::Malformed(_)) if !relay.begun => {
+            record.status.set(0);
+            Err(bad_response("the backend's answer is no valid HTTP").into())
+        }
         Err(end) => Err(delivery_stop(&end)),
     }
 }

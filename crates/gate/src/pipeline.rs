@@ -419,7 +419,10 @@ async fn answer(
     let close = shard.leaving()
         || rejection.reason == Reason::RequestCut
         || head.is_none_or(|head| {
-            head.framing != Framing::None || !head.keeps_alive() || head.upgrade().is_some()
+            head.framing != Framing::None
+                || !head.keeps_alive()
+                || head.upgrade().is_some()
+                || head.method() == b"CONNECT"
         });
     let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
     if head.is_some_and(|head| head.method() == b"HEAD") {

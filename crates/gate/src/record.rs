@@ -113,7 +113,7 @@ impl Record {
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.started));
         let now = u64::try_from(shard.shared.clock.now().millis()).unwrap_or(0);
         let total_nanos = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
-        tracer.finish(Box::new(Finished {
+        tracer.finish(Finished {
             context: context.clone(),
             began: now.saturating_mul(1_000_000).saturating_sub(total_nanos),
             head_read: after(self.head_read),
@@ -139,7 +139,7 @@ impl Record {
             status: self.status.get(),
             reason: reason.code(),
             failed: self.status.get() >= 500 || is_backend_failure(reason),
-        }));
+        });
     }
 
     fn line(

@@ -86,6 +86,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) limit: u64,
     /// Bytes of data that were moved.
     pub(crate) moved: u64,
+    /// Something was written, or may have been.
+    pub(crate) begun: bool,
     /// A third party whose reset ends the wait for the source.
     pub(crate) watched: Option<&'a TcpStream>,
 }
@@ -118,6 +120,9 @@ impl Relay<'_> {
                 return Ok(rest);
             }
             drop(rest);
+            if size == SMALL && body.left().is_some_and(|left| left > SMALL as u64) {
+                size = MEDIUM;
+            }
             let (read, filled) = self.read(size).await?;
             let Some(read) = read else {
                 if body.ends_with_stream() {
@@ -178,13 +183,8 @@ impl Relay<'_> {
                 tail.extend_from_slice(b"\r\n");
             }
         }
-        if !lead.is_empty() && data.len() <= COPY_MAX {
-            lead.extend_from_slice(data);
-            lead.extend_from_slice(&tail);
-            self.write_all([lead.as_slice(), &[], &[]]).await?;
-        } else if !data.is_empty() || !tail.is_empty() {
-            self.write_all([lead.as_slice(), data, tail.as_slice()])
-                .await?;
+        if !lead.is_empty() || !data.is_empty() || !tail.is_empty() {
+            self.write_all(join(lead, data, &tail)).await?;
         }
         lead.clear();
         Ok(())
@@ -245,6 +245,7 @@ impl Relay<'_> {
     }
 
     async fn write_all(&mut self, parts: [&[u8]; 3]) -> Result<(), RelayEnd> {
+        self.begun = true;
         write_all(self.to, parts, &mut self.writing, self.timer)
             .await
             .map_err(|end| match end {
@@ -252,6 +253,17 @@ impl Relay<'_> {
                 WriteEnd::Slow => RelayEnd::TargetSlow,
             })
     }
+}
+
+/// The parts of one write; what is small is copied behind the head, which is cheaper than a
+/// vectored write.
+pub(crate) fn join<'a>(lead: &'a mut Vec<u8>, data: &'a [u8], tail: &'a [u8]) -> [&'a [u8]; 3] {
+    if lead.is_empty() || data.len() > COPY_MAX {
+        return [lead, data, tail];
+    }
+    lead.extend_from_slice(data);
+    lead.extend_from_slice(tail);
+    [lead, &[], &[]]
 }
 
 /// Patience came to its end.

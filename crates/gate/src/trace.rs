@@ -150,13 +150,13 @@ pub(crate) struct Counts {
 #[derive(Debug)]
 pub(crate) struct Tracer {
     share: f64,
-    queue: mpsc::Sender<Box<Finished>>,
+    queue: mpsc::Sender<Finished>,
     pub(crate) counts: Arc<Counts>,
 }
 
 impl Tracer {
     /// The tracer, and what it hands its exchanges to.
-    pub(crate) fn new(settings: &TraceSettings) -> (Self, mpsc::Receiver<Box<Finished>>) {
+    pub(crate) fn new(settings: &TraceSettings) -> (Self, mpsc::Receiver<Finished>) {
         let (queue, finished) = mpsc::channel(settings.queue);
         let tracer = Self {
             share: settings.sample,
@@ -187,7 +187,7 @@ impl Tracer {
     }
 
     /// Tells of an exchange that has ended. What does not fit in the queue is dropped and counted: nobody waits.
-    pub(crate) fn finish(&self, finished: Box<Finished>) {
+    pub(crate) fn finish(&self, finished: Finished) {
         if self.queue.try_send(finished).is_err() {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }

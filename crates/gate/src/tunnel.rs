@@ -123,15 +123,17 @@ impl<'a> Tunnel<'a> {
             idle: self.idle,
         };
         let mut patience = Patience::Idle(Duration::from_secs(30));
-        let lead = [first.lead.as_slice(), &[], &[]];
-        let greeted = relay::write_all(client, lead, &mut patience, self.timer).await;
+        let First { lead, early, rest } = first;
+        let parts = [lead.as_slice(), &[], &[]];
+        let greeted = relay::write_all(client, parts, &mut patience, self.timer).await;
+        drop(lead);
         let reason = if greeted.is_err() {
             Reason::ClientGone
         } else {
             let up = Direction::new(&shared, client, backend, true);
             let down = Direction::new(&shared, backend, client, false);
-            let ends = (up, first.early);
-            both(&shared, self.timer, ends, (down, first.rest), self.record).await
+            let ends = (up, early);
+            both(&shared, self.timer, ends, (down, rest), self.record).await
         };
         drop(counted);
         reason
@@ -188,7 +190,7 @@ async fn both<C: Pipe, B: Pipe>(
     record.received.set(received.get());
     record.sent.set(sent.get());
     if reason == Reason::Draining {
-        await_closes(timer, &mut up, &mut down).await;
+        Box::pin(await_closes(timer, &mut up, &mut down)).await;
     }
     reason
 }
@@ -277,13 +279,14 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
         let mut next = first;
         loop {
             if let Some(mut buffer) = next.take() {
-                if let Err(end) = self.pass(&mut buffer, moved).await {
+                // Boxed, as all that is not waiting: an idle tunnel is small.
+                if let Err(end) = Box::pin(self.pass(&mut buffer, moved)).await {
                     return end;
                 }
                 continue;
             }
             if self.goes_away() {
-                return self.say_goodbye().await;
+                return Box::pin(self.say_goodbye()).await;
             }
             let ready = poll_fn(|context| {
                 if self.goes_away() {

@@ -24,12 +24,18 @@ pub(crate) use executor::Remote;
 use executor::Tasks;
 
 const REMOTE: Token = Token(usize::MAX);
+/// Bits of a token that are a key; a thread has fewer than 2^32 descriptors. The rest is the
+/// generation, which never gets as far as [`REMOTE`] with all bits of the key set.
+const KEY_BITS: u32 = 32;
+const KEY_MASK: usize = (1 << KEY_BITS) - 1;
 /// Reads and writes a task may do before the others get their turn.
 const BUDGET: u32 = 32;
 
 /// Readiness of one descriptor, kept between edges.
 #[derive(Debug, Default)]
 struct Source {
+    /// Which of those that had this place in the slab; an event of an earlier one is not ours.
+    generation: u32,
     readable: bool,
     writable: bool,
     /// The peer ended its side: reading stays ready for good, since no further edge will come.
@@ -45,6 +51,7 @@ struct Source {
 pub(crate) struct Core {
     registry: mio::Registry,
     sources: RefCell<Slab<Source>>,
+    generation: Cell<u32>,
     tasks: Tasks,
     timers: RefCell<timer::Wheel>,
     buffers: buffer::Pool,
@@ -98,11 +105,26 @@ impl Core {
         true
     }
 
+    /// A place for the readiness of a descriptor: its key, and the token to register it with.
+    fn add_source(&self, source: Source) -> (usize, Token) {
+        let generation = self.generation.get().wrapping_add(1);
+        self.generation.set(generation);
+        let key = self.sources.borrow_mut().insert(Source {
+            generation,
+            ..source
+        });
+        (key, Token(key | (generation as usize) << KEY_BITS))
+    }
+
     fn dispatch(&self, event: &mio::event::Event) {
         let mut sources = self.sources.borrow_mut();
-        let Some(source) = sources.get_mut(event.token().0) else {
+        let token = event.token().0;
+        let Some(source) = sources.get_mut(token & KEY_MASK) else {
             return;
         };
+        if source.generation as usize != token >> KEY_BITS {
+            return;
+        }
         source.broken |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
         source.read_closed |= event.is_read_closed();
         if event.is_readable() || source.read_closed || source.broken {
@@ -140,6 +162,7 @@ impl Driver {
         let core = Rc::new(Core {
             registry,
             sources: RefCell::new(Slab::new()),
+            generation: Cell::new(0),
             tasks: Tasks::new(Arc::clone(&remote)),
             timers: RefCell::new(timer::Wheel::new()),
             buffers: buffer::Pool::new(),

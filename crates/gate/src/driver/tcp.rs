@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use mio::{Interest, Token};
+use mio::Interest;
 
 use super::{Core, Source};
 
@@ -28,14 +28,13 @@ pub(crate) struct TcpStream {
 
 impl TcpStream {
     fn register(core: &Rc<Core>, mut io: mio::net::TcpStream) -> io::Result<Self> {
-        let key = core.sources.borrow_mut().insert(Source {
-            readable: true,
+        // What came already makes an edge at once: a read that finds nothing is saved.
+        let (key, token) = core.add_source(Source {
             writable: true,
             ..Source::default()
         });
-        let registered =
-            core.registry
-                .register(&mut io, Token(key), Interest::READABLE | Interest::WRITABLE);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = core.registry.register(&mut io, token, interest);
         let stream = Self {
             io,
             key,
@@ -223,9 +222,8 @@ impl TcpStream {
 
 impl Drop for TcpStream {
     fn drop(&mut self) {
-        if let Err(error) = self.core.registry.deregister(&mut self.io) {
-            tracing::debug!(%error, "deregister");
-        }
+        // Closing the descriptor ends its registration too, and costs no call of its own; what was
+        // on its way has a generation that is over.
         let mut sources = self.core.sources.borrow_mut();
         let source = sources.try_remove(self.key);
         drop(sources);
@@ -246,13 +244,11 @@ impl TcpListener {
     /// When epoll does not take the descriptor.
     pub(crate) fn new(core: &Rc<Core>, listener: std::net::TcpListener) -> io::Result<Self> {
         let mut io = mio::net::TcpListener::from_std(listener);
-        let key = core.sources.borrow_mut().insert(Source {
+        let (key, token) = core.add_source(Source {
             readable: true,
             ..Source::default()
         });
-        let registered = core
-            .registry
-            .register(&mut io, Token(key), Interest::READABLE);
+        let registered = core.registry.register(&mut io, token, Interest::READABLE);
         let listener = Self {
             io,
             key,

@@ -73,6 +73,15 @@ impl Body {
         matches!(self, Self::Length(0))
     }
 
+    /// Bytes that are still to come, where that is known.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        match self {
+            Self::Length(left) => Some(*left),
+            Self::Chunked(_) | Self::UntilClose => None,
+        }
+    }
+
     /// True when the end of the stream is the end of the body.
     #[must_use]
     pub fn ends_with_stream(&self) -> bool {

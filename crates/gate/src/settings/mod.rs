@@ -340,7 +340,7 @@ impl Default for LimitsSettings {
             head: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
-            backend_idle_max: 256,
+            backend_idle_max: 1_024,
             backends_max: 10_000,
             access_log_lines: 8_192,
             drain: Duration::from_secs(10),

@@ -461,7 +461,7 @@ pub(super) static LIMITS: Schema = Schema {
         Key::new(
             "backend_idle_max",
             "whole number",
-            "256",
+            "1024",
             "0 to 10000",
             "connections kept for one backend by one thread",
         ),

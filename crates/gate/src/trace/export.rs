@@ -50,7 +50,7 @@ impl Exporter {
     /// When the HTTP client can't be made.
     pub(crate) fn start(
         settings: &TraceSettings,
-        finished: mpsc::Receiver<Box<Finished>>,
+        finished: mpsc::Receiver<Finished>,
         counts: Arc<Counts>,
     ) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
@@ -89,11 +89,7 @@ impl Drop for Exporter {
     }
 }
 
-async fn run(
-    mut sender: Sender,
-    mut finished: mpsc::Receiver<Box<Finished>>,
-    stop: CancellationToken,
-) {
+async fn run(mut sender: Sender, mut finished: mpsc::Receiver<Finished>, stop: CancellationToken) {
     let mut batch = Vec::new();
     loop {
         let filled = async {
@@ -119,8 +115,8 @@ async fn run(
 }
 
 impl Sender {
-    async fn send(&mut self, batch: Vec<Box<Finished>>) {
-        let spans: Vec<Span> = batch.iter().flat_map(|exchange| spans(exchange)).collect();
+    async fn send(&mut self, batch: Vec<Finished>) {
+        let spans: Vec<Span> = batch.iter().flat_map(spans).collect();
         let count = spans.len() as u64;
         let body = self.message(spans).encode_to_vec();
         let request = self

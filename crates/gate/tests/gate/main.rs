@@ -17,6 +17,7 @@
 mod balancing;
 mod control;
 mod corpus;
+mod desync;
 mod discovery;
 mod failures;
 mod forwarding;

@@ -130,7 +130,7 @@ pub(crate) fn service(settings: &mut GateSettings) -> &mut ServiceSettings {
 pub(crate) fn backends(settings: &mut GateSettings) -> &mut Vec<BackendSettings> {
     match &mut service(settings).discovery {
         DiscoverySettings::Static(backends) => backends,
-        DiscoverySettings::Registry => panic!("the registry has the backends"),
+        other => panic!("the settings name no backends: {other:?}"),
     }
 }
 

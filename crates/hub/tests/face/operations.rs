@@ -183,12 +183,16 @@ async fn pages_come_with_their_policy_and_are_cached_by_content() {
             "{plain}"
         );
     }
-    assert_eq!(
-        problem(site.get(&As::Nobody, "/assets/../Cargo.toml").await)
-            .await
-            .0,
-        404
-    );
+    // As sent, and as a client sends it that takes `..` for its own.
+    for outside in [
+        "/assets/%2e%2e/Cargo.toml",
+        "/assets/..%2fCargo.toml",
+        "/Cargo.toml",
+    ] {
+        let response = site.get(&As::Nobody, outside).await;
+        assert_eq!(response.status(), 404, "{outside}");
+        assert!(!response.text().await.unwrap().contains("[workspace]"));
+    }
 }
 
 #[tokio::test]
