@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use munjigi_gate::http1::Framing;
 use munjigi_gate::http1::head::{HeadLimits, RequestHead, ResponseHead, find_end};
-use munjigi_gate::http1::write::{self, Delivery, Forwarding};
+use munjigi_gate::http1::write::{self, Delivery, Edits, Forwarding};
 
 const LIMITS: HeadLimits = HeadLimits {
     bytes: 32 * 1024,
@@ -28,6 +28,7 @@ fn request(bytes: &[u8]) {
         peer: "192.0.2.1",
         scheme: "http",
         trusted: false,
+        ..Forwarding::default()
     };
     write::request(&mut written, &head, forwarding, "192.0.2.2:80");
     assert_eq!(find_end(&written, 0, WRITTEN), Ok(Some(written.len())), "one head, not two");
@@ -54,6 +55,7 @@ fn response(bytes: &[u8]) {
         say_keep_alive: false,
         date: b"Sat, 21 Nov 2026 03:05:00 GMT",
         upgrade: false,
+        edits: Edits::default(),
     };
     let mut written = Vec::new();
     write::response(&mut written, &head, delivery);

@@ -4,10 +4,9 @@ import { api, ApiError, isPassing } from "./api.js";
 import { backoff } from "./place.js";
 import * as memory from "./memory.js";
 import * as tus from "./tus.js";
-import { Upload } from "./upload.js";
+import { Upload, nextPiece } from "./upload.js";
 import { isSameFile, unfinished } from "./unfinished.js";
 
-const CHUNK = 16 * 1024 * 1024;
 const AT_ONCE = 2;
 /** A chunk that arrives damaged this often in a row points at the machine, not at luck. */
 const DAMAGED_MAX = 3;
@@ -235,7 +234,9 @@ export class Uploads {
   }
 
   async #sendChunk(item, signal) {
-    const chunk = item.file.slice(item.offset, Math.min(item.offset + CHUNK, item.size));
+    // A piece that is cut is lost as a whole, since it is checked as a whole.
+    const chunk = item.file.slice(item.offset, Math.min(item.offset + item.piece, item.size));
+    const began = performance.now();
     try {
       item.offset = await tus.send(item.url, item.offset, chunk, (sent) => {
         item.sent = sent;
@@ -247,6 +248,7 @@ export class Uploads {
       if (error?.name === "NotReadableError" || error?.name === "NotFoundError") throw new ApiError({ status: 400, code: "file_changed" });
       throw error;
     }
+    item.piece = nextPiece(chunk.size, performance.now() - began);
     item.sent = 0;
     item.sample();
     this.#remember(item);

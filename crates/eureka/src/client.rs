@@ -45,7 +45,7 @@ impl fmt::Debug for Client {
 
 /// A URL that leads to no registry.
 #[derive(Debug, thiserror::Error)]
-#[error("not the URL of a registry: write http://HOST:8761/eureka")]
+#[error("not the URL of a registry: write http://HOST:8761/eureka or https://…")]
 pub struct BadUrl;
 
 /// Why a registry did not do as asked.
@@ -237,7 +237,7 @@ async fn refused(response: Response) -> ClientError {
 impl Registry {
     fn parse(written: &str) -> Result<Self, BadUrl> {
         let mut base = Url::parse(written).map_err(|_| BadUrl)?;
-        if base.scheme() != "http" || base.host().is_none() {
+        if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(BadUrl);
         }
         let user = (!base.username().is_empty()).then(|| {
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(registry.base.as_str(), "http://127.0.0.1:8761/eureka");
         let (user, password) = registry.user.unwrap();
         assert_eq!((user.as_str(), password.expose()), ("me", "p@ss"));
-        for bad in ["https://h/eureka", "nonsense", "/eureka", "http://"] {
+        for bad in ["ftp://h/eureka", "nonsense", "/eureka", "http://"] {
             assert!(Registry::parse(bad).is_err(), "{bad}");
         }
     }

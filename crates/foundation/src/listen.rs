@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -19,12 +20,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::tls::{ServerSettings, ServerTls, TlsError};
 pub use sockets::{Sockets, label};
 
 /// How many connections may wait to be accepted.
@@ -75,15 +81,57 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` on `listener` until `shutdown`; then lets requests in flight end, for at most `limits.drain`.
-///
-/// Handlers can take the peer by `ConnectInfo<SocketAddr>`.
-pub async fn serve(
+/// A listening socket, and the TLS that its connections speak.
+#[derive(Debug)]
+pub struct Door {
     listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+}
+
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            tls: None,
+        }
+    }
+}
+
+impl Door {
+    /// With the certificates of an address, if it has any.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn open(listener: TcpListener, tls: Option<&ServerSettings>) -> Result<Self, TlsError> {
+        let load = |tls: &ServerSettings| ServerTls::load(tls.clone(), &[b"http/1.1"]);
+        let tls = tls.map(load).transpose()?.map(Arc::new);
+        Ok(Self { listener, tls })
+    }
+}
+
+/// Among a request's extensions: it came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub struct OverTls;
+
+/// Serves `router` on a listener until `shutdown`; then lets requests in flight end, for at most `limits.drain`. Files
+/// of certificates are read again when they change.
+///
+/// Handlers can take the peer by `ConnectInfo<SocketAddr>`, and [`OverTls`] from the extensions.
+pub async fn serve(
+    door: impl Into<Door>,
     router: Router,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
+    let Door { listener, tls } = door.into();
+    let mut watcher = JoinSet::new();
+    if let Some(tls) = &tls {
+        let place = listener.local_addr().map(|address| address.to_string());
+        watcher.spawn(ServerTls::watch(
+            Arc::downgrade(tls),
+            place.unwrap_or_default(),
+        ));
+    }
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     loop {
@@ -103,15 +151,61 @@ pub async fn serve(
             }
         };
         drop(stream.set_nodelay(true));
-        let router = router.clone();
-        let connection =
-            serve_connection(stream, Some(peer), router, limits.head, shutdown.clone());
+        let (router, head, shutdown) = (router.clone(), limits.head, shutdown.clone());
+        let tls = tls.as_ref().map(|tls| tls.config());
         connections.spawn(async move {
-            connection.await;
+            match tls {
+                None => serve_connection(stream, Some(peer), router, head, shutdown).await,
+                Some(tls) => {
+                    let router = router.layer(Extension(OverTls));
+                    if let Some(stream) = shake_hands(stream, tls, head).await {
+                        serve_connection(stream, Some(peer), router, head, shutdown).await;
+                    }
+                }
+            }
             drop(permit);
         });
     }
     finish(connections, limits.drain).await;
+}
+
+/// Tells a client of plain HTTP that TLS is spoken here.
+async fn answer_plain(mut stream: TcpStream) {
+    let document = "{\"status\":400,\"code\":\"plain_http_on_tls_port\",\"title\":\"Bad Request\",\"detail\":\"this port speaks HTTPS\",\"hint\":\"use https:// in the address\"}\n";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{document}",
+        document.len()
+    );
+    let answered = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What was sent is read, or the kernel would take the answer back by a reset.
+        let mut rest = stream.take(64 * 1024);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // A client that goes away is its own affair.
+    drop(answered.await);
+}
+
+/// The handshake, within the time of a head. `None` when there is none: whoever failed to agree was told by an alert.
+async fn shake_hands(
+    stream: TcpStream,
+    tls: Arc<rustls::ServerConfig>,
+    within: Duration,
+) -> Option<TlsStream<TcpStream>> {
+    let shaken = async {
+        let mut first = [0];
+        stream.peek(&mut first).await.ok()?;
+        if first.first().is_some_and(u8::is_ascii_alphabetic) {
+            answer_plain(stream).await;
+            return None;
+        }
+        let accepted = TlsAcceptor::from(tls).accept(stream).await;
+        accepted
+            .inspect_err(|error| tracing::debug!(%error, "TLS handshake failed"))
+            .ok()
+    };
+    tokio::time::timeout(within, shaken).await.ok().flatten()
 }
 
 /// As [`serve`], on a Unix socket.

@@ -9,10 +9,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::arrival;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
 use crate::http2;
+use crate::layer4;
 use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
@@ -98,10 +100,18 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
 
 fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let timer = Timer::new(&shard.core);
-    let Some(seat) = Seat::take(listener) else {
-        shard.stats.reason(Reason::TooManyConnections);
-        shard.core.spawn(refuse(stream, timer));
-        return;
+    let snapshot = shard.snapshot();
+    let layer4 = snapshot.line(&listener.name).is_some();
+    let seat = match Seat::take(listener, peer.ip(), &snapshot) {
+        Ok(seat) => seat,
+        Err(reason) => {
+            shard.stats.reason(reason);
+            // Where TLS is spoken an answer would cost a handshake: the connection is just closed.
+            if !layer4 && !arrival::has_door(shard, listener) {
+                shard.core.spawn(refuse(stream, timer, reason));
+            }
+            return;
+        }
     };
     let listed = Listed::new(&shard.live, listener, peer, shard.core.now());
     let connection = Connection {
@@ -112,16 +122,23 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         listed,
         leftover: None,
     };
-    shard.core.spawn(serve(Rc::clone(shard), connection));
+    if layer4 {
+        let served = layer4::tcp::serve(Rc::clone(shard), connection);
+        shard.core.spawn(served);
+    } else {
+        shard.core.spawn(serve(Rc::clone(shard), connection));
+    }
 }
 
 /// Answers a connection beyond the limit with 503, as far as it takes it at once.
-async fn refuse(stream: TcpStream, timer: Timer) {
-    let rejection = Rejection::new(
-        Reason::TooManyConnections,
-        "the listener has as many connections as `connections_max` allows",
-    )
-    .retry_after(1);
+async fn refuse(stream: TcpStream, timer: Timer, reason: Reason) {
+    let detail = match reason {
+        Reason::TooManyFromAddress => {
+            "there are as many connections from this address as `connections_per_address` allows"
+        }
+        _ => "the listener has as many connections as `connections_max` allows",
+    };
+    let rejection = Rejection::new(reason, detail).retry_after(1);
     let answer = pipeline::rejection_bytes(&rejection, b"", true);
     let mut patience = crate::relay::Patience::Idle(Duration::from_secs(1));
     let parts = [answer.as_slice(), &[], &[]];
@@ -134,6 +151,11 @@ async fn refuse(stream: TcpStream, timer: Timer) {
 }
 
 async fn serve(shard: Rc<Shard>, mut connection: Connection) {
+    if arrival::has_door(&shard, connection.listener())
+        && !Box::pin(arrival::arrive(&shard, &mut connection)).await
+    {
+        return;
+    }
     if connection.listener().protocols.http2() {
         match Box::pin(choose(&shard, &mut connection)).await {
             http2::First::Http1 => {}
@@ -148,12 +170,14 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             if let Some(reason) = reason {
                 shard.stats.reason(reason);
             }
+            connection.stream.say_goodbye();
             return;
         }
         connection.listed.request(shard.core.now());
         match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
             After::Next => {}
             After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
+                connection.stream.say_goodbye();
                 return;
             }
             After::Linger | After::Close => {
@@ -167,8 +191,12 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
 
 /// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.
 async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First {
-    if !connection.listener().protocols.http1() {
-        return http2::First::Http2;
+    let speaks_http1 = connection.listener().protocols.http1();
+    match connection.stream.agreed() {
+        Some(agreed) if agreed.http2 => return http2::First::Http2,
+        Some(_) if speaks_http1 => return http2::First::Http1,
+        _ if !speaks_http1 => return http2::First::Http2,
+        _ => {}
     }
     if let Wake::End(reason) = wait_for_request(shard, connection).await {
         if let Some(reason) = reason {

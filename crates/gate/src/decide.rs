@@ -6,16 +6,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use munjigi_foundation::settings::format_duration;
+
 use crate::backends::{Backend, Holder, Service, Set};
 use crate::balance::Pick;
 use crate::http1::Framing;
 use crate::http1::head::{Name, RequestHead};
+use crate::rate;
 use crate::reason::{Reason, Rejection};
 use crate::ring::stable_hash;
 use crate::routes::{self, Choice, Lookup, LookupSource, Question};
-use crate::settings::{Balance, HashSource, RouteSettings};
+use crate::settings::{Balance, HashSource, LimitBy, RouteSettings};
 use crate::snapshot::{Route, Snapshot};
 use crate::target;
+use crate::template::Facts;
 
 /// The service that workers post their events to.
 const HUB: &str = "HUB";
@@ -27,6 +31,24 @@ const INNER: &str = "inner";
 pub(crate) struct Routed<'s> {
     pub(crate) route: &'s Route,
     pub(crate) settings: &'s RouteSettings,
+}
+
+/// Asks `act` with what a request is routed by.
+pub(crate) fn with_question<T>(
+    listener: &str,
+    head: &RequestHead,
+    act: impl FnOnce(Question<'_>) -> T,
+) -> T {
+    let target = text(head.target());
+    let (_, query) = target::split(&target);
+    let host = text(head.host().unwrap_or_default());
+    act(Question {
+        listener,
+        host: &target::host_name(&host),
+        path: &target::path_of(head.target()),
+        query: query.unwrap_or_default(),
+        head,
+    })
 }
 
 /// Route: the most specific one, or why there is none.
@@ -42,20 +64,9 @@ pub(crate) fn route<'s>(
         ));
     }
     let target = text(head.target());
-    let (written, _) = target::split(&target);
-    let path = if written.starts_with('/') {
-        written
-    } else {
-        "/"
-    };
-    let host = text(head.host().unwrap_or_default());
-    let question = Question {
-        listener,
-        host: &target::host_name(&host),
-        path: &target::normal_path(path),
-        method: &text(head.method()),
-    };
-    let place = match snapshot.table.find(question) {
+    let (path, _) = target::split(&target);
+    let choice = with_question(listener, head, |question| snapshot.table.find(question));
+    let place = match choice {
         Choice::Route(place) => place,
         Choice::OtherMethods(allowed) => {
             let allowed = allowed.join(", ");
@@ -75,13 +86,61 @@ pub(crate) fn route<'s>(
     let Some((route, settings)) = routed else {
         return Err(no_route());
     };
-    if settings.service == HUB && listener != INNER && routes::is_internal(path) {
+    if settings.service == HUB && listener != INNER && reaches_internal(settings, head, path) {
         return Err(Rejection::new(
             Reason::InternalPath,
             "there is nothing here",
         ));
     }
     Ok(Routed { route, settings })
+}
+
+/// The path as it came, or as the route rewrites it, is for workers only.
+fn reaches_internal(settings: &RouteSettings, head: &RequestHead, path: &str) -> bool {
+    routes::is_internal(path)
+        || settings.rewrite.as_ref().is_some_and(|rewrite| {
+            let facts = Facts {
+                head,
+                path: target::path_of(head.target()),
+                pattern: &settings.path,
+                // No path is made of these.
+                client: [0, 0, 0, 0].into(),
+                scheme: "http",
+            };
+            let rewritten = rewrite.target(&facts);
+            routes::is_internal(target::split(&text(&rewritten)).0)
+        })
+}
+
+/// The route's rate limit: takes a token, or only looks whether there is one.
+pub(crate) fn rate(
+    route: &Route,
+    (head, client): (&RequestHead, IpAddr),
+    now: Instant,
+    take: bool,
+) -> Result<(), Rejection> {
+    let Some(limiter) = &route.limiter else {
+        return Ok(());
+    };
+    let outcome = if take {
+        limiter.take(head, client, now)
+    } else {
+        limiter.look(head, client, now)
+    };
+    outcome.map_err(|wait| {
+        let limit = limiter.settings();
+        let detail = format!(
+            "more than {} requests in {} by one {}",
+            limit.requests,
+            format_duration(limit.per),
+            match limit.by {
+                LimitBy::ClientIp => "client",
+                LimitBy::Header(_) => "value of a header field",
+                LimitBy::User => "user",
+            }
+        );
+        Rejection::new(Reason::RateLimited, detail).retry_after(rate::retry_after(wait))
+    })
 }
 
 fn no_route() -> Rejection {
@@ -163,6 +222,15 @@ fn preference(service: &Service, set: &Set, head: &RequestHead, client: IpAddr) 
     preference
 }
 
+/// For a connection without requests: any backend, its hash by the client's address.
+pub(crate) fn wanted_by_address(service: &Service, client: IpAddr) -> Wanted {
+    let mut preference = Preference::default();
+    if service.settings.balance == Balance::ConsistentHash {
+        preference.hash = address_hash(client);
+    }
+    Wanted::Any(preference)
+}
+
 /// What a request hashes to: by the client's address when it does not have what is asked for.
 fn hash(source: &HashSource, head: &RequestHead, client: IpAddr) -> u64 {
     let target = text(head.target());
@@ -180,10 +248,13 @@ fn hash(source: &HashSource, head: &RequestHead, client: IpAddr) -> u64 {
             found.ok().flatten().map(String::into_bytes)
         }
     };
-    match (value, client.to_canonical()) {
-        (Some(value), _) => stable_hash(&value),
-        (None, IpAddr::V4(ip)) => stable_hash(&ip.octets()),
-        (None, IpAddr::V6(ip)) => stable_hash(&ip.octets()),
+    value.map_or_else(|| address_hash(client), |value| stable_hash(&value))
+}
+
+fn address_hash(client: IpAddr) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => stable_hash(&ip.octets()),
+        IpAddr::V6(ip) => stable_hash(&ip.octets()),
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,17 @@ impl Followers {
             stop: CancellationToken::new(),
             running: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// Keeps certificates up to date with their files, until the gate ends.
+    pub(crate) fn watch_files(&self, snapshot: &Arc<ArcSwap<Snapshot>>) {
+        let (snapshot, stop) = (Arc::clone(snapshot), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = crate::tls::watch(snapshot) => {}
+            }
+        });
     }
 
     /// Follows the services of `snapshot`, and no other.

@@ -2,15 +2,19 @@
 //! serves real requests: the request is written as bytes, parsed and routed like any other.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use munjigi_foundation::settings::Size;
+use munjigi_foundation::settings::{Size, format_duration};
 
 use crate::decide::{self, Candidate, Routed, Wanted};
+use crate::files::{self, Found};
 use crate::http1::head::RequestHead;
-use crate::pipeline::head_limits;
-use crate::reason::Rejection;
-use crate::settings::{DiscoverySettings, GateSettings};
+use crate::outgoing::{self, Terms};
+use crate::pipeline::{head_limits, rejection_bytes};
+use crate::reason::{Reason, Rejection};
+use crate::reply::{self, Reply};
+use crate::settings::{Action, DiscoverySettings, GateSettings, RouteSettings};
 use crate::snapshot::Snapshot;
 
 /// One decision.
@@ -39,29 +43,114 @@ pub struct Asked<'a> {
     pub listener: Option<&'a str>,
 }
 
-/// The decisions by a running gate's snapshot, or one made by [`snapshot`].
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// In the order in which they fall.
+    pub decisions: Vec<Decision>,
+    /// The route that serves it.
+    pub route: Option<String>,
+    /// How it ends.
+    pub outcome: Outcome,
+}
+
+/// How a request ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The gate answers.
+    Answer {
+        /// The status.
+        status: u16,
+        /// The code of the problem document; `done` for an answer that the route wants.
+        code: &'static str,
+        /// The head, with `now` as its date.
+        head: String,
+    },
+    /// A backend answers.
+    Forward {
+        /// The head that it gets.
+        head: String,
+        /// Those that may be asked, by address.
+        candidates: Vec<String>,
+    },
+    /// Nobody can say: there is no listener, or the backends are not known here.
+    Unknown,
+}
+
+/// What becomes of a request, by a running gate's snapshot, or by one made by [`snapshot`].
+/// Nothing is counted and no bucket is touched. Reads from the disk where the route serves files.
 #[must_use]
-pub fn request(snapshot: &Snapshot, asked: Asked<'_>) -> Vec<Decision> {
-    let mut decisions = Vec::new();
-    if let Err(rejection) = decide_all(snapshot, asked, &mut decisions) {
-        decisions.push(Decision {
-            stage: "answer",
-            verdict: format!(
-                "{} {}: {}",
-                rejection.reason.status(),
-                rejection.reason.code(),
-                rejection.detail
-            ),
-            ends: true,
+pub fn request(snapshot: &Snapshot, asked: Asked<'_>) -> Explanation {
+    head(snapshot, &as_bytes(asked), asked.from, asked.listener)
+}
+
+/// As [`request`], of a head as it came: its bytes up to the empty line.
+#[must_use]
+pub fn head(
+    snapshot: &Snapshot,
+    bytes: &[u8],
+    from: IpAddr,
+    listener: Option<&str>,
+) -> Explanation {
+    let mut explanation = Explanation {
+        decisions: Vec::new(),
+        route: None,
+        outcome: Outcome::Unknown,
+    };
+    match RequestHead::parse(bytes, head_limits(&snapshot.settings().limits)) {
+        Ok(head) => Story {
+            snapshot,
+            from,
+            listener,
+            head: &head,
+            scheme: "http",
+            told: &mut explanation,
+        }
+        .tell(),
+        Err(error) => {
+            let rejection = Rejection::from(error);
+            let bytes = rejection_bytes(&rejection, NOW, true);
+            explanation.end(&rejection, head_text(&bytes));
+        }
+    }
+    explanation
+}
+
+/// In place of a date.
+const NOW: &[u8] = b"now";
+
+/// The head of a whole response.
+fn head_text(bytes: &[u8]) -> String {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+    let head = bytes.get(..end.map_or(bytes.len(), |end| end + 4));
+    String::from_utf8_lossy(head.unwrap_or_default()).into_owned()
+}
+
+impl Explanation {
+    fn say(&mut self, stage: &'static str, verdict: impl Into<String>) {
+        self.decisions.push(Decision {
+            stage,
+            verdict: verdict.into(),
+            ends: false,
         });
     }
-    decisions
+
+    fn end(&mut self, rejection: &Rejection, head: String) {
+        let (status, code) = (rejection.reason.status(), rejection.reason.code());
+        self.decisions.push(Decision {
+            stage: "answer",
+            verdict: format!("{status} {code}: {}", rejection.detail),
+            ends: true,
+        });
+        self.outcome = Outcome::Answer { status, code, head };
+    }
 }
 
 /// A snapshot of settings that no gate serves: only static backends are known.
 #[must_use]
 pub fn snapshot(settings: GateSettings) -> Snapshot {
-    let snapshot = Snapshot::new(settings, Vec::new(), None);
+    let mut snapshot = Snapshot::new(settings, Vec::new(), None);
+    snapshot.followed = false;
     for service in snapshot.services.values() {
         if let DiscoverySettings::Static(backends) = &service.settings.discovery {
             crate::discovery::apply_static(service, backends, &snapshot);
@@ -70,110 +159,233 @@ pub fn snapshot(settings: GateSettings) -> Snapshot {
     snapshot
 }
 
-fn decide_all(
-    snapshot: &Snapshot,
-    asked: Asked<'_>,
-    decisions: &mut Vec<Decision>,
-) -> Result<(), Rejection> {
-    let mut say = |stage, verdict: String| {
-        decisions.push(Decision {
-            stage,
-            verdict,
-            ends: false,
-        });
-    };
-    let settings = snapshot.settings();
-    let known = |name: &&str| {
-        settings
-            .listeners
-            .iter()
-            .any(|listener| listener.name == **name)
-    };
-    let first = settings
-        .listeners
-        .first()
-        .map(|listener| listener.name.as_str());
-    let Some(listener) = asked.listener.filter(known).or(first) else {
-        say("accept", "there is no listener".to_owned());
-        return Ok(());
-    };
-    say(
-        "accept",
-        format!("listener {listener}, peer {}", asked.from),
-    );
-    let bytes = as_bytes(asked);
-    let head = RequestHead::parse(&bytes, head_limits(&settings.limits))?;
-    say(
-        "read head",
-        format!(
-            "{} {}",
-            decide::text(head.method()),
-            decide::text(head.target())
-        ),
-    );
-    let client = decide::client(snapshot, asked.from, &head);
-    say("client", client.to_string());
-    let routed = decide::route(snapshot, listener, &head)?;
-    say(
-        "route",
-        format!(
-            "{} ({}) to service {}",
-            routed.settings.name, routed.settings.path, routed.settings.service
-        ),
-    );
-    decide::limits(routed.settings, &head)?;
-    let limit = routed
-        .settings
-        .request_body_max
-        .map_or_else(|| "none".to_owned(), |limit| Size(limit).to_string());
-    say("limits", format!("passed; request_body_max {limit}"));
-    choose(Instant::now(), &routed, (&head, client), say)
+/// One request on its way.
+struct Story<'a> {
+    snapshot: &'a Snapshot,
+    from: IpAddr,
+    listener: Option<&'a str>,
+    head: &'a RequestHead,
+    /// Of the listener.
+    scheme: &'static str,
+    told: &'a mut Explanation,
 }
 
-/// The backend, and the limits of the exchange with it.
-fn choose(
-    now: Instant,
-    routed: &Routed<'_>,
-    (head, client): (&RequestHead, IpAddr),
-    mut say: impl FnMut(&'static str, String),
-) -> Result<(), Rejection> {
-    let service = &routed.route.service;
-    let set = service.set.load();
-    if set.members().is_empty() && service.settings.discovery == DiscoverySettings::Registry {
-        say(
-            "choose backend",
-            "from the registry, by the service's name".to_owned(),
-        );
-        if let Some(lookup) = &routed.settings.lookup {
-            let rule = format!("only where metadata.{} = {}", lookup.key, lookup.source);
-            say("choose backend", rule);
+/// Losing routes that are named.
+const LOSERS_MAX: usize = 20;
+
+impl<'a> Story<'a> {
+    fn terms(&self, settings: &'a RouteSettings) -> Terms<'a> {
+        Terms {
+            snapshot: self.snapshot,
+            settings,
+            head: self.head,
+            peer: self.from,
+            scheme: self.scheme,
         }
-        return Ok(());
     }
-    let wanted = decide::wanted(routed, &set, head, client, now)?;
-    let how = match wanted {
-        Wanted::Any(_) => format!("by {}", service.settings.balance),
-        Wanted::Only(_) => "by `where`".to_owned(),
-    };
-    match decide::backend(service, &set, &wanted, &[], now)? {
-        Candidate::One(backend) => say("choose backend", format!("{} {how}", backend.name)),
-        Candidate::Full => say("choose backend", "all are full: it waits".to_owned()),
+
+    fn tell(mut self) {
+        let listeners = &self.snapshot.settings().listeners;
+        let wanted = |name: &str| listeners.iter().find(|listener| listener.name == name);
+        let listener = self.listener.and_then(wanted).or(listeners.first());
+        let Some(listener) = listener else {
+            return self.told.say("accept", "there is no listener");
+        };
+        if listener.tls.is_some() {
+            self.scheme = "https";
+        }
+        let accepted = format!("listener {}, peer {}", listener.name, self.from);
+        self.told.say("accept", accepted);
+        if let Some(layer4) = &listener.layer4 {
+            let verdict = format!("layer 4: all bytes go to service {}", layer4.service);
+            return self.told.say("accept", verdict);
+        }
+        let (method, target) = (self.head.method(), self.head.target());
+        let line = format!("{} {}", decide::text(method), decide::text(target));
+        self.told.say("read head", line);
+        let client = decide::client(self.snapshot, self.from, self.head);
+        self.told.say("client", client.to_string());
+        let routed = decide::route(self.snapshot, &listener.name, self.head);
+        let settings = routed.as_ref().ok().map(|routed| routed.settings);
+        let outcome = routed.and_then(|routed| {
+            self.route(&listener.name, &routed);
+            self.serve(&routed, client)
+        });
+        if let Err(rejection) = outcome {
+            if matches!(rejection.reason, Reason::NoRoute | Reason::MethodNotAllowed) {
+                self.losers(&listener.name, None);
+            }
+            let settings = settings.unwrap_or(&self.snapshot.no_route);
+            let pages = [&settings.error_pages, &self.snapshot.settings().error_pages];
+            let reply = reply::rejection(&rejection, self.head, &pages);
+            let head = self.own_head(settings, &reply);
+            self.told.end(&rejection, head);
+        }
     }
-    let timeout = routed.settings.timeout;
-    say(
-        "forward",
-        format!(
+
+    fn route(&mut self, listener: &str, routed: &Routed<'_>) {
+        let settings = routed.settings;
+        let to = match &settings.action {
+            Action::Forward => format!("to service {}", settings.service),
+            Action::Redirect(redirect) => format!("redirects to {}", redirect.location),
+            Action::Respond(respond) => format!("answers {}", respond.status),
+            Action::Files(files) => format!("files of {}", files.root.display()),
+        };
+        let verdict = format!("{} ({}) {to}", settings.name, settings.path);
+        self.told.route = Some(settings.name.clone());
+        self.told.say("route", verdict);
+        self.losers(listener, Some(routed.route.place));
+    }
+
+    /// Why the others did not get it.
+    fn losers(&mut self, listener: &str, winner: Option<usize>) {
+        let table = &self.snapshot.table;
+        let losers = decide::with_question(listener, self.head, |q| table.losers(q, winner));
+        for (name, why) in losers.named.iter().take(LOSERS_MAX) {
+            self.told.say("not route", format!("{name}: {why}"));
+        }
+        let unnamed = losers.named.len().saturating_sub(LOSERS_MAX);
+        let counted = [
+            (unnamed, "more that fit less"),
+            (losers.path, "for other paths"),
+            (losers.host, "for other hosts"),
+            (losers.listener, "for other listeners"),
+        ];
+        let counted: Vec<String> = counted
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if !counted.is_empty() {
+            self.told.say("not route", counted.join(", "));
+        }
+    }
+
+    fn serve(&mut self, routed: &Routed<'a>, client: IpAddr) -> Result<(), Rejection> {
+        let settings = routed.settings;
+        let now = Instant::now();
+        decide::limits(settings, self.head)?;
+        decide::rate(routed.route, (self.head, client), now, false)?;
+        self.limits(settings);
+        let terms = self.terms(settings);
+        let reply = match &settings.action {
+            Action::Forward => return self.choose(routed, client, now),
+            Action::Redirect(_) | Action::Respond(_) => reply::fixed(terms),
+            Action::Files(files) => {
+                let wanted = reply::wanted_file(terms, files)?;
+                self.told.say("files", wanted.path.clone());
+                let found = files::find(&wanted).unwrap_or(Found::Nothing);
+                Some(reply::of_file(terms, files, found)?)
+            }
+        };
+        if let Some(reply) = reply {
+            let head = self.own_head(settings, &reply);
+            self.told.decisions.push(Decision {
+                stage: "answer",
+                verdict: head.trim_end().replace("\r\n", "; "),
+                ends: true,
+            });
+            self.told.outcome = Outcome::Answer {
+                status: reply.status,
+                code: reply.reason.code(),
+                head,
+            };
+        }
+        Ok(())
+    }
+
+    fn limits(&mut self, settings: &RouteSettings) {
+        let limit = settings
+            .request_body_max
+            .map_or_else(|| "none".to_owned(), |limit| Size(limit).to_string());
+        let mut verdict = format!("passed; request_body_max {limit}");
+        if let Some(rate) = &settings.rate_limit {
+            let per = format_duration(rate.per);
+            verdict += &format!("; rate_limit {} per {per} by {}", rate.requests, rate.by);
+        }
+        self.told.say("limits", verdict);
+    }
+
+    /// The head of an answer of the gate's own.
+    fn own_head(&self, settings: &'a RouteSettings, reply: &Reply) -> String {
+        let close = reply::must_close(self.head, reply.reason);
+        let Ok(head) = reply.head(self.head.method()) else {
+            return String::new();
+        };
+        let terms = self.terms(settings);
+        let lead = outgoing::response(terms, &head, close, &Arc::default(), NOW);
+        String::from_utf8_lossy(&lead.bytes).into_owned()
+    }
+
+    /// The backend, and what it gets.
+    fn choose(
+        &mut self,
+        routed: &Routed<'a>,
+        client: IpAddr,
+        now: Instant,
+    ) -> Result<(), Rejection> {
+        let service = &routed.route.service;
+        let settings = routed.settings;
+        if let Some(rewrite) = &settings.rewrite
+            && let Some(target) = self.terms(settings).target()
+        {
+            let verdict = format!("{} ({rewrite})", decide::text(&target));
+            self.told.say("rewrite", verdict);
+        }
+        let set = service.set.load();
+        let known = self.snapshot.followed || !set.members().is_empty();
+        if !known && service.settings.discovery == DiscoverySettings::Registry {
+            let verdict = "from the registry, by the service's name";
+            self.told.say("choose backend", verdict);
+            if let Some(lookup) = &settings.lookup {
+                let rule = format!("only where metadata.{} = {}", lookup.key, lookup.source);
+                self.told.say("choose backend", rule);
+            }
+            return Ok(());
+        }
+        let wanted = decide::wanted(routed, &set, self.head, client, now)?;
+        let (how, candidates) = match &wanted {
+            Wanted::Any(_) => {
+                let all = set.up().iter().map(|backend| backend.name.clone());
+                (format!("by {}", service.settings.balance), all.collect())
+            }
+            Wanted::Only(backend) => ("by `where`".to_owned(), vec![backend.name.clone()]),
+        };
+        match decide::backend(service, &set, &wanted, &[], now)? {
+            Candidate::One(backend) => {
+                let of = match &wanted {
+                    Wanted::Any(_) => format!(" of {}", candidates.len()),
+                    Wanted::Only(_) => String::new(),
+                };
+                let verdict = format!("{} {how}{of}", backend.name);
+                self.told.say("choose backend", verdict);
+                self.forward(settings, &backend.name, candidates);
+            }
+            Candidate::Full => self.told.say("choose backend", "all are full: it waits"),
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, settings: &'a RouteSettings, backend: &str, candidates: Vec<String>) {
+        let head = self.terms(settings).request(backend);
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let timeout = settings.timeout;
+        let verdict = format!(
             "{} tries; connect {:?}, response {:?}, idle {:?}, rate_min {}",
-            routed.settings.retry.attempts,
+            settings.retry.attempts,
             timeout.connect,
             timeout.response,
             timeout.idle,
             timeout
                 .rate_min
                 .map_or_else(|| "off".to_owned(), |rate| format!("{rate}B/s")),
-        ),
-    );
-    Ok(())
+        );
+        self.told.say("forward", verdict);
+        for line in head.trim_end().lines() {
+            self.told.say("sends", line);
+        }
+        self.told.outcome = Outcome::Forward { head, candidates };
+    }
 }
 
 /// The request as a client would write it.

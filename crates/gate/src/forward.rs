@@ -16,9 +16,9 @@ use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http1::body::Body;
 use crate::http1::head::{Name, RequestHead, ResponseHead, find_end};
-use crate::http1::write::{self, Delivery, Forwarding};
 use crate::http1::{BadMessage, Framing, Version};
 use crate::meter::Meter;
+use crate::outgoing::{self, Lead, Terms};
 use crate::pipeline::{Stop, head_limits};
 use crate::reach::{Search, Upstream};
 use crate::reason::{Reason, Rejection};
@@ -38,8 +38,6 @@ pub(crate) const INTERIM_MAX: u32 = 100;
 /// What is to be forwarded, and where to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Order<'a> {
-    /// `http` or `https`: how the client came.
-    pub(crate) scheme: &'static str,
     pub(crate) shard: &'a Shard,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) head: &'a RequestHead,
@@ -50,6 +48,12 @@ pub(crate) struct Order<'a> {
     pub(crate) body: Option<&'a [u8]>,
     /// The request is on its way already.
     pub(crate) sent: bool,
+}
+
+impl<'a> Order<'a> {
+    pub(crate) fn terms(&self, waiter: &impl Waiter) -> Terms<'a> {
+        Terms::new(self.snapshot, self.routed.settings, self.head, waiter)
+    }
 }
 
 /// An order over a connection of HTTP/1.1.
@@ -94,10 +98,15 @@ enum Answer {
     Upgraded { lead: Vec<u8>, rest: Option<Buffer> },
 }
 
-/// Whom an exchange is for, as far as waiting for the backend goes.
+/// Whom an exchange is for.
 pub(crate) trait Waiter {
     fn timer(&self) -> &Timer;
+    /// The client, or the last proxy before the gate.
     fn peer(&self) -> IpAddr;
+    fn is_tls(&self) -> bool;
+    fn scheme(&self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
     /// Ready when the client is gone.
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()>;
 }
@@ -109,6 +118,10 @@ impl Waiter for Connection {
 
     fn peer(&self) -> IpAddr {
         self.peer.ip()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.stream.is_tls()
     }
 
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
@@ -126,7 +139,7 @@ pub(crate) async fn run(
     // What is rare is boxed: the future of a plain exchange stays small.
     let outcome = if plan.head.framing == Framing::None || plan.body.is_some() {
         if !plan.sent {
-            let mut lead = request_lead(*plan, connection.peer.ip());
+            let mut lead = request_lead(*plan, connection);
             lead.extend_from_slice(plan.body.unwrap_or_default());
             send_head(plan, connection, &lead).await?;
         }
@@ -135,7 +148,7 @@ pub(crate) async fn run(
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
-        let lead = request_lead(*plan, connection.peer.ip());
+        let lead = request_lead(*plan, connection);
         let leftover = connection.leftover.take();
         let both = Box::pin(both_ways(
             plan,
@@ -174,27 +187,19 @@ pub(crate) async fn run(
     }
 }
 
-pub(crate) fn request_lead(order: Order<'_>, peer: IpAddr) -> Vec<u8> {
+pub(crate) fn request_lead(order: Order<'_>, waiter: &impl Waiter) -> Vec<u8> {
     let fallback = &order.upstream.flight.0.name;
-    request_head(order.snapshot, order.head, (peer, order.scheme), fallback)
+    order.terms(waiter).request(fallback)
 }
 
 /// The head as the backend gets it.
 pub(crate) fn request_head(
-    snapshot: &Snapshot,
+    search: &Search<'_>,
     head: &RequestHead,
-    (peer, scheme): (IpAddr, &str),
-    fallback_host: &str,
+    waiter: &impl Waiter,
+    fallback: &str,
 ) -> Vec<u8> {
-    let mut lead = Vec::with_capacity(1_024);
-    let peer = peer.to_canonical();
-    let forwarding = Forwarding {
-        peer: &peer.to_string(),
-        scheme,
-        trusted: snapshot.trusts(peer),
-    };
-    write::request(&mut lead, head, forwarding, fallback_host);
-    lead
+    Terms::new(search.snapshot, search.routed.settings, head, waiter).request(fallback)
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
@@ -289,6 +294,7 @@ async fn send_body(
         reading: client_patience(&settings.timeout, Patience::Endless),
         writing: Patience::Idle(settings.timeout.idle),
         chunked: plan.head.framing == Framing::Chunked,
+        encoder: None,
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
         begun: false,
@@ -321,6 +327,8 @@ pub(crate) fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
             "the body arrived slower than `rate_min` allows",
         ),
         RelayEnd::TargetSlow => stalled(),
+        // Only responses are compressed.
+        RelayEnd::Encoder => Rejection::new(Reason::OwnAnswerFailed, "the body can't be coded"),
         RelayEnd::Malformed(error) => Rejection::from(error),
         RelayEnd::TooLarge => decide::body_too_large(limit.unwrap_or(u64::MAX)),
     };
@@ -485,15 +493,7 @@ async fn pass_interim(
     if plan.head.version == Version::Http10 {
         return Ok(());
     }
-    let mut bytes = Vec::with_capacity(256);
-    let delivery = Delivery {
-        framing: Framing::None,
-        close: false,
-        say_keep_alive: false,
-        date: &[],
-        upgrade: false,
-    };
-    write::response(&mut bytes, head, delivery);
+    let bytes = plan.terms(connection).interim(head, false);
     write_to_client(plan, connection, [&bytes, &[], &[]]).await?;
     if head.status == 100 && !upload.complete.get() {
         upload.owed.set(true);
@@ -524,7 +524,7 @@ fn upgrade(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let lead = upgrade_lead(*plan, upload, head, connection.peer.ip())?;
+    let lead = upgrade_lead(*plan, upload, head, connection)?;
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
@@ -537,7 +537,7 @@ pub(crate) fn upgrade_lead(
     order: Order<'_>,
     upload: &Upload,
     head: &ResponseHead,
-    peer: IpAddr,
+    waiter: &impl Waiter,
 ) -> Result<Vec<u8>, Stop> {
     let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
     let Some(asked) = order.head.upgrade() else {
@@ -564,65 +564,34 @@ pub(crate) fn upgrade_lead(
     if !upload.intact.get() {
         return refused("the backend changed the protocol before the request had ended");
     }
-    let mut lead = Vec::with_capacity(256);
-    let delivery = Delivery {
-        framing: Framing::None,
-        close: false,
-        say_keep_alive: false,
-        date: &[],
-        upgrade: true,
-    };
-    write::response(&mut lead, head, delivery);
+    let mut lead = order.terms(waiter).interim(head, true);
     if order.upstream.new_client {
-        stick(order, peer, &mut lead);
+        stick(order, waiter, &mut lead);
     }
     Ok(lead)
 }
 
-/// The head of the final answer as it goes to a client of HTTP/1.
-#[derive(Debug)]
-pub(crate) struct ResponseLead {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) framing: Framing,
-    pub(crate) close: bool,
-}
-
+/// The head of the final answer for the client, and what its body goes through.
 pub(crate) fn response_lead(
     order: Order<'_>,
     upload: &Upload,
     head: &ResponseHead,
-    peer: IpAddr,
-) -> ResponseLead {
-    let old_client = order.head.version == Version::Http10;
-    let framing = match head.framing {
-        Framing::Chunked | Framing::UntilClose if old_client => Framing::UntilClose,
-        Framing::Chunked | Framing::UntilClose => Framing::Chunked,
-        known => known,
-    };
-    let close = !order.head.keeps_alive()
-        || framing == Framing::UntilClose
-        || order.shard.leaving()
-        || !upload.complete.get()
-        || !upload.intact.get();
-    let mut bytes = Vec::with_capacity(1_024);
-    order.shard.with_date(|date| {
-        let delivery = Delivery {
-            framing,
-            close,
-            say_keep_alive: old_client && !close,
-            date,
-            upgrade: false,
-        };
-        write::response(&mut bytes, head, delivery);
-    });
+    waiter: &impl Waiter,
+    record: &Record,
+) -> Lead {
+    if head.fields.first(Name::SignIn) == Some(b"failed") {
+        record.sign_in_failed.set(true);
+    }
+    let shard = order.shard;
+    let must_close = shard.leaving() || !upload.complete.get() || !upload.intact.get();
+    let running = &shard.shared.compressions;
+    let terms = order.terms(waiter);
+    let mut lead =
+        shard.with_date(|date| outgoing::response(terms, head, must_close, running, date));
     if order.upstream.new_client {
-        stick(order, peer, &mut bytes);
+        stick(order, waiter, &mut lead.bytes);
     }
-    ResponseLead {
-        bytes,
-        framing,
-        close,
-    }
+    lead
 }
 
 /// Why a response was not delivered to its end.
@@ -633,6 +602,7 @@ pub(crate) fn delivery_stop(end: &RelayEnd) -> Stop {
         RelayEnd::SourceSlow => Reason::BackendIdle,
         RelayEnd::TargetSlow => Reason::ReaderTooSlow,
         RelayEnd::Malformed(_) => Reason::BadResponse,
+        RelayEnd::Encoder => Reason::OwnAnswerFailed,
     })
 }
 
@@ -648,16 +618,15 @@ fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
 }
 
 /// Adds the sticky cookie to a head that was written.
-pub(crate) fn stick(order: Order<'_>, peer: IpAddr, lead: &mut Vec<u8>) {
+fn stick(order: Order<'_>, waiter: &impl Waiter, lead: &mut Vec<u8>) {
     let Some(sticky) = &order.routed.route.service.settings.sticky else {
         return;
     };
-    let secure = order.snapshot.trusts(peer.to_canonical())
-        && order
-            .head
-            .fields
-            .named("x-forwarded-proto")
-            .any(|scheme| scheme == b"https");
+    let secure = waiter.scheme() == "https" || {
+        let said = || order.head.fields.named("x-forwarded-proto");
+        let trusted = order.snapshot.trusts(waiter.peer().to_canonical());
+        trusted && said().any(|scheme| scheme == b"https")
+    };
     let field = sticky::field(sticky, &order.upstream.flight.0, secure);
     // Before the empty line.
     lead.truncate(lead.len().saturating_sub(2));
@@ -673,17 +642,16 @@ async fn deliver(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let ResponseLead {
-        bytes: mut lead,
-        framing,
-        close,
-    } = response_lead(*plan, upload, head, connection.peer.ip());
+    let mut lead = response_lead(*plan, upload, head, connection, record);
+    let close = lead.close;
     record.status.set(head.status);
-    if let Some(length) = whole(head.framing, rest.as_ref()) {
-        let head_bytes = lead.len() as u64;
+    if lead.encoder.is_none()
+        && let Some(length) = whole(head.framing, rest.as_ref())
+    {
+        let head_bytes = lead.bytes.len() as u64;
         // Most answers are small and here already: one write, and none of the relay's state.
         let data = rest.as_ref().map_or(&[][..], Buffer::filled);
-        let both = relay::join(&mut lead, data, &[]);
+        let both = relay::join(&mut lead.bytes, data, &[]);
         write_to_client(plan, connection, both).await?;
         record.sent.set(length + head_bytes);
         return Ok(Answer::Delivered {
@@ -692,8 +660,7 @@ async fn deliver(
         });
     }
     // Boxed, so that the future of a small exchange is small.
-    let chunked = framing == Framing::Chunked;
-    let moving = move_body(plan, connection, record, head, chunked, (lead, rest));
+    let moving = move_body(plan, connection, record, head, (lead, rest));
     Box::pin(moving)
         .await
         .map(|reusable| Answer::Delivered { close, reusable })
@@ -706,10 +673,9 @@ async fn move_body(
     connection: &Connection,
     record: &Record,
     head: &ResponseHead,
-    chunked: bool,
-    (lead, rest): (Vec<u8>, Option<Buffer>),
+    (lead, rest): (Lead, Option<Buffer>),
 ) -> Result<bool, Stop> {
-    let head_bytes = lead.len() as u64;
+    let head_bytes = lead.bytes.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
         from: plan.stream,
@@ -717,14 +683,15 @@ async fn move_body(
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
         writing: client_patience(timeout, Patience::Idle(timeout.idle)),
-        chunked,
+        chunked: lead.framing == Framing::Chunked,
+        encoder: lead.encoder,
         limit: u64::MAX,
         moved: 0,
         begun: false,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);
-    let outcome = relay.run(&mut body, lead, rest).await;
+    let outcome = relay.run(&mut body, lead.bytes, rest).await;
     record.sent.set(relay.moved + head_bytes);
     match outcome {
         // Bytes behind the response belong to no request: such a connection is not used again.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
 use munjigi_foundation::listen::{Sockets, label};
+use socket2::SockRef;
 use tokio::sync::oneshot;
 
 use crate::access_log::{self, LogWriter};
@@ -24,9 +26,11 @@ use crate::discovery::Followers;
 use crate::driver::Driver;
 use crate::driver::tcp::TcpListener;
 use crate::driver::timer::Timer;
+use crate::driver::udp::UdpSocket;
 use crate::health::keeper::{self, Keeping};
 use crate::health::uptime::Uptimes;
 use crate::hold::{Hold, is_same};
+use crate::layer4;
 use crate::live;
 use crate::reload::{Changes, ReloadError, stays};
 use crate::settings::{GateSettings, ListenerSettings};
@@ -34,6 +38,7 @@ use crate::shard::{Listener, Shard, Shared};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::sticky;
+use crate::tls::Credentials;
 use crate::trace::{Exporter, Tracer};
 
 /// Orders that may wait for one thread.
@@ -83,6 +88,14 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// A certificate can't be used.
+    #[error("{place}: {source}")]
+    Tls {
+        /// The listener or service.
+        place: String,
+        /// What is wrong with which file.
+        source: munjigi_foundation::tls::TlsError,
+    },
     /// Traces can't be sent.
     #[error("no HTTP client for traces: {0}")]
     Trace(#[from] reqwest::Error),
@@ -91,9 +104,18 @@ pub enum StartError {
     Ended,
 }
 
+impl From<crate::tls::Refused> for StartError {
+    fn from(refused: crate::tls::Refused) -> Self {
+        Self::Tls {
+            place: refused.place,
+            source: refused.error,
+        }
+    }
+}
+
 /// What a thread is told.
 enum Order {
-    Listen(std::net::TcpListener, Arc<Listener>),
+    Listen(OwnedFd, Arc<Listener>),
     /// List the open connections.
     List(live::Wanted, oneshot::Sender<(Vec<live::Row>, usize)>),
     /// Look at what changed: a listener was closed, or a drain began.
@@ -185,6 +207,7 @@ impl Gate {
     /// # Errors
     /// When an address, a file or a thread can't be had; nothing is left running then.
     pub async fn start(settings: GateSettings, wiring: Wiring) -> Result<Self, StartError> {
+        let credentials = Arc::new(Credentials::load(&settings, None)?);
         let sockets = wiring.sockets;
         let bound = bind_all(&settings.listeners, settings.threads, &sockets)
             .map_err(|mut reasons| reasons.swap_remove(0))?;
@@ -204,7 +227,8 @@ impl Gate {
         let uptimes = Arc::clone(&keeping.uptimes);
         let mut settings = settings;
         sticky::fill_secrets(&mut settings);
-        let snapshot = Arc::new(Snapshot::new(settings, own.clone(), None));
+        let snapshot = Snapshot::new(settings, own.clone(), None).with(credentials);
+        let snapshot = Arc::new(snapshot);
         let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
         followers.keep_uptimes();
@@ -218,7 +242,10 @@ impl Gate {
             clock: wiring.clock,
             started: Instant::now(),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
+            compressions: Arc::default(),
+            files: std::sync::OnceLock::new(),
         });
+        followers.watch_files(&shared.snapshot);
         let listeners = Arc::new(Mutex::new(HashMap::new()));
         let remotes = Remotes::default();
         let view = admin::View {
@@ -340,9 +367,14 @@ impl Gate {
             .iter()
             .cloned()
             .partition(|wanted| old.iter().any(|old| stays(old, wanted)));
+        let credentials = Credentials::load(&settings, Some(&before.credentials));
+        let credentials = credentials.map_err(|refused| ReloadError {
+            reasons: vec![refused.into()],
+        })?;
         let (bound, log) = self.acquire(&new, &settings)?;
         self.log_by(&mut changes, log);
-        let next = Arc::new(Snapshot::new(settings, self.own.clone(), Some(&before)));
+        let next = Snapshot::new(settings, self.own.clone(), Some(&before));
+        let next = Arc::new(next.with(Arc::new(credentials)));
         self.followers.follow(&next);
         self.shared.snapshot.store(next);
         let retired = self.keep_only(&stay);
@@ -576,7 +608,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Bound {
     settings: ListenerSettings,
     address: SocketAddr,
-    sockets: Vec<std::net::TcpListener>,
+    sockets: Vec<OwnedFd>,
 }
 
 impl Bound {
@@ -586,7 +618,13 @@ impl Bound {
 }
 
 fn socket_label(settings: &ListenerSettings) -> String {
-    label("gate", &settings.name, settings.address)
+    // The sockets of one kind are no use for the other.
+    let role = if settings.is_udp() {
+        "gate-udp"
+    } else {
+        "gate"
+    };
+    label(role, &settings.name, settings.address)
 }
 
 /// Binds every listener once for each thread; all or nothing, with all that is wrong.
@@ -618,26 +656,35 @@ fn bind(settings: &ListenerSettings, threads: usize, kept: &Sockets) -> io::Resu
     let label = socket_label(settings);
     // A listener that only changes its name, and one of the process before us, go on with their sockets: nobody in
     // their queues is turned away.
-    let mut sockets: Vec<std::net::TcpListener> =
-        kept.claim(&label)?.into_iter().map(Into::into).collect();
+    let mut sockets: Vec<OwnedFd> = kept.claim(&label)?;
+    let open = |address, share| -> io::Result<OwnedFd> {
+        Ok(if settings.is_udp() {
+            layer4::udp::bind(address, share)?.into()
+        } else {
+            munjigi_foundation::listen::bind(address, share)?.into()
+        })
+    };
     if sockets.is_empty() {
         // The first one decides on the port; a port that another program shares with us by
         // SO_REUSEPORT would take our connections, so it must be free at first.
         if settings.address.port() != 0 {
-            drop(munjigi_foundation::listen::bind(settings.address, false)?);
+            drop(open(settings.address, false)?);
         }
-        sockets.push(munjigi_foundation::listen::bind(settings.address, true)?);
+        sockets.push(open(settings.address, true)?);
     }
     let address = match sockets.first() {
-        Some(first) => first.local_addr()?,
-        None => settings.address,
+        Some(first) => SockRef::from(first).local_addr()?.as_socket(),
+        None => None,
     };
+    let address = address.unwrap_or(settings.address);
     while sockets.len() < threads {
-        sockets.push(munjigi_foundation::listen::bind(address, true)?);
+        sockets.push(open(address, true)?);
     }
-    for socket in &sockets {
-        // Inherited by what it accepts: saves a system call for each connection.
-        socket2::SockRef::from(socket).set_tcp_nodelay(true)?;
+    if !settings.is_udp() {
+        for socket in &sockets {
+            // Inherited by what it accepts: saves a system call for each connection.
+            SockRef::from(socket).set_tcp_nodelay(true)?;
+        }
     }
     kept.keep(&label, &sockets)?;
     Ok(Bound {
@@ -676,20 +723,29 @@ fn run_thread(
     shard.pool.clear();
 }
 
+fn serve_socket(shard: &Rc<Shard>, socket: OwnedFd, listener: Arc<Listener>) -> io::Result<()> {
+    let task = Rc::clone(shard);
+    if listener.datagrams {
+        let socket = UdpSocket::new(&shard.core, socket.into())?;
+        shard.core.spawn(layer4::udp::serve(task, socket, listener));
+    } else {
+        let socket = TcpListener::new(&shard.core, socket.into())?;
+        shard.core.spawn(connection::accept(task, socket, listener));
+    }
+    Ok(())
+}
+
 async fn take_orders(shard: Rc<Shard>, inbox: Receiver<Order>, waker: Arc<Mutex<Option<Waker>>>) {
     std::future::poll_fn(|context| {
         *waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.waker().clone());
         while let Ok(order) = inbox.try_recv() {
             match order {
-                Order::Listen(socket, listener) => match TcpListener::new(&shard.core, socket) {
-                    Ok(socket) => {
-                        let accept = connection::accept(Rc::clone(&shard), socket, listener);
-                        shard.core.spawn(accept);
+                Order::Listen(socket, listener) => {
+                    let name = listener.name.clone();
+                    if let Err(error) = serve_socket(&shard, socket, listener) {
+                        tracing::error!(%error, listener = name, "can't listen");
                     }
-                    Err(error) => {
-                        tracing::error!(%error, listener = listener.name, "can't listen");
-                    }
-                },
+                }
                 Order::List(wanted, answer) => {
                     // Who asked may have gone meanwhile.
                     drop(answer.send(shard.live.list(wanted, shard.core.now())));

@@ -2,7 +2,6 @@
 //! counts. For GET and HEAD alone: asking twice changes nothing.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,7 +46,7 @@ pub(crate) async fn ask(
     record: &mut Record,
 ) -> Result<(Upstream, bool), Stop> {
     let timer = waiter.timer();
-    if !send(search, &first, head, waiter.peer(), timer).await {
+    if !send(search, &first, head, waiter, timer).await {
         return Ok((first, false));
     }
     timer.set(after);
@@ -92,14 +91,14 @@ async fn send(
     search: &Search<'_>,
     upstream: &Upstream,
     head: &RequestHead,
-    peer: IpAddr,
+    waiter: &impl Waiter,
     timer: &Timer,
 ) -> bool {
     let Some(stream) = upstream.socket() else {
         return false;
     };
     let name = &upstream.backend().name;
-    let lead = forward::request_head(search.snapshot, head, (peer, "http"), name);
+    let lead = forward::request_head(search, head, waiter, name);
     let mut patience = Patience::Idle(search.routed.settings.timeout.idle);
     let parts = [lead.as_slice(), &[], &[]];
     let written = relay::write_all(stream, parts, &mut patience, timer);
@@ -121,7 +120,7 @@ async fn race(
     let second = async {
         let second = search.reach(&own, record).await.ok()?;
         let other = second.backend().id != first.backend().id;
-        let sent = other && send(search, &second, head, waiter.peer(), &own).await;
+        let sent = other && send(search, &second, head, waiter, &own).await;
         sent.then_some(second)
     };
     let mut second = pin!(second);

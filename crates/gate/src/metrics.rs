@@ -59,6 +59,7 @@ pub(crate) fn page(
             "munjigi_gate_connections{{listener=\"{name}\"}} {count}\n"
         ));
     }
+    tls_part(&mut page, shared, &totals);
     routes_part(&mut page, shared, uptimes);
     page.0
 }
@@ -126,6 +127,11 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             totals.retries,
         ),
         (
+            "failed_sign_ins",
+            "Sign-ins that a hub reported as failed.",
+            totals.failed_sign_ins,
+        ),
+        (
             "access_log_dropped",
             "Lines of the access log that did not fit in its queue.",
             shared.log.dropped(),
@@ -162,6 +168,12 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
         "gauge",
         "Requests and tunnels under way.",
         totals.active,
+    );
+    page.single(
+        "munjigi_gate_compressions",
+        "gauge",
+        "Responses that are being compressed.",
+        shared.compressions.count(),
     );
     page.single(
         "munjigi_gate_tunnels",
@@ -219,6 +231,46 @@ fn histogram(page: &mut Page, totals: &Totals) {
     page.put(format_args!("{name}_sum {sum}\n{name}_count {below}\n"));
 }
 
+fn tls_part(page: &mut Page, shared: &Shared, totals: &Totals) {
+    let name = "munjigi_gate_tls_handshakes_total";
+    page.head(
+        name,
+        "counter",
+        "TLS handshakes with clients and backends, by what they agreed on and how they ended.",
+    );
+    for (side, handshakes) in [
+        ("client", &totals.client_handshakes),
+        ("backend", &totals.backend_handshakes),
+    ] {
+        for (version, cipher, result, count) in &handshakes.agreed {
+            page.put(format_args!(
+                "{name}{{side=\"{side}\",version=\"{version}\",cipher=\"{cipher}\",result=\"{result}\"}} {count}\n"
+            ));
+        }
+        let failed = handshakes.failed;
+        page.put(format_args!(
+            "{name}{{side=\"{side}\",version=\"\",cipher=\"\",result=\"failed\"}} {failed}\n"
+        ));
+    }
+    let name = "munjigi_gate_tls_certificate_expiry_seconds";
+    page.head(
+        name,
+        "gauge",
+        "When each certificate expires, in seconds since 1970.",
+    );
+    let snapshot = shared.snapshot.load();
+    for (listener, tls) in snapshot.credentials.listeners() {
+        let listener = label(listener);
+        for (place, certificate) in tls.certificates().iter().enumerate() {
+            let names = label(&certificate.names.join(","));
+            let seconds = certificate.not_after.millis() / 1_000;
+            page.put(format_args!(
+                "{name}{{listener=\"{listener}\",certificate=\"{place}\",names=\"{names}\"}} {seconds}\n"
+            ));
+        }
+    }
+}
+
 fn routes_part(page: &mut Page, shared: &Shared, uptimes: &Uptimes) {
     let snapshot = shared.snapshot.load();
     page.head(
@@ -231,6 +283,19 @@ fn routes_part(page: &mut Page, shared: &Shared, uptimes: &Uptimes) {
             let (name, count) = (label(&settings.name), route.requests());
             page.put(format_args!(
                 "munjigi_gate_route_requests_total{{route=\"{name}\"}} {count}\n"
+            ));
+        }
+    }
+    page.head(
+        "munjigi_gate_rate_limit_keys",
+        "gauge",
+        "Clients that a route's rate limit keeps a bucket for.",
+    );
+    for route in &snapshot.routes {
+        if let (Some(limiter), Some(settings)) = (&route.limiter, snapshot.route_settings(route)) {
+            let (name, count) = (label(&settings.name), limiter.count());
+            page.put(format_args!(
+                "munjigi_gate_rate_limit_keys{{route=\"{name}\"}} {count}\n"
             ));
         }
     }

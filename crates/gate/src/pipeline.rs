@@ -19,25 +19,32 @@ use std::time::Duration;
 use crate::connection::{After, Connection};
 use crate::decide::{self, Routed};
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::forward::{self, Waiter};
 use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
 use crate::http2;
+use crate::http2::answer::Answering;
 use crate::http2::forward::ClientSide;
+use crate::outgoing::Terms;
 use crate::reach::{self, Link, Search, Upstream};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
+use crate::reply;
 use crate::retry;
 use crate::service::Outcome;
-use crate::settings::LimitsSettings;
+use crate::settings::{Action, LimitsSettings, TimeoutSettings};
 use crate::shard::{Listener, Shard};
 use crate::snapshot::Snapshot;
 
 /// How often a request that a backend did not look at is sent again.
 const UNSEEN_MAX: u32 = 3;
+
+/// How TLS begins: a handshake record of any version (RFC 8446 §5.1). No method does.
+const CLIENT_HELLO: [u8; 2] = [22, 3];
 
 /// Why an exchange ends before its time.
 #[derive(Debug)]
@@ -90,13 +97,23 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
     drop(active);
     let (reason, after) = match ended {
         Ok(ended) => ended,
-        Err(Stop::Quiet) => return After::Gone,
+        Err(Stop::Quiet) => {
+            connection.stream.say_goodbye();
+            return After::Gone;
+        }
         Err(Stop::NotYet) => return After::Next,
         Err(Stop::End(reason)) => (reason, After::Gone),
         Err(Stop::Stale | Stop::Unseen | Stop::Again(_)) => (Reason::BackendClosed, After::Gone),
         Err(Stop::Reject(rejection)) if record.status.get() != 0 => (rejection.reason, After::Gone),
         Err(Stop::Reject(rejection)) => {
-            let answered = answer(shard, connection, head.as_ref(), &rejection, &record);
+            let caller = Caller::Http1(connection);
+            let answered = answer(
+                shard,
+                &snapshot,
+                &caller,
+                head.as_ref(),
+                (&rejection, &record),
+            );
             let after = Box::pin(answered).await;
             (rejection.reason, after)
         }
@@ -145,6 +162,14 @@ impl Caller<'_, '_> {
             Self::Http2(side) => side.client.listener(),
         }
     }
+
+    /// The connection of the client, which may carry other requests, too.
+    fn stream(&self) -> &TcpStream {
+        match self {
+            Self::Http1(connection) => &connection.stream,
+            Self::Http2(side) => side.client.stream(),
+        }
+    }
 }
 
 impl Waiter for Caller<'_, '_> {
@@ -160,6 +185,10 @@ impl Waiter for Caller<'_, '_> {
             Self::Http1(connection) => connection.peer.ip(),
             Self::Http2(side) => side.client.peer.ip(),
         }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.stream().is_tls()
     }
 
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
@@ -179,19 +208,36 @@ pub(crate) async fn stages(
     record: &mut Record,
 ) -> Result<(Reason, After), Stop> {
     record.head_read = Some(shard.core.now());
+    if shard.shared.log.is_on() {
+        record.tls = caller.stream().agreed();
+    }
     record.client = Some(decide::client(snapshot, record.peer.ip(), head));
 
     let routed = decide::route(snapshot, &caller.listener().name, head)?;
     routed.route.count(shard.index);
     if shard.shared.log.is_on() || record.trace.is_some() {
         record.route = Some(routed.settings.name.clone());
-        record.service = Some(routed.settings.service.clone());
+        record.service = Some(routed.settings.service.clone()).filter(|name| !name.is_empty());
     }
+    record.place = Some(routed.route.place);
     decide::limits(routed.settings, head)?;
+    let client = record.client.unwrap_or_else(|| record.peer.ip());
+    decide::rate(routed.route, (head, client), shard.core.now(), true)?;
+    if !matches!(routed.settings.action, Action::Forward) {
+        let terms = Terms::new(snapshot, routed.settings, head, &caller);
+        let answered = async {
+            let made = reply::make(shard, terms).await?;
+            reply::send(shard, &caller, terms, record, made).await
+        };
+        return Box::pin(answered).await;
+    }
 
     let set = routed.route.service.set.load_full();
-    let client = record.client.unwrap_or(record.peer.ip());
     let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let says_client = routed.route.service.settings.proxy_protocol.is_some();
+    if says_client {
+        record.called = caller.stream().local_address();
+    }
     let body = match routed.settings.retry.body_max {
         0 => None,
         _ => Box::pin(gather(&mut caller, head, &routed)).await?,
@@ -210,7 +256,6 @@ pub(crate) async fn stages(
     let mut unseen = 0;
     loop {
         let order = forward::Order {
-            scheme: "http",
             shard,
             snapshot,
             head,
@@ -223,7 +268,9 @@ pub(crate) async fn stages(
         let stop = match forwarded(order, &mut caller, record).await {
             Ok(ended) => {
                 search.settle(&upstream, record.outcome.get());
-                if let (Link::Http1(stream), true) = (upstream.link, ended.reusable) {
+                // A connection that named its client serves no other.
+                if let (Link::Http1(stream), true) = (upstream.link, ended.reusable && !says_client)
+                {
                     let most = snapshot.settings.limits.backend_idle_max;
                     shard.pool.give(upstream.flight.0.id, stream, most);
                 }
@@ -352,6 +399,9 @@ async fn read_head(
         if scanned == 0 {
             buffer.consume(head::empty_lines(buffer.filled()));
         }
+        if buffer.filled().starts_with(&CLIENT_HELLO) {
+            return Err(Stop::End(Reason::TlsOnPlain));
+        }
         let end = head::find_end(buffer.filled(), scanned, most).map_err(Rejection::from)?;
         if let Some(end) = end {
             let bytes = buffer.filled().get(..end).unwrap_or_default();
@@ -404,41 +454,61 @@ pub(crate) fn head_limits(limits: &LimitsSettings) -> HeadLimits {
 }
 
 /// The one place that turns a rejection into a response.
-async fn answer(
+pub(crate) async fn answer(
     shard: &Shard,
-    connection: &Connection,
+    snapshot: &Snapshot,
+    caller: &Caller<'_, '_>,
     head: Option<&RequestHead>,
-    rejection: &Rejection,
-    record: &Record,
+    (rejection, record): (&Rejection, &Record),
 ) -> After {
     if rejection.reason.status() == 0 {
         return After::Gone;
     }
-    // With a body still under way, or with a head that was not understood, nobody knows where
-    // the next request begins.
-    let close = shard.leaving()
-        || rejection.reason == Reason::RequestCut
-        || head.is_none_or(|head| {
-            head.framing != Framing::None
-                || !head.keeps_alive()
-                || head.upgrade().is_some()
-                || head.method() == b"CONNECT"
-        });
-    let mut bytes = shard.with_date(|date| rejection_bytes(rejection, date, close));
-    if head.is_some_and(|head| head.method() == b"HEAD") {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        bytes.truncate(end.map_or(bytes.len(), |end| end + 4));
-    }
-    record.status.set(rejection.reason.status());
+    let Some(head) = head else {
+        return answer_unread(shard, caller, rejection, record).await;
+    };
+    let pages = &snapshot.settings.error_pages;
+    let settings = record.place.and_then(|place| snapshot.table.get(place));
+    let settings = settings.unwrap_or(&snapshot.no_route);
+    let terms = Terms::new(snapshot, settings, head, caller);
+    let reply = reply::rejection(rejection, head, &[&settings.error_pages, pages]);
+    let sent = reply::send(shard, caller, terms, record, reply).await;
+    sent.map_or(After::Gone, |(_, after)| after)
+}
+
+/// Answers a head that was not understood.
+async fn answer_unread(
+    shard: &Shard,
+    caller: &Caller<'_, '_>,
+    rejection: &Rejection,
+    record: &Record,
+) -> After {
+    let status = rejection.reason.status();
+    record.status.set(status);
+    let connection = match caller {
+        Caller::Http1(connection) => connection,
+        Caller::Http2(side) => {
+            let bytes = shard.with_date(|date| rejection_bytes(rejection, date, false));
+            record.sent.set(bytes.len() as u64);
+            let (lead, document) = split_head(&bytes);
+            let timeout = TimeoutSettings::default();
+            let mut answering = Answering::new(side, status, &timeout);
+            let sent = answering.put(lead.to_vec(), document, true).await;
+            return sent.map_or(After::Gone, |()| After::Next);
+        }
+    };
+    // Nobody knows where the next request begins.
+    let bytes = shard.with_date(|date| rejection_bytes(rejection, date, true));
     record.sent.set(bytes.len() as u64);
     let mut patience = Patience::Idle(Duration::from_secs(10));
     let parts = [bytes.as_slice(), &[], &[]];
     let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
-    match written.await {
-        Err(_) => After::Gone,
-        Ok(()) if close => After::Linger,
-        Ok(()) => After::Next,
-    }
+    written.await.map_or(After::Gone, |()| After::Linger)
+}
+
+fn split_head(response: &[u8]) -> (&[u8], &[u8]) {
+    let end = memchr::memmem::find(response, b"\r\n\r\n").map_or(response.len(), |at| at + 4);
+    response.split_at_checked(end).unwrap_or((response, &[]))
 }
 
 /// A rejection as the bytes of a response.
@@ -453,11 +523,8 @@ pub(crate) fn rejection_bytes(rejection: &Rejection, date: &[u8], close: bool) -
     if !date.is_empty() {
         text.push_str(&format!("Date: {}\r\n", decide::text(date)));
     }
-    if let Some(seconds) = rejection.retry_after {
-        text.push_str(&format!("Retry-After: {seconds}\r\n"));
-    }
-    if let Some(allow) = &rejection.allow {
-        text.push_str(&format!("Allow: {allow}\r\n"));
+    for (name, value) in rejection.fields() {
+        text.push_str(&format!("{name}: {value}\r\n"));
     }
     if close {
         text.push_str("Connection: close\r\n");

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,9 +15,11 @@ use crate::decide::{self, Candidate, Routed, Wanted};
 use crate::driver::buffer::Buffer;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::driver::tls::HandshakeError;
 use crate::hold;
 use crate::http2::backend::{self, Lease};
 use crate::pipeline::Stop;
+use crate::proxy_protocol;
 use crate::queue::{ANY, Place};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
@@ -25,6 +28,7 @@ use crate::service::Outcome;
 use crate::settings::{Protocol, RetryOn};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::tls::Way;
 
 /// How a backend is spoken to.
 #[derive(Debug)]
@@ -77,6 +81,8 @@ pub(crate) struct Search<'a> {
     pub(crate) fresh: Cell<bool>,
     /// The request may be sent again after it reached a backend.
     pub(crate) repeatable: bool,
+    /// The connection is for bytes of which nothing is known.
+    bytes: bool,
     /// Backends that failed.
     tried: Vec<u64>,
     tries: Cell<u32>,
@@ -98,9 +104,16 @@ impl<'a> Search<'a> {
             wanted,
             fresh: Cell::new(false),
             repeatable,
+            bytes: false,
             tried: Vec::new(),
             tries: Cell::new(0),
         }
+    }
+
+    /// The connection is for bytes of which nothing is known: a kept one has spoken HTTP.
+    pub(crate) fn passes_bytes(&mut self) {
+        self.fresh.set(true);
+        self.bytes = true;
     }
 
     fn service(&self) -> &'a Arc<Service> {
@@ -198,7 +211,7 @@ impl<'a> Search<'a> {
             let reused = kept.is_some();
             let connected = match kept {
                 Some(link) => Ok(link),
-                None => self.open(timer, &backend).await,
+                None => self.open(timer, &backend, record).await,
             };
             let now = self.shard.core.now();
             match connected {
@@ -295,9 +308,10 @@ impl<'a> Search<'a> {
 
     fn kept(&self, backend: &Backend) -> Option<Link> {
         if self.speaks_http2() {
-            return self.shard.http2.take(backend.id).map(Link::Http2);
+            let kept = self.shard.http2.take(backend.id, self.way_id());
+            return kept.map(Link::Http2);
         }
-        if self.fresh.get() {
+        if self.fresh.get() || self.service().settings.proxy_protocol.is_some() {
             return None;
         }
         // A request that can't be sent twice takes only a connection that was just in use: its
@@ -308,20 +322,35 @@ impl<'a> Search<'a> {
         } else {
             limit.min(Duration::from_secs(1))
         };
-        self.shard.pool.take(backend.id, age).map(Link::Http1)
+        let kept = self.shard.pool.take(backend.id, self.way_id(), age);
+        kept.map(Link::Http1)
+    }
+
+    /// How backends are called; `None` without TLS.
+    fn way(&self) -> Option<&Way> {
+        self.service().way.get().map(|way| &**way)
+    }
+
+    /// Connections with the same one are as good as each other.
+    pub(crate) fn way_id(&self) -> u64 {
+        self.way().map_or(0, |way| way.id)
     }
 
     pub(crate) fn speaks_http2(&self) -> bool {
-        self.routed.route.service.settings.protocol == Protocol::Http2
+        !self.bytes && self.service().settings.protocol == Protocol::Http2
     }
 
-    async fn open(&self, timer: &Timer, backend: &Backend) -> Result<Link, Rejection> {
+    async fn open(
+        &self,
+        timer: &Timer,
+        backend: &Backend,
+        record: &Record,
+    ) -> Result<Link, Rejection> {
         if self.speaks_http2() {
-            return Box::pin(backend::lease(self, timer, backend))
-                .await
-                .map(Link::Http2);
+            let leasing = backend::lease(self, timer, backend, record);
+            return Box::pin(leasing).await.map(Link::Http2);
         }
-        self.connect(timer, backend).await.map(Link::Http1)
+        self.connect(timer, backend, record).await.map(Link::Http1)
     }
 
     /// A new connection, within `timeout.connect`.
@@ -332,9 +361,21 @@ impl<'a> Search<'a> {
         &self,
         timer: &Timer,
         backend: &Backend,
+        record: &Record,
     ) -> Result<TcpStream, Rejection> {
         timer.set(self.routed.settings.timeout.connect);
-        let mut connecting = pin!(TcpStream::connect(&self.shard.core, backend.address));
+        let settings = &self.service().settings;
+        let plain = settings.proxy_protocol.is_none() && settings.tls.is_none();
+        let mut connecting = pin!(async {
+            let stream = TcpStream::connect(&self.shard.core, backend.address)
+                .await
+                .map_err(ReachError::Connect)?;
+            if plain {
+                return Ok(stream);
+            }
+            // What is rare is boxed.
+            Box::pin(self.introduce(stream, backend, record)).await
+        });
         let outcome = poll_fn(|context: &mut Context<'_>| {
             if let Poll::Ready(result) = connecting.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
@@ -351,15 +392,76 @@ impl<'a> Search<'a> {
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, backend = backend.name, service, "connect failed");
-                Err(Rejection::new(
-                    Reason::ConnectFailed,
-                    format!("a backend of service {service} can't be reached"),
-                ))
+                let (reason, what) = error.told();
+                let detail = format!("a backend of service {service} {what}");
+                Err(Rejection::new(reason, detail))
             }
             None => Err(Rejection::new(
                 Reason::ConnectTimeout,
                 format!("a backend of service {service} did not answer in time"),
             )),
+        }
+    }
+
+    /// What a new connection says before its first request: whom it comes from, then TLS.
+    async fn introduce(
+        &self,
+        stream: TcpStream,
+        backend: &Backend,
+        record: &Record,
+    ) -> Result<TcpStream, ReachError> {
+        let mut stream = stream;
+        if let Some(version) = self.service().settings.proxy_protocol {
+            let called = record.called.unwrap_or(backend.address);
+            let header = proxy_protocol::write(version, record.peer, called);
+            let mut left = header.as_slice();
+            while !left.is_empty() {
+                let written = poll_fn(|context| stream.poll_write(context, &[IoSlice::new(left)]));
+                let count = written.await.map_err(ReachError::Connect)?;
+                left = left.get(count..).unwrap_or_default();
+            }
+        }
+        let Some(way) = self.way() else {
+            return Ok(stream);
+        };
+        let handshakes = &self.shard.stats.backend_handshakes;
+        let name = way.tls.name(backend.address.ip());
+        let begun = stream.begin_tls(way.tls.config(), name, way.id);
+        let shaken = match begun {
+            Ok(()) => poll_fn(|context| stream.poll_handshake(context)).await,
+            Err(error) => Err(HandshakeError::Refused(error)),
+        };
+        match (shaken, stream.agreed()) {
+            (Ok(()), Some(agreed)) => handshakes.succeeded(agreed),
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                handshakes.failed();
+                return Err(ReachError::Handshake(error));
+            }
+        }
+        Ok(stream)
+    }
+}
+
+/// Why a new connection to a backend did not come to stand.
+#[derive(Debug, thiserror::Error)]
+enum ReachError {
+    #[error("{0}")]
+    Connect(io::Error),
+    #[error("TLS: {0:?}")]
+    Handshake(HandshakeError),
+}
+
+impl ReachError {
+    /// The cause, and what the client is told of the backend.
+    fn told(&self) -> (Reason, &'static str) {
+        match self {
+            Self::Connect(_) => (Reason::ConnectFailed, "can't be reached"),
+            Self::Handshake(HandshakeError::Refused(rustls::Error::InvalidCertificate(_))) => (
+                Reason::BackendCertificate,
+                "showed a certificate that is not believed",
+            ),
+            Self::Handshake(_) => (Reason::BackendTlsFailed, "does not speak TLS as it should"),
         }
     }
 }
@@ -369,6 +471,8 @@ pub(crate) fn outcome(reason: Reason) -> Outcome {
     match reason {
         Reason::ConnectFailed
         | Reason::ConnectTimeout
+        | Reason::BackendTlsFailed
+        | Reason::BackendCertificate
         | Reason::BackendClosed
         | Reason::ResponseCut
         | Reason::ResponseTimeout

@@ -75,6 +75,22 @@ reasons! {
     InternalPath = "internal_path", 404, "Not Found";
     /// A path known with other methods.
     MethodNotAllowed = "method_not_allowed", 405, "Method Not Allowed";
+    /// No file of a `files` route.
+    NoFile = "no_file", 404, "Not Found";
+    /// A file is not as `If-Match` or `If-Unmodified-Since` wants it.
+    PreconditionFailed = "precondition_failed", 412, "Precondition Failed";
+    /// A range beyond the end of a file.
+    RangeRefused = "range_not_satisfiable", 416, "Range Not Satisfiable";
+    /// More files are to be read than `limits.file_queue` allows.
+    FilesBusy = "files_busy", 503, "Service Unavailable";
+    /// A file became shorter while it was sent.
+    FileCut = "file_cut", 0, "";
+    /// An answer of the gate's own can't be made.
+    OwnAnswerFailed = "own_answer_failed", 500, "Internal Server Error";
+    /// The client's bucket of a `rate_limit` is empty.
+    RateLimited = "rate_limited", 429, "Too Many Requests";
+    /// More connections from one address than `connections_per_address`.
+    TooManyFromAddress = "too_many_from_address", 503, "Service Unavailable";
     /// The key of a `where` is not in the request.
     WhereMissing = "where_missing", 400, "Bad Request";
     /// The key of a `where` is there twice with different values.
@@ -95,12 +111,32 @@ reasons! {
     BreakerOpen = "breaker_open", 503, "Service Unavailable";
     /// An origin that may not open a WebSocket.
     OriginRefused = "origin_refused", 403, "Forbidden";
+    /// No PROXY header in time.
+    ProxyHeaderTimeout = "proxy_header_timeout", 0, "";
+    /// A listener that requires a PROXY header got something else.
+    ProxyHeaderMissing = "proxy_header_missing", 0, "";
+    /// A PROXY header that can't be read, or of another version than the listener takes.
+    ProxyHeaderBad = "proxy_header_bad", 0, "";
+    /// The TLS handshake did not end within `limits.handshake`.
+    HandshakeTimeout = "tls_handshake_timeout", 0, "";
+    /// The TLS handshake failed: no version or suite in common, or no TLS at all.
+    HandshakeFailed = "tls_handshake_failed", 0, "";
+    /// The client has no certificate of `client_ca`.
+    ClientCertificate = "client_certificate_refused", 0, "";
+    /// Plain HTTP on a TLS port.
+    PlainOnTls = "plain_http_on_tls_port", 400, "Bad Request";
+    /// TLS on a port of plain HTTP.
+    TlsOnPlain = "tls_on_plain_port", 0, "";
     /// Too many connections on the listener.
     TooManyConnections = "too_many_connections", 503, "Service Unavailable";
     /// The backend refused the connection.
     ConnectFailed = "connect_failed", 502, "Bad Gateway";
     /// The backend did not accept the connection in time.
     ConnectTimeout = "connect_timeout", 504, "Gateway Timeout";
+    /// TLS to the backend failed.
+    BackendTlsFailed = "backend_tls_failed", 502, "Bad Gateway";
+    /// The backend's certificate is not believed.
+    BackendCertificate = "backend_certificate_refused", 502, "Bad Gateway";
     /// The backend closed before a response.
     BackendClosed = "backend_closed", 502, "Bad Gateway";
     /// The backend's answer breaks the rules of HTTP.
@@ -212,6 +248,13 @@ impl Rejection {
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds.max(1));
         self
+    }
+
+    /// Header fields that belong to it.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let retry = self.retry_after.map(|s| ("Retry-After", s.to_string()));
+        let allow = self.allow.clone().map(|allow| ("Allow", allow));
+        retry.into_iter().chain(allow)
     }
 
     /// The RFC 9457 problem document.

@@ -9,10 +9,12 @@ use munjigi_foundation::telemetry::redact_target;
 
 use crate::backends::Backend;
 use crate::decide::text;
+use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::service::Outcome;
 use crate::shard::Shard;
+use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 
 /// The story of one exchange.
@@ -37,6 +39,14 @@ pub(crate) struct Record {
     pub(crate) tunnel: bool,
     /// It came by HTTP/2.
     pub(crate) http2: bool,
+    /// The place of the route in the file.
+    pub(crate) place: Option<usize>,
+    /// The hub said that a sign-in failed: what a shield counts against the client.
+    pub(crate) sign_in_failed: Cell<bool>,
+    /// What the client's connection is sealed with; kept for the log alone.
+    pub(crate) tls: Option<Agreed>,
+    /// The address that the client called, for the PROXY header to a backend.
+    pub(crate) called: Option<SocketAddr>,
     pub(crate) trace: Option<Box<Context>>,
 }
 
@@ -59,6 +69,10 @@ impl Record {
             sent: Cell::new(0),
             tunnel: false,
             http2: false,
+            place: None,
+            sign_in_failed: Cell::new(false),
+            tls: None,
+            called: None,
             trace: None,
         }
     }
@@ -81,6 +95,9 @@ impl Record {
             .bytes_received
             .fetch_add(self.received.get(), Relaxed);
         shard.stats.bytes_sent.fetch_add(self.sent.get(), Relaxed);
+        if self.sign_in_failed.get() {
+            shard.stats.failed_sign_ins.fetch_add(1, Relaxed);
+        }
         if let Some(backend) = &self.backend
             && is_backend_failure(reason)
         {
@@ -161,6 +178,12 @@ impl Record {
             "client": client.to_string(),
             "peer": self.peer.to_string(),
             "protocol": if self.http2 { "h2" } else { "http/1.1" },
+            "tls": self.tls.map(|tls| serde_json::json!({
+                "version": version_name(tls.version),
+                "cipher": suite_name(tls.suite),
+                "resumed": tls.resumed,
+                "protocol": if tls.http2 { "h2" } else { "http/1.1" },
+            })),
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),
             "target": head.map(|head| redact_target(&text(head.target())).into_owned()),
@@ -197,6 +220,8 @@ pub(crate) fn is_backend_failure(reason: Reason) -> bool {
         reason,
         Reason::ConnectFailed
             | Reason::ConnectTimeout
+            | Reason::BackendTlsFailed
+            | Reason::BackendCertificate
             | Reason::BackendClosed
             | Reason::BadResponse
             | Reason::BadUpgrade

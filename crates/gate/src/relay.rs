@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::compress::Encoder;
 use crate::driver::Core;
 use crate::driver::buffer::{Buffer, LARGE, MEDIUM, SMALL};
 use crate::driver::tcp::TcpStream;
@@ -69,6 +70,8 @@ pub(crate) enum RelayEnd {
     TooLarge,
     /// Whoever watches the exchange ended it.
     Abandoned,
+    /// The data can't be compressed.
+    Encoder,
 }
 
 /// One direction of an exchange.
@@ -82,6 +85,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) writing: Patience,
     /// Write chunks.
     pub(crate) chunked: bool,
+    /// What the data goes through.
+    pub(crate) encoder: Option<Box<Encoder>>,
     /// Most bytes of data.
     pub(crate) limit: u64,
     /// Bytes of data that were moved.
@@ -120,7 +125,16 @@ impl Relay<'_> {
                 return Ok(rest);
             }
             drop(rest);
-            if size == SMALL && body.left().is_some_and(|left| left > SMALL as u64) {
+            // Before a pause of the source the client gets all that there is.
+            if self.encoder.as_ref().is_some_and(|encoder| encoder.holds())
+                && !self.from.is_spoilt()
+            {
+                self.flush(&mut lead).await?;
+            }
+            if size == SMALL
+                && self.encoder.is_none()
+                && body.left().is_some_and(|left| left > SMALL as u64)
+            {
                 size = MEDIUM;
             }
             let (read, filled) = self.read(size).await?;
@@ -131,7 +145,8 @@ impl Relay<'_> {
                 }
                 return Err(RelayEnd::SourceGone);
             };
-            if filled {
+            // Pieces stay small where each costs the loop some time.
+            if filled && self.encoder.is_none() {
                 size = if size == SMALL { MEDIUM } else { LARGE };
             }
             buffer = Some(read);
@@ -147,12 +162,19 @@ impl Relay<'_> {
     ) -> Result<bool, RelayEnd> {
         let Some(buffer) = buffer else {
             let piece = body.take(&mut []).map_err(RelayEnd::Malformed)?;
-            self.send(lead, &[], piece.done.then_some(&*body)).await?;
+            self.encode(lead, &[], piece.done.then_some(&*body)).await?;
             return Ok(piece.done);
         };
         let piece = body
             .take(buffer.filled_mut())
             .map_err(RelayEnd::Malformed)?;
+        if self.encoder.is_some() {
+            let data = buffer.filled().get(..piece.data).unwrap_or_default();
+            self.encode(lead, data, piece.done.then_some(&*body))
+                .await?;
+            buffer.consume(piece.consumed);
+            return Ok(piece.done);
+        }
         self.moved += piece.data as u64;
         if self.moved > self.limit {
             return Err(RelayEnd::TooLarge);
@@ -192,7 +214,37 @@ impl Relay<'_> {
 
     /// Ends a body that ended with its stream.
     async fn finish(&mut self, body: &Body) -> Result<(), RelayEnd> {
-        self.send(&mut Vec::new(), &[], Some(body)).await
+        self.encode(&mut Vec::new(), &[], Some(body)).await
+    }
+
+    /// Sends data through the encoder, where there is one.
+    async fn encode(
+        &mut self,
+        lead: &mut Vec<u8>,
+        data: &[u8],
+        ended: Option<&Body>,
+    ) -> Result<(), RelayEnd> {
+        let Some(encoder) = &mut self.encoder else {
+            return self.send(lead, data, ended).await;
+        };
+        let failed = |_| RelayEnd::Encoder;
+        let mut coded = encoder.put(data).map_err(failed)?;
+        if ended.is_some()
+            && let Some(encoder) = self.encoder.take()
+        {
+            coded.extend(encoder.finish().map_err(failed)?);
+        }
+        self.moved += coded.len() as u64;
+        self.send(lead, &coded, ended).await
+    }
+
+    async fn flush(&mut self, lead: &mut Vec<u8>) -> Result<(), RelayEnd> {
+        let Some(encoder) = &mut self.encoder else {
+            return Ok(());
+        };
+        let coded = encoder.flush().map_err(|_| RelayEnd::Encoder)?;
+        self.moved += coded.len() as u64;
+        self.send(lead, &coded, None).await
     }
 
     /// Reads once; `None` at the end of the stream. A buffer is taken only when there is
@@ -334,6 +386,8 @@ pub(crate) trait Pipe {
     ) -> Poll<io::Result<usize>>;
     /// Ends our side; the peer may still send.
     fn shutdown_write(&self);
+    /// Ends our side as one that broke.
+    fn cut_write(&self);
     /// Bytes that were written and that the peer has not taken yet, where that is known.
     fn unsent(&self) -> u64;
     /// Finds a peer that vanished without a word in about two minutes.
@@ -363,6 +417,10 @@ impl Pipe for TcpStream {
 
     fn shutdown_write(&self) {
         self.shutdown_write();
+    }
+
+    fn cut_write(&self) {
+        self.cut_write();
     }
 
     fn unsent(&self) -> u64 {

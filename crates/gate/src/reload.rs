@@ -34,7 +34,9 @@ impl fmt::Display for Changes {
 
 /// Same name and same address: it goes on, with its connections.
 pub(crate) fn stays(before: &ListenerSettings, after: &ListenerSettings) -> bool {
-    before.name == after.name && before.address == after.address
+    before.name == after.name
+        && before.address == after.address
+        && before.is_udp() == after.is_udp()
 }
 
 impl Changes {

@@ -64,7 +64,11 @@ impl Budget {
 /// What a failed try was, for `retry.on`; `None` for what is never tried again.
 pub(crate) fn kind(reason: Reason) -> Option<RetryOn> {
     match reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => Some(RetryOn::CONNECT),
+        // No byte of the request was sent.
+        Reason::ConnectFailed
+        | Reason::ConnectTimeout
+        | Reason::BackendTlsFailed
+        | Reason::BackendCertificate => Some(RetryOn::CONNECT),
         Reason::BackendClosed => Some(RetryOn::RESET),
         Reason::ResponseTimeout => Some(RetryOn::TIMEOUT),
         _ => None,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,7 @@ use crate::ejection::Ejections;
 use crate::queue::Queue;
 use crate::retry::Budget;
 use crate::settings::{Balance, RetrySettings, ServiceSettings};
+use crate::tls::Way;
 
 /// What became of a request at a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub(crate) struct Service {
     pub in_flight: AtomicU32,
     pub queue: Queue,
     pub figures: Figures,
+    /// How its backends are called over TLS; none for plain ones. Of the same settings, and so
+    /// the same for as long as the service lives.
+    pub way: OnceLock<Arc<Way>>,
     /// Told when who gets requests is to be looked at again.
     pub changed: Notify,
     /// Another service went on in its place: what is left here ejects nobody.
@@ -85,6 +89,7 @@ impl Service {
             in_flight: AtomicU32::new(0),
             queue: Queue::default(),
             figures: Figures::default(),
+            way: OnceLock::new(),
             changed: Notify::new(),
             succeeded: AtomicBool::new(false),
             turn: AtomicUsize::new(0),

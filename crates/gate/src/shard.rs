@@ -3,20 +3,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
 
 use crate::access_log::LogHandle;
+use crate::compress::Running;
 use crate::driver::Core;
 use crate::driver::tcp::TcpStream;
+use crate::files;
 use crate::hold::Hold;
 use crate::http2;
 use crate::live::Live;
+use crate::rate::network_of;
+use crate::reason::Reason;
 use crate::settings::{ListenerSettings, Protocol};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
@@ -35,6 +40,20 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
     pub(crate) threads: Vec<Arc<ThreadStats>>,
+    /// Responses that are being compressed.
+    pub(crate) compressions: Arc<Running>,
+    /// Threads for files; started by the first route that needs them.
+    pub(crate) files: OnceLock<files::pool::Pool>,
+}
+
+impl Shared {
+    /// The threads for files.
+    pub(crate) fn files(&self, snapshot: &Snapshot) -> &files::pool::Pool {
+        self.files.get_or_init(|| {
+            let limits = &snapshot.settings.limits;
+            files::pool::Pool::start(limits.file_threads, limits.file_queue)
+        })
+    }
 }
 
 /// A listener as the threads see it.
@@ -45,6 +64,11 @@ pub(crate) struct Listener {
     pub(crate) connections: AtomicUsize,
     pub(crate) connections_max: AtomicUsize,
     pub(crate) protocols: Protocols,
+    /// Connections of one address; 0 for no limit.
+    per_address: AtomicUsize,
+    addresses: Addresses,
+    /// It takes datagrams.
+    pub(crate) datagrams: bool,
     /// Accepts no more.
     pub(crate) closed: AtomicBool,
 }
@@ -89,6 +113,9 @@ impl Listener {
             connections: AtomicUsize::new(0),
             connections_max: AtomicUsize::new(settings.connections_max),
             protocols: Protocols::new(&settings.protocols),
+            per_address: AtomicUsize::new(settings.connections_per_address.unwrap_or(0)),
+            addresses: Addresses::default(),
+            datagrams: settings.is_udp(),
             closed: AtomicBool::new(false),
         }
     }
@@ -98,29 +125,103 @@ impl Listener {
         self.connections_max
             .store(settings.connections_max, Ordering::Relaxed);
         self.protocols.set(&settings.protocols);
+        let per_address = settings.connections_per_address.unwrap_or(0);
+        self.per_address.store(per_address, Ordering::Relaxed);
     }
 }
 
 /// Counts a connection for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Seat(Arc<Listener>);
+pub(crate) struct Seat {
+    listener: Arc<Listener>,
+    /// Where it counts, too.
+    address: Option<IpAddr>,
+}
 
 impl Seat {
-    /// A seat on `listener`, unless all are taken.
-    pub(crate) fn take(listener: &Arc<Listener>) -> Option<Self> {
+    /// A seat on `listener`, unless all are taken, or all that one address may have. A trusted
+    /// peer speaks for many clients: only the first limit holds for it.
+    ///
+    /// # Errors
+    /// Which limit it was.
+    pub(crate) fn take(
+        listener: &Arc<Listener>,
+        peer: IpAddr,
+        snapshot: &Snapshot,
+    ) -> Result<Self, Reason> {
         let taken = listener.connections.fetch_add(1, Ordering::Relaxed);
-        let seat = Self(Arc::clone(listener));
-        (taken < listener.connections_max.load(Ordering::Relaxed)).then_some(seat)
+        let mut seat = Self {
+            listener: Arc::clone(listener),
+            address: None,
+        };
+        if taken >= listener.connections_max.load(Ordering::Relaxed) {
+            return Err(Reason::TooManyConnections);
+        }
+        let most = listener.per_address.load(Ordering::Relaxed);
+        if most > 0 && !snapshot.trusts(peer.to_canonical()) {
+            let address = network_of(peer);
+            if !listener.addresses.enter(address, most) {
+                return Err(Reason::TooManyFromAddress);
+            }
+            seat.address = Some(address);
+        }
+        Ok(seat)
     }
 
     pub(crate) fn listener(&self) -> &Arc<Listener> {
-        &self.0
+        &self.listener
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.listener.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(address) = self.address {
+            self.listener.addresses.leave(address);
+        }
+    }
+}
+
+/// Connections by address, of IPv6 by /64: as many entries as there are connections at most.
+#[derive(Debug, Default)]
+struct Addresses([Mutex<HashMap<IpAddr, usize>>; 16]);
+
+impl Addresses {
+    fn part(&self, address: IpAddr) -> Option<MutexGuard<'_, HashMap<IpAddr, usize>>> {
+        let sum = match address {
+            IpAddr::V4(ip) => ip
+                .octets()
+                .iter()
+                .fold(0, |sum: u8, b| sum.wrapping_add(*b)),
+            IpAddr::V6(ip) => ip
+                .octets()
+                .iter()
+                .fold(0, |sum: u8, b| sum.wrapping_add(*b)),
+        };
+        let part = self.0.get(usize::from(sum) % self.0.len())?;
+        Some(part.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts one more, unless there are `most`.
+    fn enter(&self, address: IpAddr, most: usize) -> bool {
+        let Some(mut part) = self.part(address) else {
+            return true;
+        };
+        let count = part.entry(address).or_default();
+        let free = *count < most;
+        *count += usize::from(free);
+        free
+    }
+
+    fn leave(&self, address: IpAddr) {
+        if let Some(mut part) = self.part(address)
+            && let Some(count) = part.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                part.remove(&address);
+            }
+        }
     }
 }
 
@@ -197,13 +298,16 @@ impl Shard {
 
 /// Idle connections to backends, the one used last first.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(RefCell<HashMap<u64, Vec<(TcpStream, Instant)>>>);
+pub(crate) struct Pool(RefCell<HashMap<Kind, Vec<(TcpStream, Instant)>>>);
+
+/// A backend, and the way it was reached ([`TcpStream::way`]): TLS and plain never mix.
+type Kind = (u64, u64);
 
 impl Pool {
-    /// A connection to backend `id` that was idle for at most `age`.
-    pub(crate) fn take(&self, id: u64, age: Duration) -> Option<TcpStream> {
+    /// A connection to backend `id`, reached by `way`, that was idle for at most `age`.
+    pub(crate) fn take(&self, id: u64, way: u64, age: Duration) -> Option<TcpStream> {
         let mut pools = self.0.borrow_mut();
-        let list = pools.get_mut(&id)?;
+        let list = pools.get_mut(&(id, way))?;
         while let Some((stream, since)) = list.pop() {
             let now = stream.core().now();
             if stream.is_spoilt() {
@@ -226,7 +330,7 @@ impl Pool {
         }
         stream.park();
         let mut pools = self.0.borrow_mut();
-        let list = pools.entry(id).or_default();
+        let list = pools.entry((id, stream.way())).or_default();
         if list.len() < most {
             let now = stream.core().now();
             list.push((stream, now));

@@ -5,10 +5,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::backends::Service;
+use crate::layer4::Line;
+use crate::rate::Limiter;
 use crate::routes::Routes;
-use crate::settings::{GateSettings, RouteSettings};
+use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
+use crate::tls::Credentials;
 
 /// A counter on its own cache line, so that threads do not slow each other down.
 #[derive(Debug, Default)]
@@ -20,7 +24,10 @@ struct Padded(AtomicU64);
 pub(crate) struct Route {
     /// Its place in the file.
     pub(crate) place: usize,
+    /// Where its requests go; one without backends where the route answers by itself.
     pub(crate) service: Arc<Service>,
+    /// Present where it limits.
+    pub(crate) limiter: Option<Arc<Limiter>>,
     requests: Arc<[Padded]>,
 }
 
@@ -55,6 +62,13 @@ pub struct Snapshot {
     pub(crate) services: HashMap<String, Arc<Service>>,
     /// Addresses that are the gate's own: never backends.
     pub(crate) own: Vec<SocketAddr>,
+    /// Layer 4 listeners, by name.
+    lines: HashMap<String, Line>,
+    /// Somebody keeps its services up to date: what is not known of them is not there.
+    pub(crate) followed: bool,
+    /// What holds for requests that no route takes.
+    pub(crate) no_route: RouteSettings,
+    pub(crate) credentials: Arc<Credentials>,
 }
 
 impl Snapshot {
@@ -66,28 +80,19 @@ impl Snapshot {
         let table = Routes::new(&settings);
         let mut services: HashMap<String, Arc<Service>> = HashMap::new();
         let mut routes = Vec::new();
+        let nobody = Arc::new(Service::new("", ServiceSettings::default(), None));
         let counters = previous.map(Self::counters).unwrap_or_default();
         let mut seen = HashMap::new();
         let threads = settings.threads.max(1);
         for (place, route) in settings.routes.iter().enumerate() {
-            let service = services.entry(route.service.clone()).or_insert_with(|| {
-                let wanted = settings.service(&route.service);
-                let zone = settings.zone.as_deref();
-                let old = previous.and_then(|previous| previous.services.get(&route.service));
-                match old {
-                    Some(old) if old.settings == wanted && old.is_in_zone(zone) => Arc::clone(old),
-                    old => {
-                        let service = Service::new(&route.service, wanted, zone);
-                        if let Some(old) = old {
-                            service.succeed(old);
-                        }
-                        Arc::new(service)
-                    }
-                }
-            });
+            let service = match route.action {
+                Action::Forward => service_of(&settings, &route.service, &mut services, previous),
+                Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => Arc::clone(&nobody),
+            };
             routes.push(Route {
                 place,
-                service: Arc::clone(service),
+                service,
+                limiter: limiter(&settings, route, previous),
                 // A reload does not set figures back.
                 requests: counters
                     .get(&(route.name.as_str(), nth(&mut seen, &route.name)))
@@ -97,13 +102,44 @@ impl Snapshot {
                     ),
             });
         }
+        let lines = settings
+            .listeners
+            .iter()
+            .filter_map(|listener| {
+                let layer4 = listener.layer4.as_ref()?;
+                let route = Route {
+                    place: usize::MAX,
+                    service: service_of(&settings, &layer4.service, &mut services, previous),
+                    limiter: None,
+                    requests: (0..threads).map(|_| Padded::default()).collect(),
+                };
+                Some((listener.name.clone(), Line::new(listener, layer4, route)))
+            })
+            .collect();
         Self {
             settings,
             table,
             routes,
             services,
             own,
+            lines,
+            followed: true,
+            no_route: RouteSettings::new("", PathPattern::Prefix(String::new()), ""),
+            credentials: Arc::default(),
         }
+    }
+
+    /// With certificates that were read for these settings.
+    #[must_use]
+    pub(crate) fn with(mut self, credentials: Arc<Credentials>) -> Self {
+        for (name, service) in &self.services {
+            if let Some(way) = credentials.service(name) {
+                // A service that goes on has it already.
+                service.way.get_or_init(|| Arc::clone(way));
+            }
+        }
+        self.credentials = credentials;
+        self
     }
 
     /// The counters of all routes, by name; several of one name are told apart by their order.
@@ -120,6 +156,14 @@ impl Snapshot {
         self.table.get(route.place)
     }
 
+    /// The layer 4 listener of this name.
+    pub(crate) fn line(&self, listener: &str) -> Option<&Line> {
+        if self.lines.is_empty() {
+            return None;
+        }
+        self.lines.get(listener)
+    }
+
     /// True when the peer's word on those before it is believed.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
@@ -134,4 +178,55 @@ impl Snapshot {
     pub fn settings(&self) -> &GateSettings {
         &self.settings
     }
+}
+
+/// The service by its name: the one of before when nothing of it changed, else a new one that
+/// takes over what it can.
+fn service_of(
+    settings: &GateSettings,
+    name: &str,
+    services: &mut HashMap<String, Arc<Service>>,
+    previous: Option<&Snapshot>,
+) -> Arc<Service> {
+    let make = || {
+        let wanted = settings.service(name);
+        let zone = settings.zone.as_deref();
+        let old = previous.and_then(|previous| previous.services.get(name));
+        match old {
+            Some(old) if old.settings == wanted && old.is_in_zone(zone) => Arc::clone(old),
+            old => {
+                let service = Service::new(name, wanted, zone);
+                if let Some(old) = old {
+                    service.succeed(old);
+                }
+                Arc::new(service)
+            }
+        }
+    };
+    Arc::clone(services.entry(name.to_owned()).or_insert_with(make))
+}
+
+/// The buckets of a route's rate limit: those of before when the limit is the same, so that a
+/// reload fills none.
+fn limiter(
+    settings: &GateSettings,
+    route: &RouteSettings,
+    previous: Option<&Snapshot>,
+) -> Option<Arc<Limiter>> {
+    let wanted = route.rate_limit.as_ref()?;
+    let known = previous.and_then(|previous| {
+        previous
+            .routes
+            .iter()
+            .filter(|old| {
+                previous
+                    .route_settings(old)
+                    .is_some_and(|old| old.name == route.name)
+            })
+            .filter_map(|old| old.limiter.as_ref())
+            .find(|limiter| limiter.settings() == wanted)
+    });
+    let keys = settings.limits.rate_limit_keys;
+    let made = || Arc::new(Limiter::new(wanted, keys, Instant::now()));
+    Some(known.map_or_else(made, Arc::clone))
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::reason::Reason;
+use crate::tls::figures::{HandshakeTotals, Handshakes};
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub(crate) const BOUNDS: [u64; 12] = [
@@ -27,8 +28,11 @@ pub(crate) struct ThreadStats {
     pub(crate) accepted: AtomicU64,
     pub(crate) backend_connections: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) failed_sign_ins: AtomicU64,
     pub(crate) active: AtomicI64,
     pub(crate) tunnels: AtomicI64,
+    pub(crate) client_handshakes: Handshakes,
+    pub(crate) backend_handshakes: Handshakes,
     pub(crate) http2: Http2Stats,
 }
 
@@ -57,9 +61,12 @@ impl ThreadStats {
             accepted: AtomicU64::new(0),
             backend_connections: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            failed_sign_ins: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
             http2: Http2Stats::default(),
+            client_handshakes: Handshakes::new(),
+            backend_handshakes: Handshakes::new(),
         }
     }
 
@@ -94,10 +101,13 @@ pub(crate) struct Totals {
     pub(crate) accepted: u64,
     pub(crate) backend_connections: u64,
     pub(crate) retries: u64,
+    pub(crate) failed_sign_ins: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
     /// Connections, requests, resets received and sent.
     pub(crate) http2: [u64; 4],
+    pub(crate) client_handshakes: HandshakeTotals,
+    pub(crate) backend_handshakes: HandshakeTotals,
 }
 
 impl Totals {
@@ -136,6 +146,7 @@ impl Totals {
             accepted: sum(&|thread| &thread.accepted),
             backend_connections: sum(&|thread| &thread.backend_connections),
             retries: sum(&|thread| &thread.retries),
+            failed_sign_ins: sum(&|thread| &thread.failed_sign_ins),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
             http2: [
@@ -144,6 +155,12 @@ impl Totals {
                 sum(&|thread| &thread.http2.resets_received),
                 sum(&|thread| &thread.http2.resets_sent),
             ],
+            client_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.client_handshakes),
+            ),
+            backend_handshakes: HandshakeTotals::of(
+                threads.iter().map(|thread| &thread.backend_handshakes),
+            ),
         }
     }
 

@@ -11,17 +11,57 @@ pub(crate) fn split(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The path that routes are chosen by: unreserved characters decoded, dot segments resolved
-/// (RFC 3986 §6.2.2). The path itself is forwarded as it came.
+/// The path that routes are chosen by: unreserved characters decoded, all else that is encoded in
+/// capitals, what is not ASCII encoded, dot segments resolved (RFC 3986 §6.2.2). Unless a route
+/// rewrites it, the path itself is forwarded as it came.
 #[must_use]
 pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') && !path.contains("/.") {
+    if path.is_ascii() && !path.contains('%') && !path.contains("/.") {
         return Cow::Borrowed(path);
     }
-    let decoded = decode_where(path, |byte| {
-        byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
-    });
-    Cow::Owned(resolve_dots(&decoded))
+    let mut normal = String::with_capacity(path.len() + 16);
+    let mut rest = path.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (*first, rest) {
+            (b'%', [high, low, after @ ..]) if let Some(byte) = hex_byte(*high, *low) => {
+                rest = after;
+                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                    normal.push(char::from(byte));
+                } else {
+                    push_encoded(&mut normal, byte);
+                }
+            }
+            (byte, _) if byte.is_ascii() => normal.push(char::from(byte)),
+            (byte, _) => push_encoded(&mut normal, byte),
+        }
+    }
+    Cow::Owned(resolve_dots(&normal))
+}
+
+/// The path of a target in that form; `/` for the target that is no path.
+#[must_use]
+pub(crate) fn path_of(target: &[u8]) -> Cow<'_, str> {
+    fn normal(path: &str) -> Cow<'_, str> {
+        if path.starts_with('/') {
+            normal_path(path)
+        } else {
+            Cow::Borrowed("/")
+        }
+    }
+    match String::from_utf8_lossy(target) {
+        Cow::Borrowed(text) => normal(split(text).0),
+        Cow::Owned(text) => Cow::Owned(normal(split(&text).0).into_owned()),
+    }
+}
+
+/// Puts a byte in its percent-encoded form.
+pub(crate) fn push_encoded(text: &mut String, byte: u8) {
+    text.push('%');
+    for digit in [byte >> 4, byte & 15] {
+        let digit = char::from_digit(u32::from(digit), 16).unwrap_or('0');
+        text.push(digit.to_ascii_uppercase());
+    }
 }
 
 /// The path as the most lenient reader may see it: everything decoded (twice), backslashes as
@@ -96,6 +136,26 @@ fn decode_where(text: &str, wanted: impl Fn(u8) -> bool) -> String {
     }
 }
 
+/// A segment with all that is encoded decoded, once; `None` when an escape is broken, or what
+/// comes out is no UTF-8.
+pub(crate) fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first == b'%' {
+            let [high, low, after @ ..] = rest else {
+                return None;
+            };
+            bytes.push(hex_byte(*high, *low)?);
+            rest = after;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 fn hex_byte(high: u8, low: u8) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
@@ -110,10 +170,18 @@ pub(crate) struct Repeated;
 /// # Errors
 /// When it is there more than once with different values.
 pub(crate) fn query_parameter(query: &str, name: &str) -> Result<Option<String>, Repeated> {
-    single(query.split('&').filter_map(|pair| {
+    single(query_values(query, name).map(Cow::into_owned))
+}
+
+/// All values of the parameter `name` of a query, decoded.
+pub(crate) fn query_values<'q>(
+    query: &'q str,
+    name: &'q str,
+) -> impl Iterator<Item = Cow<'q, str>> {
+    query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode_form(key) == name).then(|| decode_form(value))
-    }))
+    })
 }
 
 /// The value of the one cookie `name`.
@@ -145,11 +213,11 @@ pub(crate) fn single(mut values: impl Iterator<Item = String>) -> Result<Option<
     }
 }
 
-fn decode_form(text: &str) -> String {
+fn decode_form(text: &str) -> Cow<'_, str> {
     if text.contains(['%', '+']) {
-        decode_where(&text.replace('+', " "), |_| true)
+        Cow::Owned(decode_where(&text.replace('+', " "), |_| true))
     } else {
-        text.to_owned()
+        Cow::Borrowed(text)
     }
 }
 
@@ -183,6 +251,8 @@ mod tests {
         check("/../../b", "/b");
         check("/a/b/..", "/a/");
         check("/a%2Fb", "/a%2Fb");
+        check("/a%2fb", "/a%2Fb");
+        check("/한", "/%ED%95%9C");
         check("/%61nalysis", "/analysis");
         check("/a//b", "/a//b");
         check("/.", "/");

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::backends::Backend;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
 use crate::forward::Order;
@@ -78,29 +79,46 @@ pub(crate) struct Tunnel<'a> {
 }
 
 impl<'a> Tunnel<'a> {
+    /// One that a 101 opened.
     pub(crate) fn new(
         order: Order<'a>,
         timer: &'a Timer,
         record: &'a Record,
         listed: &Listed,
     ) -> Self {
+        let settings = order.routed.settings;
         let asked = order.head.upgrade().unwrap_or_default();
+        let names = (settings.name.as_str(), settings.service.as_str());
+        let about = (order.upstream.backend(), settings.websocket.idle);
+        Self {
+            websocket: asked.eq_ignore_ascii_case(b"websocket"),
+            ..Self::plain(order.shard, names, about, (timer, record, listed))
+        }
+    }
+
+    /// One of bytes that nobody asked for by HTTP; it ends after `idle` without a byte.
+    pub(crate) fn plain(
+        shard: &'a Shard,
+        (route, service): (&str, &str),
+        (backend, idle): (&Arc<Backend>, Duration),
+        (timer, record, listed): (&'a Timer, &'a Record, &Listed),
+    ) -> Self {
         let figures = Rc::new(live::Tunnel {
-            route: order.routed.settings.name.clone(),
-            service: order.routed.settings.service.clone(),
-            backend: Arc::clone(&order.upstream.flight.0),
+            route: route.to_owned(),
+            service: service.to_owned(),
+            backend: Arc::clone(backend),
             received: Cell::new(0),
             sent: Cell::new(0),
-            last: Cell::new(order.shard.core.now()),
+            last: Cell::new(shard.core.now()),
         });
         listed.tunnel(&figures);
         Self {
-            shard: order.shard,
+            shard,
             timer,
             record,
             figures,
-            websocket: asked.eq_ignore_ascii_case(b"websocket"),
-            idle: order.routed.settings.websocket.idle,
+            websocket: false,
+            idle,
         }
     }
 
@@ -308,8 +326,12 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
             .await;
             match read {
                 None => {}
-                Some(Ok(0) | Err(_)) => {
+                Some(Ok(0)) => {
                     self.to.shutdown_write();
+                    return End::Source;
+                }
+                Some(Err(_)) => {
+                    self.to.cut_write();
                     return End::Source;
                 }
                 Some(Ok(count)) => {

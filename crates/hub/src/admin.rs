@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use futures_util::future::join_all;
 use munjigi_eureka::{Application, Instance, InstanceStatus, Known};
 use munjigi_foundation::clock::{Clock, Timestamp};
+use munjigi_foundation::tls::UrlTrust;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +81,11 @@ enum GateError {
 
 impl Gate {
     /// A client of a gate's admin face; `http` is shared by those on TCP.
-    pub(crate) fn new(admin: &GateAdmin, http: &reqwest::Client) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(
+        admin: &GateAdmin,
+        http: &reqwest::Client,
+        trust: &UrlTrust,
+    ) -> Result<Self, reqwest::Error> {
         let (shown, client, url) = match admin {
             GateAdmin::Url { url, .. } => (without_secret(url), http.clone(), url.clone()),
             GateAdmin::Socket(path) => {
@@ -88,6 +93,7 @@ impl Gate {
                     .unix_socket(path.as_path())
                     .timeout(Duration::from_secs(5))
                     .no_proxy()
+                    .tls_backend_preconfigured(trust.clone())
                     .build()?;
                 let url = "http://localhost".to_owned();
                 (format!("unix:{}", path.display()), client, url)

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use axum::Router;
 use munjigi_foundation::clock::Clock;
-use munjigi_foundation::listen::{self, Limits, Sockets};
+use munjigi_foundation::listen::{self, Door, Limits, Sockets};
 use munjigi_foundation::settings::Secret;
+use munjigi_foundation::tls::{self, TlsError, UrlTrust};
 use rustix::fs::FlockOperation;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -83,6 +84,8 @@ pub enum StartError {
     #[error("the http client can't be made: {0}")]
     Client(#[from] reqwest::Error),
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
     Jobs(#[from] JobsError),
 }
 
@@ -91,6 +94,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Hub {
     address: SocketAddr,
+    /// It speaks TLS there.
+    sealed: bool,
     auth: WeakAuth,
     registered: watch::Receiver<bool>,
 }
@@ -114,8 +119,8 @@ impl Hub {
         };
         let built = Built::new(&settings, &wiring, &tasks, &shutdown).await?;
         let address = built.address;
-        let (listener, router) = (built.listener, built.router);
-        tasks.spawn(listen::serve(listener, router, limits, shutdown.clone()));
+        let (door, router) = (built.door, built.router);
+        tasks.spawn(listen::serve(door, router, limits, shutdown.clone()));
         outer.spawn(async move {
             shutdown.cancelled().await;
             tasks.close();
@@ -125,6 +130,7 @@ impl Hub {
         });
         Ok(Self {
             address,
+            sealed: settings.tls.is_some(),
             auth: built.auth,
             registered: built.registered,
         })
@@ -134,6 +140,13 @@ impl Hub {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The base url of its own address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.sealed { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Ends once `/ready` says so: the registry has answered and knows this hub.
@@ -177,7 +190,7 @@ impl Hub {
 
 /// All parts, wired, before the first request.
 struct Built {
-    listener: TcpListener,
+    door: Door,
     address: SocketAddr,
     router: Router,
     auth: WeakAuth,
@@ -201,23 +214,23 @@ impl Built {
         .await
         .map_err(|error| StartError::Users(error.to_string()))?;
         tasks.spawn(auth.clone().sweep_on(shutdown.clone()));
-        let uploads = Uploads::start(UploadsWiring {
-            store: store.clone(),
-            folder: settings.data.join("uploads"),
-            clock: wiring.clock.clone(),
-            limits: settings.limits,
-            keep: settings.keep_uploads,
-            tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
-        })
-        .await?;
+        let uploads = uploads_wiring(settings, wiring, &store, tasks, shutdown);
+        let uploads = Uploads::start(uploads).await?;
         let removing = remove_users(auth.clone(), uploads.clone(), shutdown.clone());
         tasks.spawn(removing);
         let listener = bind(settings, &wiring.sockets)?;
         let address = local(&listener, settings.address)?;
-        let client = client()?;
+        let door = Door::open(listener, settings.tls.as_ref())?;
+        let trust = tls::for_urls(settings.ca_file.as_deref())?;
+        let client = client(&trust)?;
         let registries = Registries::start(wiring, address, &client, tasks, shutdown)?;
-        let wired = jobs_wiring(settings, wiring, &store, &uploads, &registries);
+        let wired = jobs_wiring(
+            settings,
+            wiring,
+            trust.clone(),
+            (&store, &uploads),
+            &registries,
+        );
         let jobs = Jobs::start(wired, tasks.clone(), shutdown.clone())?;
         let guard = guard(settings, wiring, address, &auth);
         let pages = Pages::new();
@@ -232,7 +245,7 @@ impl Built {
         let admin = Admin::new(Sources {
             registries,
             worker_service: settings.worker_service.clone(),
-            gates: gates(wiring, &client)?,
+            gates: gates(wiring, &client, &trust)?,
             uploads: uploads.clone(),
             store: store.clone(),
             clock: wiring.clock.clone(),
@@ -251,7 +264,7 @@ impl Built {
             guard,
         );
         Ok(Self {
-            listener,
+            door,
             address,
             router,
             auth: auth.downgrade(),
@@ -260,11 +273,29 @@ impl Built {
     }
 }
 
-fn jobs_wiring(
+fn uploads_wiring(
     settings: &HubSettings,
     wiring: &Wiring,
     store: &Store,
-    uploads: &Uploads,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> UploadsWiring {
+    UploadsWiring {
+        store: store.clone(),
+        folder: settings.data.join("uploads"),
+        clock: wiring.clock.clone(),
+        limits: settings.limits,
+        keep: settings.keep_uploads,
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    }
+}
+
+fn jobs_wiring(
+    settings: &HubSettings,
+    wiring: &Wiring,
+    trust: UrlTrust,
+    (store, uploads): (&Store, &Uploads),
     registries: &Registries,
 ) -> JobsWiring {
     JobsWiring {
@@ -274,6 +305,7 @@ fn jobs_wiring(
         registry: registries.known.clone(),
         worker_service: settings.worker_service.clone(),
         gate_inner_url: wiring.gate_inner_url.clone(),
+        trust,
         cluster_secret: wiring.cluster_secret.clone(),
         folder: settings.data.join("results"),
         event_ttl: settings.event_ttl,
@@ -291,8 +323,9 @@ fn users(error: AuthError) -> StartError {
 
 /// One client for all that the hub asks: registries and gates. Redirects are not followed: they would carry tokens
 /// elsewhere.
-fn client() -> Result<reqwest::Client, reqwest::Error> {
+fn client(trust: &UrlTrust) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
+        .tls_backend_preconfigured(trust.clone())
         .connect_timeout(Duration::from_secs(2))
         .timeout(Duration::from_secs(5))
         .redirect(reqwest::redirect::Policy::none())
@@ -300,9 +333,13 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-fn gates(wiring: &Wiring, client: &reqwest::Client) -> Result<Vec<Gate>, reqwest::Error> {
+fn gates(
+    wiring: &Wiring,
+    client: &reqwest::Client,
+    trust: &UrlTrust,
+) -> Result<Vec<Gate>, reqwest::Error> {
     let gates = wiring.gate_admin.iter();
-    gates.map(|admin| Gate::new(admin, client)).collect()
+    gates.map(|admin| Gate::new(admin, client, trust)).collect()
 }
 
 fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Auth) -> Guard {

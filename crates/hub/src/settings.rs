@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Item, Key, Schema, Secret, Size, Table};
+use munjigi_foundation::tls;
 
 use crate::face::Network;
 use crate::jobs::{JobLimits, ResultLimits};
@@ -144,7 +145,14 @@ pub static SCHEMA: &Schema = &Schema {
             "5m to 90d",
             "a session ends when it was not used for so long",
         ),
-        Key::later("tls", "the hub's own listener with TLS"),
+        Key::new("tls", "table", "", "", "speaks TLS alone at its address"),
+        Key::new(
+            "ca_file",
+            "file name",
+            "",
+            "",
+            "PEM: the only authorities that are believed at https urls; those of the system when absent",
+        ),
     ],
 };
 
@@ -395,6 +403,10 @@ pub struct HubSettings {
     pub session: Duration,
     pub limits: Limits,
     pub jobs: JobLimits,
+    /// Speaks TLS alone.
+    pub tls: Option<tls::ServerSettings>,
+    /// Whom https urls are verified against, alone.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl HubSettings {
@@ -417,6 +429,8 @@ impl HubSettings {
             session: DAY * 7,
             limits: Limits::default(),
             jobs: JobLimits::default(),
+            tls: None,
+            ca_file: None,
         }
     }
 
@@ -471,6 +485,10 @@ impl HubSettings {
                 ),
                 ..job_limits(&limited)
             },
+            tls: table
+                .table("tls", &tls::SERVER)
+                .and_then(|tls| tls::read_server(&tls)),
+            ca_file: tls::read_ca_file(table, "ca_file"),
         };
         data.is_some().then_some(read)
     }
@@ -629,16 +647,8 @@ fn at_most(table: &Table<'_>, key: &'static str, count: usize, most: usize) {
 fn url(table: &Table<'_>, item: Item<String>) -> Option<String> {
     let parsed = reqwest::Url::parse(&item.value);
     match parsed {
-        Ok(url) if url.scheme() == "http" && url.has_host() => {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
             Some(item.value.trim_end_matches('/').to_owned())
-        }
-        Ok(url) if url.scheme() == "https" => {
-            table.problems().error_with_hint(
-                item.span,
-                "https between the roles is not in this version",
-                "write http://host:port",
-            );
-            None
         }
         _ => {
             // The text may hold a password: it is pointed at, not repeated.
@@ -707,7 +717,7 @@ mod tests {
     fn everything_wrong_is_said_at_once() {
         let (settings, problems) = read(
             "[hub]\naddress = 'hub:1'\ndatabase = { postgres_env = 'X' }\nlog = { kafka = {} }\nkeep = { uploads = '0s', result = '1d' }\n\
-             hosts = ['https://a']\ngate = 'ftp://x'\nregistry = ['https://user:secret@x/eureka']\ntrusted = ['10.0.0.0/33']\n\
+             hosts = ['https://a']\ngate = 'ftp://x'\nregistry = ['https:']\ntrusted = ['10.0.0.0/33']\n\
              limits = { upload = '1B', receiving = 0, sockets_user = 0, findings = 0, result_idle = '0s' }\nworker_silence = '3s'\ntls = {}\n",
         );
         assert!(settings.is_none());
@@ -719,7 +729,6 @@ mod tests {
             "did you mean `results`",
             "is no host name",
             "this is no url",
-            "https between the roles",
             "`trusted`: ",
             "`upload` is 1B, it must lie between 1KiB and 1TiB",
             "`receiving` is 0",
@@ -727,7 +736,7 @@ mod tests {
             "`findings` is 0",
             "`result_idle` must lie between 1s and 1h",
             "`worker_silence` must lie between 8s and 1h",
-            "`tls` is not in this version",
+            "tls = { … } needs `certificate`",
             "[hub] needs `data`",
         ] {
             assert!(problems.contains(part), "{part}:\n{problems}");

@@ -112,7 +112,7 @@ fn explain_request(args: &RequestArgs) -> Result<Exit, Failure> {
         listener: args.listener.as_deref(),
     };
     // Backends may be followed on a runtime; none is needed for what the file says.
-    let decisions = request(&snapshot(gate), asked);
+    let decisions = request(&snapshot(gate), asked).decisions;
     let width = decisions
         .iter()
         .map(|decision| decision.stage.len())

@@ -282,8 +282,11 @@ impl Roles {
     ) -> Result<Option<Arc<dyn Discovery>>, Failure> {
         let (tasks, shutdown) = (self.outer.tasks.clone(), self.outer.shutdown.clone());
         if let Some(RegistrySource::Urls(urls)) = &settings.source {
+            let trust = munjigi_foundation::tls::for_urls(settings.ca_file.as_deref())
+                .map_err(|error| Failure::could_not(format!("gate.registry: {error}")))?;
             let http = reqwest::Client::builder()
                 .no_proxy()
+                .tls_backend_preconfigured(trust)
                 .build()
                 .map_err(Failure::could_not)?;
             let client = munjigi_eureka::Client::new(http, urls, None)
@@ -418,8 +421,15 @@ impl Roles {
     }
 
     fn listener_url(&self, name: &str) -> Option<String> {
-        let address = self.gate.as_ref()?.address(name)?;
-        Some(format!("http://{}", reachable(address)))
+        let gate = self.gate.as_ref()?;
+        let address = reachable(gate.address(name)?);
+        let snapshot = gate.snapshot();
+        let mut listeners = snapshot.settings().listeners.iter();
+        let sealed = listeners.any(|listener| listener.name == name && listener.tls.is_some());
+        Some(format!(
+            "{}://{address}",
+            if sealed { "https" } else { "http" }
+        ))
     }
 
     /// Ends all roles: no new connections, requests in flight end, WebSockets are told to come back.

@@ -55,6 +55,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Runs `main` on a runtime of its own.
 pub(crate) fn block_on(main: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    // What roles write are users' files, secrets and logs: nobody else's, whatever the folder they lie in allows.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("munjigi")
@@ -77,9 +79,7 @@ async fn print_link(roles: &Roles) -> Result<(), Failure> {
     {
         tracing::warn!("the hub is not registered yet");
     }
-    let base = roles
-        .web_url()
-        .unwrap_or_else(|| format!("http://{}", hub.address()));
+    let base = roles.web_url().unwrap_or_else(|| hub.url());
     let link = hub.sign_in_url(&base).await.map_err(Failure::could_not)?;
     say(format!("Sign in within 10 minutes: {}", link.expose()));
     Ok(())

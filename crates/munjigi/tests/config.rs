@@ -22,6 +22,13 @@ fn every_example_is_good() {
         "a-secret-that-is-long-enough\n",
     )
     .unwrap();
+    let own = rcgen::generate_simple_self_signed(["analysis.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("web.pem"), own.cert.pem()).unwrap();
+    fs::write(
+        folder.path().join("web.key"),
+        own.signing_key.serialize_pem(),
+    )
+    .unwrap();
     let mut seen = 0;
     for entry in fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path();

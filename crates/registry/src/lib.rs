@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use munjigi_eureka::Instance;
 use munjigi_foundation::clock::{Clock, Timestamp};
-use munjigi_foundation::listen;
+use munjigi_foundation::listen::{self, Door};
 use munjigi_foundation::settings::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -107,6 +107,7 @@ impl Registry {
     ) -> io::Result<Self> {
         let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
+        let door = Door::open(listener, settings.tls.as_ref()).map_err(io::Error::other)?;
         let limits = listen::Limits {
             connections: settings.connections_max,
             ..listen::Limits::default()
@@ -121,7 +122,7 @@ impl Registry {
             settings,
         });
         let router = face::router(Arc::clone(&shared));
-        tasks.spawn(listen::serve(listener, router, limits, shutdown.clone()));
+        tasks.spawn(listen::serve(door, router, limits, shutdown.clone()));
         tasks.spawn(expire(Arc::clone(&shared), shutdown.clone()));
         Ok(Self { shared, address })
     }
@@ -135,7 +136,12 @@ impl Registry {
     /// The base URL of its protocol face.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/eureka", self.address)
+        let scheme = if self.shared.settings.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}/eureka", self.address)
     }
 
     /// The instances of `application`, whatever their status.

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Key, Schema, Size, Table};
+use munjigi_foundation::tls;
 
 use crate::guard::Users;
 use crate::leases;
@@ -39,7 +40,7 @@ pub static SCHEMA: &Schema = &Schema {
         ),
         Key::new("limits", "table", "", "", "what it holds at the most"),
         Key::later("peers", "registries that replicate to each other"),
-        Key::later("tls", "certificates of its address"),
+        Key::new("tls", "table", "", "", "speaks TLS alone at its address"),
     ],
 };
 
@@ -100,7 +101,7 @@ static LIMITS: Schema = Schema {
 };
 
 /// All tables, for `munjigi settings registry`.
-pub static SCHEMAS: &[&Schema] = &[SCHEMA, &AUTH, &LIMITS];
+pub static SCHEMAS: &[&Schema] = &[SCHEMA, &AUTH, &LIMITS, &tls::SERVER, &tls::PAIR];
 
 /// `[registry]` as meant.
 #[derive(Debug, Clone)]
@@ -114,6 +115,8 @@ pub struct RegistrySettings {
     /// How long the body of a registration may take.
     pub body_time: Duration,
     pub connections_max: usize,
+    /// Speaks TLS alone.
+    pub tls: Option<tls::ServerSettings>,
 }
 
 impl RegistrySettings {
@@ -127,6 +130,7 @@ impl RegistrySettings {
             limits: leases::Limits::default(),
             body_time: BODY_TIME,
             connections_max: 8_192,
+            tls: None,
         }
     }
 
@@ -147,6 +151,9 @@ impl RegistrySettings {
                 "set auth = { basic_file = \"users\" }, or open = true if the network around it is yours",
             );
         }
+        let tls = table
+            .table("tls", &tls::SERVER)
+            .map(|tls| tls::read_server(&tls));
         let hosts = table.list::<String>("hosts").unwrap_or_default();
         let limits = table.table_or_empty("limits", &LIMITS);
         let default = leases::Limits::default();
@@ -174,6 +181,10 @@ impl RegistrySettings {
                 Duration::from_secs(1)..=Duration::from_secs(600),
             ),
             connections_max: limits.within("connections", 8_192, 1..=1_000_000),
+            tls: match tls {
+                Some(tls) => Some(tls?),
+                None => None,
+            },
         })
     }
 }

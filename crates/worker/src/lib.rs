@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex};
 use munjigi_eureka::BadUrl;
 use munjigi_events::{EventPost, ServerId};
 use munjigi_foundation::clock::Clock;
-use munjigi_foundation::listen::{self, Limits, Sockets};
+use munjigi_foundation::listen::{self, Door, Limits, Sockets};
 use munjigi_foundation::settings::{HostPort, Secret};
+use munjigi_foundation::tls::{self, TlsError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,8 @@ pub enum StartError {
         address: HostPort,
         error: std::io::Error,
     },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("no HTTP client: {0}")]
     Http(#[from] reqwest::Error),
     #[error(transparent)]
@@ -121,6 +124,7 @@ impl Worker {
         .map_err(StartError::TakeUp)?;
         let (listener, address) =
             bind(&core.settings.address, &core.settings.data, &sockets).await?;
+        let door = Door::open(listener, core.settings.tls.as_ref())?;
         if !registry_urls.is_empty() {
             register::register(&core, &registry_urls, &folder_id, address, tasks)?;
         }
@@ -128,7 +132,7 @@ impl Worker {
         tracing::info!(%address, %server_id, "the worker takes analyses");
         core.tasks.spawn(Arc::clone(&core).sweep());
         core.tasks.spawn(describe(Arc::clone(&core)));
-        tasks.spawn(serve(core, listener));
+        tasks.spawn(serve(core, door));
         Ok(Self { address, server_id })
     }
 
@@ -175,7 +179,7 @@ fn make_core(
         models.insert(model.name.clone(), found);
     }
     let hub = settings.hub.clone().unwrap_or(wiring.hub_url);
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = client(&settings)?;
     let book = Book::new(settings.slots, folder.fences()?);
     let core = Core {
         models,
@@ -195,6 +199,13 @@ fn make_core(
         settings,
     };
     Ok((Arc::new(core), folder_id))
+}
+
+/// For the urls of the hub and the registries.
+pub(crate) fn client(settings: &WorkerSettings) -> Result<reqwest::Client, StartError> {
+    let trust = tls::for_urls(settings.ca_file.as_deref())?;
+    let builder = reqwest::Client::builder().no_proxy();
+    Ok(builder.tls_backend_preconfigured(trust).build()?)
 }
 
 async fn bind(
@@ -220,9 +231,9 @@ async fn bind(
 }
 
 /// Serves until the shutdown, then waits until nothing works on the data folder any more.
-async fn serve(core: Arc<Core>, listener: TcpListener) {
+async fn serve(core: Arc<Core>, door: Door) {
     let router = face::router(Arc::clone(&core));
-    listen::serve(listener, router, Limits::default(), core.shutdown.clone()).await;
+    listen::serve(door, router, Limits::default(), core.shutdown.clone()).await;
     let jobs: Vec<_> = core
         .book()
         .entries()

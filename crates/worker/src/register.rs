@@ -28,7 +28,7 @@ pub(crate) fn register(
     bound: SocketAddr,
     tasks: &TaskTracker,
 ) -> Result<(), StartError> {
-    let http = reqwest::Client::builder().no_proxy().build()?;
+    let http = crate::client(&core.settings)?;
     let secrets: Vec<Secret> = urls.iter().map(|url| Secret::new(url)).collect();
     let client = Client::new(http, &secrets, Some(core.secret.clone()))?;
     let address = match &core.settings.advertise {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use munjigi_events::ServerId;
 use munjigi_foundation::settings::{HostPort, Key, Schema, Size, Table};
+use munjigi_foundation::tls;
 
 use crate::folder::plain_id;
 
@@ -147,7 +148,14 @@ pub static SCHEMA: Schema = Schema {
             "the models that it offers",
         ),
         Key::later("log", "events through Kafka"),
-        Key::later("tls", "TLS on its address"),
+        Key::new("tls", "table", "", "", "speaks TLS alone at its address"),
+        Key::new(
+            "ca_file",
+            "file name",
+            "",
+            "",
+            "PEM: the only authorities that are believed at https urls; those of the system when absent",
+        ),
     ],
 };
 
@@ -260,6 +268,10 @@ pub struct WorkerSettings {
     pub idle_max: Duration,
     pub result_keep: Duration,
     pub models: Vec<ModelSettings>,
+    /// Speaks TLS alone.
+    pub tls: Option<tls::ServerSettings>,
+    /// Whom https urls are verified against, alone.
+    pub ca_file: Option<PathBuf>,
     /// Where the settings file lies: a model's program is never a reason to show that folder.
     pub base: PathBuf,
 }
@@ -297,6 +309,8 @@ impl WorkerSettings {
                 network: false,
                 sandbox: true,
             }],
+            tls: None,
+            ca_file: None,
             base: PathBuf::new(),
         }
     }
@@ -339,6 +353,10 @@ impl WorkerSettings {
                 second * 3_600..=days(365),
             ),
             models: models(table).unwrap_or(usual.models),
+            tls: table
+                .table("tls", &tls::SERVER)
+                .and_then(|tls| tls::read_server(&tls)),
+            ca_file: tls::read_ca_file(table, "ca_file"),
             base: base.to_path_buf(),
             data: usual.data,
         })
@@ -362,12 +380,9 @@ fn urls(table: &Table<'_>, key: &'static str) -> Vec<String> {
     let mut good = Vec::new();
     for url in table.list::<String>(key).unwrap_or_default() {
         match reqwest::Url::parse(&url.value) {
-            Ok(parsed) if parsed.scheme() == "http" && parsed.has_host() => good.push(url.value),
-            Ok(parsed) if parsed.scheme() == "https" => table.problems().error_with_hint(
-                url.span,
-                format!("`{key}`: https is not in this version"),
-                "write http:// and keep it on the inner network",
-            ),
+            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {
+                good.push(url.value);
+            }
             _ => table.problems().error_with_hint(
                 url.span,
                 format!("`{key}`: \"{}\" is no url", url.value),

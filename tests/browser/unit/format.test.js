@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { ago, bytes, duration, path, percent, signed } from "../../../web/lib/format.js";
 import { use } from "../../../web/lib/i18n.js";
-import { rateOf } from "../../../web/lib/upload.js";
+import { nextPiece, rateOf } from "../../../web/lib/upload.js";
 
 test.beforeEach(() => use("en"));
 
@@ -48,4 +48,11 @@ test("a rate needs some time, and is over the last seconds only", () => {
   assert.equal(rateOf([[0, 0], [100, 1000]], 100), undefined);
   assert.equal(rateOf([[0, 0], [1000, 1000]], 1000), 1000);
   assert.equal(rateOf([[0, 0], [20_000, 100], [21_000, 1100]], 21_000), 1000);
+});
+
+test("the next piece is what a second carries, within limits", () => {
+  assert.equal(nextPiece(1 << 20, 500), 2 << 20);
+  assert.equal(nextPiece(1 << 20, 2000), 512 << 10);
+  assert.equal(nextPiece(1 << 20, 60_000), 256 << 10);
+  assert.equal(nextPiece(1 << 20, 0), 16 << 20);
 });

@@ -135,6 +135,28 @@ impl<'a> Table<'a> {
             .collect()
     }
 
+    /// All entries of a table whose keys are free, for values that have several forms.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(Item<String>, &'a Spanned<DeValue<'a>>)> {
+        self.entries
+            .into_iter()
+            .flat_map(DeTable::iter)
+            .map(|(key, value)| {
+                let name = Item {
+                    value: key.get_ref().to_string(),
+                    span: key.span(),
+                };
+                (name, value)
+            })
+            .collect()
+    }
+
+    /// A value of [`Table::entries`] as `T`, when it is right.
+    #[must_use]
+    pub fn entry<T: Setting>(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Item<T>> {
+        self.convert(key, value)
+    }
+
     /// The value as written, for what has several forms.
     #[must_use]
     pub fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {

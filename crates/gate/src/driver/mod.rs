@@ -9,6 +9,8 @@ pub(crate) mod buffer;
 mod executor;
 pub(crate) mod tcp;
 pub(crate) mod timer;
+pub(crate) mod tls;
+pub(crate) mod udp;
 
 use std::cell::{Cell, RefCell};
 use std::io;

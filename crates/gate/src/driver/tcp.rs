@@ -1,17 +1,25 @@
 //! Sockets of one thread. Each is registered once, edge-triggered, for its whole life; after a
 //! short read no second one is tried, since the next edge says when there is more.
+//!
+//! A connection may carry a TLS session: then all that is read and written passes through it, and
+//! whoever uses the connection need not know. `raw_…` is what lies beneath.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use mio::Interest;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 
+use super::tls::{Agreed, HandshakeError, Session};
 use super::{Core, Source};
 
-fn store(slot: &mut Option<Waker>, waker: &Waker) {
+pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
     match slot {
         Some(stored) if stored.will_wake(waker) => {}
         _ => *slot = Some(waker.clone()),
@@ -24,6 +32,8 @@ pub(crate) struct TcpStream {
     io: mio::net::TcpStream,
     key: usize,
     core: Rc<Core>,
+    /// Boxed: a plain connection pays for a pointer alone.
+    tls: Option<Box<RefCell<Session>>>,
 }
 
 impl TcpStream {
@@ -39,6 +49,7 @@ impl TcpStream {
             io,
             key,
             core: Rc::clone(core),
+            tls: None,
         };
         registered?;
         Ok(stream)
@@ -69,6 +80,23 @@ impl TcpStream {
 
     /// Ready when a read may bring something: bytes, the end, or an error.
     pub(crate) fn poll_readable(&self, context: &Context<'_>) -> Poll<()> {
+        let Some(tls) = &self.tls else {
+            return self.poll_raw_readable(context);
+        };
+        let mut tls = tls.borrow_mut();
+        if !tls.has_something() {
+            // Words of the protocol itself go out even when nobody writes.
+            self.flush_words(&mut tls, context);
+            return self.poll_raw_readable(context);
+        }
+        if self.core.spend(context.waker()) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_raw_readable(&self, context: &Context<'_>) -> Poll<()> {
         let ready = self.with(|source| {
             if !source.readable {
                 store(&mut source.reader, context.waker());
@@ -94,14 +122,56 @@ impl TcpStream {
         Poll::Ready(())
     }
 
-    /// Reads what is there. 0 is the end of the stream.
+    /// Reads what is there. 0 is the end of the stream; over TLS one that the peer said, since a
+    /// stream that just ends may have been cut by anyone (RFC 8446 §6.1).
     pub(crate) fn poll_read(
         &self,
         context: &Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        let Some(tls) = &self.tls else {
+            return self.poll_raw_read(context, buffer);
+        };
+        let mut tls = tls.borrow_mut();
         loop {
-            if self.poll_readable(context).is_pending() {
+            let count = tls.open(buffer);
+            if count > 0 || buffer.is_empty() {
+                return Poll::Ready(Ok(count));
+            }
+            self.flush_words(&mut tls, context);
+            if let Some(end) = tls.end() {
+                return Poll::Ready(end.map(|()| 0));
+            }
+            if self.receive(&mut tls, context, buffer.len())?.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads ciphertext once.
+    fn receive(
+        &self,
+        tls: &mut Session,
+        context: &Context<'_>,
+        wanted: usize,
+    ) -> io::Result<Poll<()>> {
+        if self.poll_raw_readable(context).is_pending() {
+            return Ok(Poll::Pending);
+        }
+        let read = self.poll_raw_read(context, tls.spare(wanted));
+        tls.received(match &read {
+            Poll::Ready(Ok(count)) => Some(*count),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        });
+        match read {
+            Poll::Ready(result) => result.map(|_| Poll::Ready(())),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    fn poll_raw_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if self.poll_raw_readable(context).is_pending() {
                 return Poll::Pending;
             }
             match (&self.io).read(buffer) {
@@ -123,8 +193,55 @@ impl TcpStream {
         }
     }
 
-    /// Writes what fits of the slices.
+    /// Writes what fits of the slices. Over TLS, whoever was told to wait must come again with
+    /// the same bytes: they may be sealed already.
     pub(crate) fn poll_write(
+        &self,
+        context: &Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Some(tls) = &self.tls else {
+            return self.poll_raw_write(context, slices);
+        };
+        let mut tls = tls.borrow_mut();
+        if !tls.is_writing() {
+            if self.poll_writable(context).is_pending() {
+                return Poll::Pending;
+            }
+            tls.seal(slices)?;
+        }
+        match self.poll_flush(&mut tls, context) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(tls.written())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Writes all ciphertext that waits, then ends our side if that was asked for.
+    fn poll_flush(&self, tls: &mut Session, context: &Context<'_>) -> Poll<io::Result<()>> {
+        while !tls.outgoing().is_empty() {
+            match self.poll_raw_write(context, &[IoSlice::new(tls.outgoing())]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => tls.sent(count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if tls.ending {
+            self.end_socket();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Alerts, tickets, answers to key updates: what no writer waits for.
+    fn flush_words(&self, tls: &mut Session, context: &Context<'_>) {
+        if !tls.is_writing() && !tls.outgoing().is_empty() {
+            // What can't be written shows at the next read or write of data.
+            drop(self.poll_flush(tls, context));
+        }
+    }
+
+    fn poll_raw_write(
         &self,
         context: &Context<'_>,
         slices: &[IoSlice<'_>],
@@ -154,16 +271,164 @@ impl TcpStream {
         }
     }
 
+    /// Takes TLS as the side that was called; [`TcpStream::poll_handshake`] follows.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub(crate) fn expect_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), rustls::Error> {
+        let session = Session::server(&self.core, config)?;
+        self.tls = Some(Box::new(RefCell::new(session)));
+        Ok(())
+    }
+
+    /// Takes TLS as the side that calls; [`TcpStream::poll_handshake`] follows. Connections of
+    /// one `way`, not 0, are as good as each other.
+    ///
+    /// # Errors
+    /// When the configuration can't be used.
+    pub(crate) fn begin_tls(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        way: u64,
+    ) -> Result<(), rustls::Error> {
+        let session = Session::client(&self.core, config, name, way)?;
+        self.tls = Some(Box::new(RefCell::new(session)));
+        Ok(())
+    }
+
+    /// Goes on without TLS, after a handshake that failed.
+    pub(crate) fn give_up_tls(&mut self) {
+        self.tls = None;
+    }
+
+    /// Moves the handshake on; ready at its end.
+    pub(crate) fn poll_handshake(&self, context: &Context<'_>) -> Poll<Result<(), HandshakeError>> {
+        let Some(tls) = &self.tls else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut tls = tls.borrow_mut();
+        loop {
+            let done = tls.shake_hands();
+            if let Ok(true) = done {
+                // What is left to be sent goes out with the first answer, or before a read.
+                return Poll::Ready(Ok(()));
+            }
+            let flushed = self.poll_flush(&mut tls, context);
+            if let Err(error) = done {
+                return Poll::Ready(Err(error));
+            }
+            if let Poll::Ready(Err(_)) = flushed {
+                return Poll::Ready(Err(HandshakeError::Gone));
+            }
+            match self.receive(&mut tls, context, 0) {
+                Ok(Poll::Ready(())) => {}
+                Ok(Poll::Pending) => return Poll::Pending,
+                Err(_) => return Poll::Ready(Err(HandshakeError::Gone)),
+            }
+        }
+    }
+
+    /// What the handshake agreed on; `None` on a plain connection.
+    pub(crate) fn agreed(&self) -> Option<Agreed> {
+        self.tls.as_ref()?.borrow().agreed()
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Looks at bytes that stay to be read. `Pending` until there is one that was not seen: the
+    /// caller says how many it saw. 0 is the end of the stream.
+    pub(crate) fn poll_peek(
+        &self,
+        context: &Context<'_>,
+        seen: usize,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if self.poll_raw_readable(context).is_pending() {
+                return Poll::Pending;
+            }
+            match self.io.peek(buffer) {
+                Ok(count) if count > seen || count == 0 => return Poll::Ready(Ok(count)),
+                // Bytes that come make an edge, also behind those that stay.
+                Ok(_) => {
+                    if self.with(|source| source.read_closed || source.broken) != Some(false) {
+                        return Poll::Ready(Ok(0));
+                    }
+                    self.with(|source| source.readable = false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.with(|source| source.readable = false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Drops the first bytes of what was seen.
+    ///
+    /// # Errors
+    /// What the kernel says, or `UnexpectedEof` when they are not there.
+    pub(crate) fn skip_peeked(&self, mut count: usize) -> io::Result<()> {
+        let mut bytes = [0; 1_024];
+        while count > 0 {
+            let part = bytes.get_mut(..count.min(1_024)).unwrap_or_default();
+            let read = (&self.io).read(part)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            count -= read;
+        }
+        Ok(())
+    }
+
     /// True when an idle connection can no longer be used: the peer ended it, or sent what
     /// nobody asked for.
     pub(crate) fn is_spoilt(&self) -> bool {
-        self.with(|source| source.readable || source.broken)
-            .unwrap_or(true)
+        let ready = self
+            .with(|source| (source.readable, source.broken))
+            .unwrap_or((true, true));
+        match (&self.tls, ready) {
+            (_, (_, true)) => true,
+            (None, (readable, false)) => readable,
+            (Some(tls), (readable, false)) => {
+                let mut tls = tls.borrow_mut();
+                let nothing_new = !readable || self.drain_raw(&mut tls);
+                !nothing_new || tls.is_spoilt()
+            }
+        }
+    }
+
+    /// Reads ciphertext that nobody waits for, until there is none; false when the stream ended.
+    fn drain_raw(&self, tls: &mut Session) -> bool {
+        loop {
+            let read = (&self.io).read(tls.spare(0));
+            match read {
+                Ok(count) if count > 0 => {
+                    tls.received(Some(count));
+                    if tls.is_spoilt() {
+                        return false;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tls.received(None);
+                    return self.with(|source| source.readable = false).is_some();
+                }
+                _ => return false,
+            }
+        }
     }
 
     /// Looks with a read whether the readiness is stale, as after a read that happened to fill
     /// its buffer. What it should read is lost: for connections on which nothing may come.
     pub(crate) fn has_nothing_to_read(&self) -> bool {
+        if self.tls.is_some() {
+            // That was looked at already.
+            return !self.is_spoilt();
+        }
         match (&self.io).read(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.with(|source| source.readable = false);
@@ -195,12 +460,54 @@ impl TcpStream {
 
     /// Ends our side of the stream; the peer may still send.
     pub(crate) fn shutdown_write(&self) {
+        self.say_goodbye();
+        if self
+            .tls
+            .as_ref()
+            .is_none_or(|tls| tls.borrow().outgoing().is_empty())
+        {
+            self.end_socket();
+        }
+    }
+
+    /// Tells a TLS peer that nothing more comes: before the connection is dropped at a place
+    /// where all was said. A plain one is told by its end alone.
+    pub(crate) fn say_goodbye(&self) {
+        let Some(tls) = &self.tls else {
+            return;
+        };
+        let mut tls = tls.borrow_mut();
+        tls.say_goodbye();
+        // What does not fit now follows while the connection is read on.
+        while !tls.outgoing().is_empty()
+            && let Ok(count) = (&self.io).write(tls.outgoing())
+            && count > 0
+        {
+            tls.sent(count);
+        }
+    }
+
+    /// Ends our side as one that broke: over TLS without the word that nothing is missing.
+    pub(crate) fn cut_write(&self) {
+        self.end_socket();
+    }
+
+    fn end_socket(&self) {
         // The peer may be gone already: then there is nothing to end.
         drop(self.io.shutdown(std::net::Shutdown::Write));
     }
 
-    /// Bytes that were written and that the peer has not taken yet (`SIOCOUTQ`, tcp(7)).
+    /// Bytes that were written and that the peer has not taken yet: in the kernel (`SIOCOUTQ`,
+    /// tcp(7)), or sealed and waiting for room there.
     pub(crate) fn unsent(&self) -> u64 {
+        let sealed = self
+            .tls
+            .as_ref()
+            .map_or(0, |tls| tls.borrow().outgoing().len());
+        self.unsent_in_kernel() + sealed as u64
+    }
+
+    fn unsent_in_kernel(&self) -> u64 {
         use std::os::fd::AsRawFd;
         let mut count: libc::c_int = 0;
         #[expect(
@@ -213,6 +520,16 @@ impl TcpStream {
         } else {
             0
         }
+    }
+
+    /// The address that the peer called.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.io.local_addr().ok()
+    }
+
+    /// Which TLS configuration it was opened with; 0 for a plain connection.
+    pub(crate) fn way(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.borrow().way())
     }
 
     pub(crate) fn socket(&self) -> socket2::SockRef<'_> {

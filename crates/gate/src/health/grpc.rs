@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
-use tokio::net::TcpStream;
 
 use super::answer::{grpc_request, grpc_status};
+use super::line::Line;
 use super::probe::Fault;
 
 /// Largest message of an answer.
@@ -20,9 +20,10 @@ fn bad(what: &str) -> impl Fn(h2::Error) -> Fault + '_ {
 
 /// Asks for the health of `service` over `stream`.
 pub(super) async fn check(
-    stream: TcpStream,
+    stream: Box<dyn Line>,
     service: &str,
     target: SocketAddr,
+    sealed: bool,
 ) -> Result<(), Fault> {
     let (client, connection) = h2::client::Builder::new()
         .initial_window_size(64 * 1024)
@@ -31,7 +32,7 @@ pub(super) async fn check(
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(bad("HTTP/2"))?;
-    let asked = exchange(client, service, target);
+    let asked = exchange(client, service, target, sealed);
     let mut asked = std::pin::pin!(asked);
     let mut connection = std::pin::pin!(connection);
     // Both on this task: what is left of the connection ends with it.
@@ -60,9 +61,11 @@ async fn exchange(
     client: h2::client::SendRequest<Bytes>,
     service: &str,
     target: SocketAddr,
+    sealed: bool,
 ) -> Result<(), Fault> {
     let mut client = client.ready().await.map_err(bad("HTTP/2"))?;
-    let request = Request::post(format!("http://{target}/grpc.health.v1.Health/Check"))
+    let scheme = if sealed { "https" } else { "http" };
+    let request = Request::post(format!("{scheme}://{target}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "munjigi-health")

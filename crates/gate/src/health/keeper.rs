@@ -104,7 +104,7 @@ async fn watch(
             return;
         };
         let started = Instant::now();
-        let found = probe::run(&settings, backend.address).await;
+        let found = probe::run(&settings, &service, backend.address).await;
         drop(permit);
         let now = Instant::now();
         let verdict = backend.health().verdict();

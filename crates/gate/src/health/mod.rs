@@ -5,6 +5,7 @@ pub mod answer;
 mod grpc;
 mod icmp;
 pub(crate) mod keeper;
+mod line;
 mod probe;
 pub(crate) mod uptime;
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use super::line::{self, Line};
 use super::{grpc, icmp};
 use crate::http1::head::{HeadLimits, ResponseHead, find_end};
+use crate::service::Service;
 use crate::settings::{HealthSettings, HttpProbe, Probe};
 
 /// Largest head of an answer, and all interim ones before it.
@@ -27,11 +28,15 @@ pub(crate) enum Fault {
 }
 
 /// Asks the backend at `address` once.
-pub(crate) async fn run(settings: &HealthSettings, address: SocketAddr) -> Result<(), Fault> {
+pub(crate) async fn run(
+    settings: &HealthSettings,
+    service: &Service,
+    address: SocketAddr,
+) -> Result<(), Fault> {
     let target = settings
         .port
         .map_or(address, |port| (address.ip(), port).into());
-    let asked = ask(&settings.probe, target, address);
+    let asked = ask(&settings.probe, service, target, address);
     match tokio::time::timeout(settings.timeout, asked).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Fault::Bad(format!(
@@ -41,40 +46,32 @@ pub(crate) async fn run(settings: &HealthSettings, address: SocketAddr) -> Resul
     }
 }
 
-async fn ask(probe: &Probe, target: SocketAddr, address: SocketAddr) -> Result<(), Fault> {
+async fn ask(
+    probe: &Probe,
+    service: &Service,
+    target: SocketAddr,
+    address: SocketAddr,
+) -> Result<(), Fault> {
     match probe {
-        Probe::Tcp => connect(target).await.map(drop),
-        Probe::Http(probe) => http(probe, target, address).await,
-        Probe::Grpc(service) => grpc::check(connect(target).await?, service, target).await,
+        Probe::Tcp => line::connect(target).await.map(drop),
+        Probe::Http(probe) => {
+            let stream = line::open(service, target, b"http/1.1").await?;
+            http(probe, stream, address).await
+        }
+        Probe::Grpc(name) => {
+            let sealed = service.way.get().is_some();
+            let stream = line::open(service, target, b"h2").await?;
+            grpc::check(stream, name, target, sealed).await
+        }
         Probe::Icmp => icmp::ping(target.ip()).await,
     }
 }
 
-async fn connect(target: SocketAddr) -> Result<TcpStream, Fault> {
-    let failed = |error: std::io::Error| {
-        // No descriptor left is our trouble, not the backend's.
-        let ours = [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOBUFS,
-            libc::ENOMEM,
-            libc::EADDRNOTAVAIL,
-        ];
-        let why = format!("connect: {error}");
-        if error
-            .raw_os_error()
-            .is_some_and(|code| ours.contains(&code))
-        {
-            Fault::Unable(why)
-        } else {
-            Fault::Bad(why)
-        }
-    };
-    TcpStream::connect(target).await.map_err(failed)
-}
-
-async fn http(probe: &HttpProbe, target: SocketAddr, address: SocketAddr) -> Result<(), Fault> {
-    let mut stream = connect(target).await?;
+async fn http(
+    probe: &HttpProbe,
+    mut stream: Box<dyn Line>,
+    address: SocketAddr,
+) -> Result<(), Fault> {
     let own = address.to_string();
     let host = probe.host.as_deref().unwrap_or(&own);
     let request = format!(

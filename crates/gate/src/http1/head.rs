@@ -40,6 +40,8 @@ pub(crate) enum Name {
     Forwarded,
     SecWebSocketKey,
     SecWebSocketAccept,
+    /// `Munjigi-Sign-In`: the hub's word that a sign-in failed. For the gate, never forwarded.
+    SignIn,
 }
 
 fn classify(name: &[u8]) -> Name {
@@ -60,6 +62,7 @@ fn classify(name: &[u8]) -> Name {
         14 if is("content-length") => Name::ContentLength,
         14 if is("http2-settings") => Name::HopByHop,
         15 if is("x-forwarded-for") => Name::XForwardedFor,
+        15 if is("munjigi-sign-in") => Name::SignIn,
         16 if is("proxy-connection") => Name::HopByHop,
         16 if is("x-forwarded-host") => Name::XForwardedHost,
         17 if is("transfer-encoding") => Name::TransferEncoding,
@@ -180,6 +183,11 @@ impl Fields {
             .filter(|length| i64::try_from(*length).is_ok())
             .map(Some)
             .ok_or(BadMessage::ContentLength)
+    }
+
+    /// The length that the head of a message without its body announces.
+    pub(crate) fn announced_length(&self) -> Option<u64> {
+        self.content_length().ok().flatten()
     }
 
     /// True when the body is chunked; what else is in `Transfer-Encoding` is an error.

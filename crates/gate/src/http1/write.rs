@@ -4,8 +4,34 @@
 use super::head::{Fields, Name, RequestHead, ResponseHead};
 use super::{Framing, elements};
 
+/// What a route changes in the fields that pass: names that do not, and lines that come beside
+/// them. Names and lines are checked where they are made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Edits<'a> {
+    /// Names of fields that do not pass, in any case.
+    pub dropped: &'a [String],
+    /// More of them, in any case.
+    pub replaced: &'a [&'static str],
+    /// Lines to add, each with its line end.
+    pub added: [&'a [u8]; 2],
+}
+
+impl Edits<'_> {
+    fn drops(&self, name: &[u8]) -> bool {
+        let same = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        self.dropped.iter().any(|other| same(other))
+            || self.replaced.iter().any(|other| same(other))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        for lines in self.added {
+            out.extend_from_slice(lines);
+        }
+    }
+}
+
 /// What the gate says about the client to a backend.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Forwarding<'a> {
     /// The peer of the connection, as it stands in `X-Forwarded-For`.
     pub peer: &'a str,
@@ -13,6 +39,10 @@ pub struct Forwarding<'a> {
     pub scheme: &'a str,
     /// What the peer says of those before it is believed and kept.
     pub trusted: bool,
+    /// In place of the client's target: path and query.
+    pub target: Option<&'a [u8]>,
+    /// What the route changes.
+    pub edits: Edits<'a>,
 }
 
 fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -80,10 +110,15 @@ pub fn request(
 ) {
     out.extend_from_slice(head.method());
     out.push(b' ');
-    if head.needs_slash() {
-        out.push(b'/');
+    match forwarding.target {
+        Some(target) => out.extend_from_slice(target),
+        None => {
+            if head.needs_slash() {
+                out.push(b'/');
+            }
+            out.extend_from_slice(head.target());
+        }
     }
-    out.extend_from_slice(head.target());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let host = head.host().unwrap_or(fallback_host.as_bytes());
     put(out, b"Host", host);
@@ -104,10 +139,12 @@ pub fn request(
             }
             _ => false,
         };
+        let dropped = dropped || forwarding.edits.drops(key);
         if !(dropped || names && is_named_by_connection(fields, key)) {
             put(out, key, value);
         }
     }
+    forwarding.edits.put(out);
     put_framing(out, head.framing);
     put_forwarding(out, fields, forwarding, host);
     if let Some(protocol) = head.upgrade() {
@@ -169,6 +206,8 @@ pub struct Delivery<'a> {
     pub date: &'a [u8],
     /// The response is a 101 whose `Upgrade` is to be passed on.
     pub upgrade: bool,
+    /// What the route changes.
+    pub edits: Edits<'a>,
 }
 
 /// Writes the head of a response to a client; also an interim one.
@@ -184,16 +223,22 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) 
     let mut dated = head.status < 200;
     for (name, key, value) in fields.iter() {
         match name {
-            Name::TransferEncoding | Name::Connection | Name::HopByHop | Name::Upgrade => continue,
+            Name::TransferEncoding
+            | Name::Connection
+            | Name::HopByHop
+            | Name::Upgrade
+            // Meant for the gate: it counts them.
+            | Name::SignIn => continue,
             // The length of a body that is not sent (HEAD, 304) tells the client something.
             Name::ContentLength if !bodyless => continue,
             Name::Date => dated = true,
             _ => {}
         }
-        if !(names && is_named_by_connection(fields, key)) {
+        if !(delivery.edits.drops(key) || names && is_named_by_connection(fields, key)) {
             put(out, key, value);
         }
     }
+    delivery.edits.put(out);
     if !dated {
         put(out, b"Date", delivery.date);
     }

@@ -18,6 +18,7 @@ use crate::driver::Core;
 use crate::driver::timer::Timer;
 use crate::reach::Search;
 use crate::reason::{Reason, Rejection};
+use crate::record::Record;
 use crate::settings::LimitsSettings;
 
 use super::SEND_BUFFER;
@@ -29,7 +30,10 @@ const PONG: Duration = Duration::from_secs(10);
 
 /// The connections of one thread.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Rc<RefCell<HashMap<u64, Rc<Place>>>>);
+pub(crate) struct Pool(Rc<RefCell<HashMap<Kind, Rc<Place>>>>);
+
+/// A backend, and the way it is reached ([`Search::way_id`]): TLS and plain never mix.
+type Kind = (u64, u64);
 
 /// What one thread has of one backend.
 #[derive(Debug, Default)]
@@ -208,14 +212,14 @@ impl Drop for Ticket {
 }
 
 impl Pool {
-    fn place(&self, id: u64) -> Rc<Place> {
+    fn place(&self, kind: Kind) -> Rc<Place> {
         let mut places = self.0.borrow_mut();
-        Rc::clone(places.entry(id).or_default())
+        Rc::clone(places.entry(kind).or_default())
     }
 
     /// A place on a connection that stands, unless others wait for one.
-    pub(crate) fn take(&self, id: u64) -> Option<Lease> {
-        let place = self.0.borrow().get(&id).map(Rc::clone)?;
+    pub(crate) fn take(&self, id: u64, way: u64) -> Option<Lease> {
+        let place = self.0.borrow().get(&(id, way)).map(Rc::clone)?;
         if !place.queue.borrow().is_empty() {
             return None;
         }
@@ -249,10 +253,11 @@ pub(crate) async fn lease(
     search: &Search<'_>,
     timer: &Timer,
     backend: &Backend,
+    record: &Record,
 ) -> Result<Lease, Rejection> {
     let shard = search.shard;
     let limits = &search.snapshot.settings.limits;
-    let place = shard.http2.place(backend.id);
+    let place = shard.http2.place((backend.id, search.way_id()));
     let service = &search.routed.settings.service;
     let busy = || {
         let detail =
@@ -270,7 +275,7 @@ pub(crate) async fn lease(
         }
         if may_open {
             let opening = Opening::new(&place);
-            open(search, timer, backend, &place).await?;
+            open(search, timer, (backend, record), &place).await?;
             drop(opening);
             // Whoever opened it uses it: else a queue could take it away for ever.
             if let Some(lease) = place.lease() {
@@ -316,19 +321,18 @@ fn builder(limits: &LimitsSettings) -> h2::client::Builder {
 async fn open(
     search: &Search<'_>,
     timer: &Timer,
-    backend: &Backend,
+    (backend, record): (&Backend, &Record),
     place: &Rc<Place>,
 ) -> Result<(), Rejection> {
     let shard = search.shard;
     let limits = search.snapshot.settings.limits;
-    let stream = Rc::new(search.connect(timer, backend).await?);
+    let stream = Rc::new(search.connect(timer, backend, record).await?);
     let allowance = Allowance {
         resets: u32::MAX,
         frames: limits.http2.frames,
     };
     let now = shard.core.now();
     let watch = Rc::new(RefCell::new(Watch::of_backend(allowance, now)));
-    let io = Io::new(stream, None, Rc::clone(&watch));
     let service = &search.routed.settings.service;
     let refused = |error: &dyn std::fmt::Display| {
         tracing::debug!(%error, backend = backend.name, service, "no HTTP/2");
@@ -339,6 +343,10 @@ async fn open(
         let detail = format!("a backend of service {service} did not answer in time");
         Rejection::new(Reason::ConnectTimeout, detail)
     };
+    if stream.agreed().is_some_and(|agreed| !agreed.http2) {
+        return Err(refused(&"TLS agreed on no `h2` (ALPN)"));
+    }
+    let io = Io::new(stream, None, Rc::clone(&watch));
     let builder = builder(&limits);
     let mut handshake = pin!(builder.handshake::<Io, Chunk>(io));
     let greeted = poll_fn(|context| match handshake.as_mut().poll(context) {
@@ -380,7 +388,7 @@ async fn open(
         asked: None,
         place: Rc::clone(place),
         pool: Rc::clone(&shard.http2.0),
-        id: backend.id,
+        kind: (backend.id, search.way_id()),
     };
     shard.core.spawn(task.run());
     Ok(())
@@ -399,8 +407,8 @@ struct Task {
     /// When the backend was asked for a sign of life.
     asked: Option<Instant>,
     place: Rc<Place>,
-    pool: Rc<RefCell<HashMap<u64, Rc<Place>>>>,
-    id: u64,
+    pool: Rc<RefCell<HashMap<Kind, Rc<Place>>>>,
+    kind: Kind,
 }
 
 impl Task {
@@ -413,7 +421,7 @@ impl Task {
         drop(list);
         self.place.wake_all();
         if unused && self.place.queue.borrow().is_empty() {
-            self.pool.borrow_mut().remove(&self.id);
+            self.pool.borrow_mut().remove(&self.kind);
         }
     }
 

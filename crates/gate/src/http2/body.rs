@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
+use crate::compress::Encoder;
 use crate::driver::Core;
 use crate::driver::buffer::{Buffer, MEDIUM, SMALL};
 use crate::driver::tcp::TcpStream;
@@ -153,10 +154,10 @@ impl<'a> Waiting<'a> {
 
 /// A piece of a body, perhaps its last.
 #[derive(Debug)]
-struct Piece {
-    data: Chunk,
+pub(super) struct Piece {
+    pub(super) data: Chunk,
     /// Trailer lines, once the body is complete.
-    end: Option<Vec<u8>>,
+    pub(super) end: Option<Vec<u8>>,
 }
 
 /// Where a body comes from.
@@ -433,7 +434,11 @@ impl Sink<'_> {
         }
     }
 
-    async fn put(&mut self, piece: Piece, waiting: &mut Waiting<'_>) -> Result<(), RelayEnd> {
+    pub(super) async fn put(
+        &mut self,
+        piece: Piece,
+        waiting: &mut Waiting<'_>,
+    ) -> Result<(), RelayEnd> {
         match self {
             Self::Http1 {
                 stream,
@@ -556,6 +561,8 @@ pub(crate) struct Pump<'a> {
     pub(crate) reading: Waiting<'a>,
     /// How long we wait for the sink.
     pub(crate) writing: Waiting<'a>,
+    /// What the data goes through.
+    pub(crate) encoder: Option<Box<Encoder>>,
     /// Most bytes of data.
     pub(crate) limit: u64,
     /// Bytes of data that were moved.
@@ -573,19 +580,58 @@ impl Pump<'_> {
             sink.room(&mut self.writing).await?;
             let piece = self.next(source, sink).await?;
             let count = piece.data.as_slice().len();
-            self.moved += count as u64;
-            if self.moved > self.limit {
-                return Err(RelayEnd::TooLarge);
-            }
             let done = piece.end.is_some();
-            if count > 0 || done {
-                sink.put(piece, &mut self.writing).await?;
-                source.release(count);
-            }
+            let piece = self.encode(piece)?;
+            self.put(piece, sink).await?;
+            source.release(count);
             if done {
                 return Ok(());
             }
         }
+    }
+
+    async fn put(&mut self, piece: Piece, sink: &mut Sink<'_>) -> Result<(), RelayEnd> {
+        let count = piece.data.as_slice().len();
+        self.moved += count as u64;
+        if self.moved > self.limit {
+            return Err(RelayEnd::TooLarge);
+        }
+        if count == 0 && piece.end.is_none() {
+            return Ok(());
+        }
+        sink.put(piece, &mut self.writing).await
+    }
+
+    /// Sends data through the encoder, where there is one.
+    fn encode(&mut self, piece: Piece) -> Result<Piece, RelayEnd> {
+        let Some(encoder) = &mut self.encoder else {
+            return Ok(piece);
+        };
+        let failed = |_| RelayEnd::Encoder;
+        let mut coded = encoder.put(piece.data.as_slice()).map_err(failed)?;
+        if piece.end.is_some()
+            && let Some(encoder) = self.encoder.take()
+        {
+            coded.extend(encoder.finish().map_err(failed)?);
+        }
+        Ok(Piece {
+            data: Chunk::Bytes(coded.into()),
+            end: piece.end,
+        })
+    }
+
+    /// Before a pause of the source the sink gets all that there is.
+    async fn flush(&mut self, sink: &mut Sink<'_>) -> Result<(), RelayEnd> {
+        sink.flush(&mut self.writing).await?;
+        let Some(encoder) = self.encoder.as_mut().filter(|encoder| encoder.holds()) else {
+            return Ok(());
+        };
+        let coded = encoder.flush().map_err(|_| RelayEnd::Encoder)?;
+        let piece = Piece {
+            data: Chunk::Bytes(coded.into()),
+            end: None,
+        };
+        self.put(piece, sink).await
     }
 
     async fn next(
@@ -603,7 +649,7 @@ impl Pump<'_> {
             self.reading.note(piece.data.as_slice().len());
             return Ok(piece);
         }
-        sink.flush(&mut self.writing).await?;
+        self.flush(sink).await?;
         let next = |context: &mut Context<'_>| {
             if sink.poll_gone(context).is_ready() {
                 return Poll::Ready(Err(RelayEnd::Abandoned));

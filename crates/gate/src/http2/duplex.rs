@@ -109,6 +109,10 @@ impl Pipe for Duplex {
         }
     }
 
+    fn cut_write(&self) {
+        self.output.borrow_mut().send_reset(h2::Reason::CANCEL);
+    }
+
     fn unsent(&self) -> u64 {
         0
     }

@@ -2,31 +2,24 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use base64::Engine;
-use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::Request;
 
+use crate::connection::After;
 use crate::driver::timer::Timer;
 use crate::http1::head::{HeadLimits, RequestHead};
 use crate::pipeline::{self, Active, Caller, Stop, head_limits};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
-use crate::relay::Patience;
-use crate::shard::Shard;
 
-use super::body::{self, Sink, Waiting};
 use super::forward::ClientSide;
 use super::io::Chunk;
 use super::server::Open;
 use super::translate::{self, Content};
-
-/// How long a client may take to make room for an answer of ours.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// Runs one exchange.
 pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendResponse<Chunk>) {
@@ -60,7 +53,12 @@ pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendR
     let reason = match ended {
         Ok((reason, _)) => reason,
         Err(Stop::Reject(rejection)) if record.status.get() == 0 => {
-            answer(shard, &side, kept.as_ref(), &rejection, &record).await;
+            let told = (&rejection, &record);
+            let caller = Caller::Http2(&mut side);
+            let answered = pipeline::answer(shard, &snapshot, &caller, kept.as_ref(), told);
+            if Box::pin(answered).await == After::Gone {
+                side.respond.borrow_mut().send_reset(Code::CANCEL);
+            }
             rejection.reason
         }
         Err(stop) => {
@@ -105,43 +103,4 @@ fn websocket_key() -> String {
         tracing::debug!(%error, "no randomness for a key: zeros are valid, too");
     }
     base64::engine::general_purpose::STANDARD.encode(nonce)
-}
-
-/// Turns a rejection into a response.
-async fn answer(
-    shard: &Shard,
-    side: &ClientSide<'_>,
-    head: Option<&RequestHead>,
-    rejection: &Rejection,
-    record: &Record,
-) {
-    let status = rejection.reason.status();
-    let bytes = shard.with_date(|date| pipeline::rejection_bytes(rejection, date, false));
-    let end = bytes
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .map_or(bytes.len(), |end| end + 4);
-    let (lead, document) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
-    let bodyless = head.is_some_and(|head| head.method() == b"HEAD");
-    let sent = match translate::response(lead.to_vec(), status) {
-        Ok(response) if status != 0 => side.respond.borrow_mut().send_response(response, bodyless),
-        _ => {
-            side.respond.borrow_mut().send_reset(Code::INTERNAL_ERROR);
-            return;
-        }
-    };
-    let Ok(stream) = sent else {
-        return;
-    };
-    record.status.set(status);
-    record.sent.set(bytes.len() as u64);
-    if bodyless {
-        return;
-    }
-    let mut sink = Sink::Http2 { stream };
-    let mut waiting = Waiting::new(Patience::Idle(ANSWER), side.timer, &shard.core);
-    let chunk = Chunk::Bytes(Bytes::copy_from_slice(document));
-    if body::put_all(&mut sink, chunk, &mut waiting).await.is_err() {
-        side.respond.borrow_mut().send_reset(Code::CANCEL);
-    }
 }

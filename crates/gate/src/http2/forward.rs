@@ -21,13 +21,12 @@ use crate::driver::buffer::Buffer;
 use crate::driver::timer::Timer;
 use crate::forward::{
     self, Ended, INTERIM_MAX, Order, Plan, Upload, Waiter, bad_response, client_patience,
-    delivery_stop, judge, request_lead, response_lead, stalled, stick, upgrade_lead, upload_stop,
+    delivery_stop, judge, request_lead, response_lead, stalled, upgrade_lead, upload_stop,
     within_response,
 };
 use crate::http1::body::Body;
 use crate::http1::head::{Name, RequestHead, ResponseHead};
-use crate::http1::write::{self, Delivery};
-use crate::http1::{BadMessage, Framing, Version};
+use crate::http1::{Framing, Version};
 use crate::pipeline::{Stop, head_limits};
 use crate::reach::Link;
 use crate::reason::{Reason, Rejection};
@@ -38,6 +37,7 @@ use crate::service::Outcome as Verdict;
 use crate::settings::{RetryOn, RouteSettings};
 use crate::tunnel::{First, Tunnel};
 
+use super::answer::{self, unanswerable};
 use super::backend::{Lease, is_unseen};
 use super::body::{self, Party, Pump, Sink, Source, Waiting};
 use super::duplex::Duplex;
@@ -116,6 +116,13 @@ impl Waiter for Output<'_> {
         }
     }
 
+    fn is_tls(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.stream.is_tls(),
+            Self::Http2 { client, .. } => client.stream().is_tls(),
+        }
+    }
+
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Http1(connection) => connection.stream.poll_broken(context),
@@ -186,7 +193,7 @@ pub(crate) async fn run(
         respond: &side.respond,
     };
     let mut source = Source::stream(body);
-    let mut backend = begin(order, output.peer())?;
+    let mut backend = begin(order, &output)?;
     let outcome = both_ways(order, output, &mut source, &mut backend, record).await;
     let touched = source.is_touched();
     let body = source.into_stream();
@@ -255,7 +262,7 @@ pub(crate) async fn from_http1(
     let body = Body::new(order.head.framing);
     let mut source = Source::socket(&connection.stream, body, leftover);
     let output = Output::Http1(connection);
-    let outcome = match begin(order, output.peer()) {
+    let outcome = match begin(order, &output) {
         Err(stop) => Err(stop),
         Ok(mut backend) => both_ways(order, output, &mut source, &mut backend, record)
             .await
@@ -313,19 +320,14 @@ fn ended(reason: Reason, after: After, reusable: bool) -> Ended {
     }
 }
 
-fn unanswerable(error: BadMessage) -> Stop {
-    tracing::debug!(%error, "a response can't be written in HTTP/2");
-    bad_response("the backend's answer can't be written in HTTP/2").into()
-}
-
 fn backend_closed() -> Rejection {
     let detail = "the backend ended the request without an answer";
     Rejection::new(Reason::BackendClosed, detail)
 }
 
 /// The request on its way to the backend: what of it goes at once.
-fn begin(order: Order<'_>, peer: IpAddr) -> Result<Backend<'_>, Stop> {
-    let lead = request_lead(order, peer);
+fn begin<'a>(order: Order<'a>, output: &Output<'_>) -> Result<Backend<'a>, Stop> {
+    let lead = request_lead(order, output);
     match &order.upstream.link {
         Link::Http1(stream) => Ok(Backend {
             sink: Sink::Http1 {
@@ -354,7 +356,12 @@ fn begin_stream<'a>(order: Order<'a>, lease: &Lease, lead: Vec<u8>) -> Result<Ba
         return Err(Rejection::new(Reason::BadUpgrade, detail).into());
     }
     let fallback = &order.upstream.flight.0.name;
-    let request = translate::to_backend(lead, &Scheme::HTTP, fallback, ask)
+    // That of this connection: a backend may refuse another one.
+    let scheme = match order.search.way_id() {
+        0 => Scheme::HTTP,
+        _ => Scheme::HTTPS,
+    };
+    let request = translate::to_backend(lead, &scheme, fallback, ask)
         .map_err(|error| Stop::from(Rejection::from(error)))?;
     let ends = head.framing == Framing::None && !ask.websocket;
     let sent = lease.send(request, ends).map_err(|error| {
@@ -460,6 +467,7 @@ impl Sending<'_, '_> {
         let mut pump = Pump {
             reading: Waiting::new(reading, self.timer, core).on(self.output.sender()),
             writing: Waiting::new(writing, self.timer, core),
+            encoder: None,
             limit: settings.request_body_max.unwrap_or(u64::MAX),
             moved: 0,
         };
@@ -532,7 +540,7 @@ impl<'a> Responding<'a, '_> {
             }
             if head.status == 101 {
                 self.record.responded.set(Some(self.order.shard.core.now()));
-                let lead = upgrade_lead(self.order, self.upload, &head, self.output.peer())?;
+                let lead = upgrade_lead(self.order, self.upload, &head, &self.output)?;
                 return Ok(Outcome::Upgraded { lead });
             }
             if head.status >= 200 {
@@ -597,15 +605,7 @@ impl<'a> Responding<'a, '_> {
         if self.order.head.version == Version::Http10 {
             return Ok(());
         }
-        let mut bytes = Vec::with_capacity(256);
-        let delivery = Delivery {
-            framing: Framing::None,
-            close: false,
-            say_keep_alive: false,
-            date: &[],
-            upgrade: false,
-        };
-        write::response(&mut bytes, head, delivery);
+        let bytes = self.order.terms(&self.output).interim(head, false);
         match self.output {
             Output::Http1(connection) => {
                 let mut sink = to_http1(connection, bytes, false);
@@ -646,25 +646,27 @@ impl<'a> Responding<'a, '_> {
         };
         let bodyless = head.framing == Framing::None;
         let empty = bodyless || (head.framing == Framing::Length(0) && source.is_over());
-        let (mut sink, close, lead) = match self.output {
+        let mut lead = response_lead(self.order, self.upload, head, &self.output, self.record);
+        let encoder = lead.encoder.take();
+        let empty = empty && encoder.is_none();
+        let (close, lead_bytes) = (lead.close, lead.bytes.len() as u64);
+        let mut sink = match self.output {
             Output::Http1(connection) => {
-                let lead = response_lead(self.order, self.upload, head, self.output.peer());
-                let count = lead.bytes.len();
-                let chunked = lead.framing == Framing::Chunked;
-                (to_http1(connection, lead.bytes, chunked), lead.close, count)
+                to_http1(connection, lead.bytes, lead.framing == Framing::Chunked)
             }
             Output::Http2 { respond, .. } => {
-                let (sink, count) = self.send_response(respond, head, empty)?;
-                (sink, false, count)
+                let named = head.fields.first(Name::ContentLength).is_some();
+                answer::begin(respond, lead.bytes, (head.status, empty), named)?
             }
         };
         self.record.status.set(head.status);
-        self.record.sent.set(lead as u64);
+        self.record.sent.set(lead_bytes);
         let timeout = &self.order.routed.settings.timeout;
         let timer = self.output.timer();
         let mut pump = Pump {
             reading: Waiting::new(Patience::Idle(timeout.idle), timer, timer.core()),
             writing: self.writing(),
+            encoder,
             limit: u64::MAX,
             moved: 0,
         };
@@ -673,7 +675,7 @@ impl<'a> Responding<'a, '_> {
             Sink::Http2 { .. } if empty => Ok(()),
             _ => pump.run(&mut source, &mut sink).await,
         };
-        self.record.sent.set(pump.moved + lead as u64);
+        self.record.sent.set(pump.moved + lead_bytes);
         outcome.map_err(|end| delivery_stop(&end))?;
         // Bytes behind the response belong to no request: such a connection is not used again.
         let clean = source.into_rest().is_none() && self.upload.intact.get();
@@ -681,40 +683,6 @@ impl<'a> Responding<'a, '_> {
             close: close || !self.upload.intact.get(),
             reusable: head.keeps_alive() && clean,
         })
-    }
-
-    fn send_response(
-        &self,
-        respond: &RefCell<SendResponse<Chunk>>,
-        head: &ResponseHead,
-        ends: bool,
-    ) -> Result<(Sink<'a>, usize), Stop> {
-        // The end of the body is the stream's; a length is passed on when the backend named one.
-        let named = head.fields.first(Name::ContentLength).is_some();
-        let framing = if named || head.framing == Framing::None {
-            head.framing
-        } else {
-            Framing::Chunked
-        };
-        let mut bytes = Vec::with_capacity(1_024);
-        self.order.shard.with_date(|date| {
-            let delivery = Delivery {
-                framing,
-                close: false,
-                say_keep_alive: false,
-                date,
-                upgrade: false,
-            };
-            write::response(&mut bytes, head, delivery);
-        });
-        if self.order.upstream.new_client {
-            stick(self.order, self.output.peer(), &mut bytes);
-        }
-        let count = bytes.len();
-        let response = translate::response(bytes, head.status).map_err(unanswerable)?;
-        let sent = respond.borrow_mut().send_response(response, ends);
-        let stream = sent.map_err(|_| Stop::End(Reason::ClientGone))?;
-        Ok((Sink::Http2 { stream }, count))
     }
 }
 

@@ -7,9 +7,11 @@
 //! server     a client's connection: a task              exchange   one of its requests: a task
 //! backend    connections to backends, shared by requests
 //! translate  fields of HTTP/2 <-> typed heads           body       bodies between the versions
-//! forward    an exchange with HTTP/2 on either side     duplex     a stream as a tunnel's end
+//! forward    an exchange with HTTP/2 on either side     answer     answers on a stream
+//! duplex     a stream as a tunnel's end
 //! ```
 
+pub(crate) mod answer;
 pub(crate) mod backend;
 mod body;
 mod duplex;

@@ -54,6 +54,10 @@ impl Client {
         self.seat.listener()
     }
 
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// A line of its own among the open connections, for a stream that is a tunnel.
     pub(super) fn list(&self) -> Listed {
         let now = self.shard.core.now();

@@ -1,9 +1,12 @@
 //! The gate's settings as meant: every default filled in, every name resolved.
 
+mod actions;
+mod conditions;
 mod discovery;
 mod http2;
 mod read;
 mod schema;
+mod tls;
 mod trace;
 mod upstream;
 mod upstream_read;
@@ -12,15 +15,28 @@ mod upstream_schema;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Secret};
+use munjigi_foundation::tls::{ServerSettings, TrustSettings};
 
+pub use crate::actions::{Action, Redirect, Respond};
+pub use crate::compress::{Coding, Compression};
+pub use crate::conditions::{Condition, Source, ValueTest};
+pub use crate::files::FilesSettings;
+pub use crate::headers::{Direction, HeaderRules};
+pub use crate::layer4::{Layer4Settings, Transport};
 pub use crate::network::Network;
+pub use crate::pages::{ErrorPages, Page};
+pub use crate::rate::{LimitBy, RateLimit};
+pub use crate::rewrite::Rewrite;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
+pub use crate::template::{Placeholder, Template};
 pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
 pub use http2::{Http2Limits, Protocol};
 pub use schema::ALL as SCHEMAS;
+pub use tls::ProxyMode;
 pub use trace::TraceSettings;
 pub use upstream::{
     Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings, HttpProbe,
@@ -45,6 +61,8 @@ pub struct GateSettings {
     pub listeners: Vec<ListenerSettings>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are kept and believed.
     pub trusted: Vec<Network>,
+    /// Pages in place of problem documents.
+    pub error_pages: ErrorPages,
     /// In the order of the file.
     pub routes: Vec<RouteSettings>,
     /// By name. A service without a table is looked up in the registry by its name.
@@ -68,6 +86,7 @@ impl Default for GateSettings {
             zone: None,
             listeners: Vec::new(),
             trusted: Vec::new(),
+            error_pages: ErrorPages::default(),
             routes: Vec::new(),
             services: BTreeMap::new(),
             registry: RegistrySettings::default(),
@@ -104,10 +123,18 @@ pub struct ListenerSettings {
     pub name: String,
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
-    /// What it speaks.
+    /// What it speaks; nothing of HTTP at layer 4.
     pub protocols: Vec<Protocol>,
-    /// Connections at once.
+    /// Connections at once; of UDP, sessions.
     pub connections_max: usize,
+    /// Of these, how many one address may have (of IPv6, one /64); no limit when absent.
+    pub connections_per_address: Option<usize>,
+    /// Its bytes go to one service as they are.
+    pub layer4: Option<Layer4Settings>,
+    /// Speaks TLS alone.
+    pub tls: Option<ServerSettings>,
+    /// What must stand in front of each connection.
+    pub proxy_protocol: ProxyMode,
 }
 
 impl ListenerSettings {
@@ -119,7 +146,18 @@ impl ListenerSettings {
             address,
             protocols: vec![Protocol::Http1],
             connections_max: 10_000,
+            connections_per_address: None,
+            layer4: None,
+            tls: None,
+            proxy_protocol: ProxyMode::Off,
         }
+    }
+
+    /// True when it takes datagrams.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        let layer4 = self.layer4.as_ref();
+        layer4.is_some_and(|layer4| layer4.transport == Transport::Udp)
     }
 }
 
@@ -136,8 +174,24 @@ pub struct RouteSettings {
     pub path: PathPattern,
     /// Only these methods; all when absent. `GET` includes `HEAD`.
     pub methods: Option<Vec<String>>,
-    /// Where the requests go.
+    /// Only requests that fulfil all of these.
+    pub conditions: Vec<Condition>,
+    /// Where the requests go; empty where `action` answers by itself.
     pub service: String,
+    /// What becomes of them.
+    pub action: Action,
+    /// Another path for the backend, or for `files`.
+    pub rewrite: Option<Rewrite>,
+    /// Changes of the fields of requests.
+    pub request_headers: Option<Arc<HeaderRules>>,
+    /// Changes of the fields of all responses, the gate's own ones included.
+    pub response_headers: Option<Arc<HeaderRules>>,
+    /// Compression of responses.
+    pub compression: Option<Arc<Compression>>,
+    /// Requests per time of one client.
+    pub rate_limit: Option<RateLimit>,
+    /// Pages in place of problem documents; those of the gate come after them.
+    pub error_pages: ErrorPages,
     /// Only the backend whose metadata matches.
     pub lookup: Option<Lookup>,
     /// Rules for tunnels.
@@ -162,7 +216,15 @@ impl RouteSettings {
             hosts: None,
             path,
             methods: None,
+            conditions: Vec::new(),
             service: service.to_owned(),
+            action: Action::Forward,
+            rewrite: None,
+            request_headers: None,
+            response_headers: None,
+            compression: None,
+            rate_limit: None,
+            error_pages: ErrorPages::default(),
             lookup: None,
             websocket: WebSocketSettings::default(),
             timeout: TimeoutSettings::default(),
@@ -226,6 +288,10 @@ pub struct ServiceSettings {
     pub protocol: Protocol,
     /// How one is chosen.
     pub balance: Balance,
+    /// Its backends are called over verified TLS.
+    pub tls: Option<TrustSettings>,
+    /// What is said to a backend in front of each connection.
+    pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// What `consistent_hash` looks at.
     pub hash: HashSource,
     /// A cookie that keeps a client on its backend.
@@ -272,6 +338,8 @@ impl BackendSettings {
 pub struct RegistrySettings {
     /// Where it is; `None` when no service needs it.
     pub source: Option<RegistrySource>,
+    /// Whom https urls are verified against, alone.
+    pub ca_file: Option<PathBuf>,
     /// How often it is asked.
     pub refresh: Duration,
 }
@@ -280,6 +348,7 @@ impl Default for RegistrySettings {
     fn default() -> Self {
         Self {
             source: None,
+            ca_file: None,
             refresh: Duration::from_secs(1),
         }
     }
@@ -314,6 +383,8 @@ pub struct LimitsSettings {
     pub headers: usize,
     /// From the first byte of a head to its end.
     pub head: Duration,
+    /// From a new connection to the end of its PROXY header and TLS handshake.
+    pub handshake: Duration,
     /// How long a client's connection may wait for its next request.
     pub keep_alive: Duration,
     /// How long a backend's connection is kept for the next request.
@@ -324,6 +395,14 @@ pub struct LimitsSettings {
     pub backends_max: usize,
     /// Access-log lines that may wait to be written.
     pub access_log_lines: usize,
+    /// Buckets of one route's rate limit.
+    pub rate_limit_keys: usize,
+    /// Responses that are compressed at once.
+    pub compressions_max: usize,
+    /// Threads that open and read files.
+    pub file_threads: usize,
+    /// Files that may wait for one of them.
+    pub file_queue: usize,
     /// How long requests in flight may take once the gate was told to end.
     pub drain: Duration,
     /// How long tunnels go on once another process has taken over.
@@ -338,11 +417,16 @@ impl Default for LimitsSettings {
             head_bytes: 32 * 1024,
             headers: 100,
             head: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             backend_idle: Duration::from_secs(4),
             backend_idle_max: 1_024,
             backends_max: 10_000,
             access_log_lines: 8_192,
+            rate_limit_keys: 100_000,
+            compressions_max: 256,
+            file_threads: 4,
+            file_queue: 1_024,
             drain: Duration::from_secs(10),
             drain_max: Duration::from_secs(3_600),
             http2: Http2Limits::default(),

@@ -1,20 +1,21 @@
 //! As written → as meant. Every problem is recorded; reading goes on to find the next one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
-use regex::Regex;
 
 use super::http2::{self, Protocol};
 use super::{
-    AccessLog, AdminSettings, GateSettings, LimitsSettings, ListenerSettings, Lookup, LookupSource,
-    Network, PathPattern, RegistrySettings, RegistrySource, RouteSettings, ServiceSettings,
-    TimeoutSettings, WebSocketSettings,
+    AccessLog, Action, AdminSettings, Direction, GateSettings, HostPattern, Layer4Settings,
+    LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, ProxyMode,
+    RegistrySettings, RegistrySource, RouteSettings, ServiceSettings, TimeoutSettings, Transport,
+    WebSocketSettings,
 };
-use super::{discovery, schema, trace, upstream_read, upstream_schema};
+use super::{actions, conditions, discovery, schema, tls, trace, upstream_read, upstream_schema};
+use crate::conditions::whole;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -26,7 +27,7 @@ impl GateSettings {
     pub fn read(table: &Table<'_>) -> Option<Self> {
         let defaults = Self::default();
         let (listeners, names) = read_listeners(table);
-        let services = table
+        let services: BTreeMap<String, ServiceSettings> = table
             .named_tables("service", &schema::SERVICE)
             .into_iter()
             .filter_map(|(name, table)| Some((name.value, read_service(&table)?)))
@@ -46,8 +47,13 @@ impl GateSettings {
             routes: table
                 .tables("route", &schema::ROUTE)
                 .iter()
-                .filter_map(|route| read_route(route, &names))
+                .filter_map(|table| {
+                    let route = read_route(table, &names)?;
+                    upstream_read::judge_hedge(table, &route, &services);
+                    Some(route)
+                })
                 .collect(),
+            error_pages: actions::read_error_pages(table),
             services,
             registry: read_registry(&table.table_or_empty("registry", &schema::REGISTRY)),
             admin: read_admin(&table.table_or_empty("admin", &schema::ADMIN)),
@@ -95,7 +101,9 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
             );
         }
         let same_address = |other: &&ListenerSettings| {
-            other.address == settings.address && settings.address.port() != 0
+            other.address == settings.address
+                && settings.address.port() != 0
+                && other.is_udp() == settings.is_udp()
         };
         if let Some(other) = listeners.iter().find(same_address) {
             listener.problems().error(
@@ -112,31 +120,73 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
 }
 
 fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSettings> {
-    let protocols = read_protocols(table);
-    if let Some(mode) = table.item::<String>("proxy_protocol") {
-        match mode.value.as_str() {
-            "off" => {}
-            "v1" | "v2" | "any" => later(table, mode.span, "the PROXY header", "\"off\""),
-            other => table.problems().error_with_hint(
-                mode.span,
-                format!("`proxy_protocol` can't be \"{other}\""),
-                "write \"off\"",
-            ),
+    let (protocols, transport) = read_protocols(table);
+    let layer4 = read_layer4(table, transport);
+    let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
+    let connections_per_address = table
+        .has("connections_per_address")
+        .then(|| table.within("connections_per_address", 1, 1..=1_000_000));
+    let address = required_address(table, "address");
+    let tls = tls::read_listener_tls(table);
+    let proxy_protocol = tls::read_proxy_mode(table);
+    if transport == Some(Transport::Udp) {
+        let sealed = [
+            ("tls", tls.is_some()),
+            ("proxy_protocol", proxy_protocol != ProxyMode::Off),
+        ];
+        for (key, _) in sealed.into_iter().filter(|(_, set)| *set) {
+            table.problems().error_with_hint(
+                table.span_of(key),
+                format!("`{key}` is for streams of bytes, not for datagrams"),
+                "write a listener with \"tcp\", or leave it out",
+            );
         }
     }
-    let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
-    let address = required_address(table, "address");
     Some(ListenerSettings {
         name: name?,
         address: address?,
         protocols,
         connections_max,
+        connections_per_address,
+        layer4,
+        tls,
+        proxy_protocol,
     })
 }
 
-fn read_protocols(table: &Table<'_>) -> Vec<Protocol> {
+/// What a listener with `tcp` or `udp` says; a problem where another one says it.
+fn read_layer4(table: &Table<'_>, transport: Option<Transport>) -> Option<Layer4Settings> {
+    let service = table.get::<String>("service");
+    let timeout = table.table_or_empty("timeout", &schema::LINE_TIMEOUT);
+    let Some(transport) = transport else {
+        let keys = ["service", "timeout", "attempts"];
+        for key in keys.into_iter().filter(|key| table.has(key)) {
+            table.problems().error_with_hint(
+                table.span_of(key),
+                format!("`{key}` is for listeners with \"tcp\" or \"udp\""),
+                "requests are sent to services by [[gate.route]]",
+            );
+        }
+        return None;
+    };
+    if !table.has("service") {
+        table.missing("service");
+    }
+    let defaults = Layer4Settings::new(transport, &service?);
+    let connect_max = Duration::from_secs(600);
+    let idle_min = Duration::from_millis(10);
+    Some(Layer4Settings {
+        connect: timeout.duration("connect", defaults.connect, MILLISECOND..=connect_max),
+        idle: timeout.duration("idle", defaults.idle, idle_min..=MONTH),
+        attempts: table.within("attempts", defaults.attempts, 1..=10),
+        ..defaults
+    })
+}
+
+/// What a listener speaks: of HTTP, or bytes that are not looked at.
+fn read_protocols(table: &Table<'_>) -> (Vec<Protocol>, Option<Transport>) {
     let Some(items) = table.list::<String>("protocols") else {
-        return vec![Protocol::Http1];
+        return (vec![Protocol::Http1], None);
     };
     if items.is_empty() {
         table.problems().error_with_hint(
@@ -145,21 +195,30 @@ fn read_protocols(table: &Table<'_>) -> Vec<Protocol> {
             "write \"http/1.1\", \"h2\", or both",
         );
     }
-    let mut protocols = Vec::new();
+    let (mut protocols, mut transport) = (Vec::new(), None);
+    let many = items.len() > 1;
     for item in items {
         let known = match item.value.as_str() {
             "http/1.1" => Protocol::Http1,
             "h2" => Protocol::Http2,
-            "h3" | "tcp" | "udp" => {
-                let what = format!("protocol \"{}\"", item.value);
-                later(table, item.span, &what, "\"http/1.1\" and \"h2\"");
+            "tcp" => {
+                transport = Some(Transport::Tcp);
+                continue;
+            }
+            "udp" => {
+                transport = Some(Transport::Udp);
+                continue;
+            }
+            "h3" => {
+                let known = "\"http/1.1\", \"h2\", \"tcp\" and \"udp\"";
+                later(table, item.span, "protocol \"h3\"", known);
                 continue;
             }
             other => {
                 table.problems().error_with_hint(
                     item.span,
                     format!("\"{other}\" is no protocol"),
-                    "write \"http/1.1\" or \"h2\"",
+                    "write \"http/1.1\", \"h2\", \"tcp\" or \"udp\"",
                 );
                 continue;
             }
@@ -168,7 +227,14 @@ fn read_protocols(table: &Table<'_>) -> Vec<Protocol> {
             protocols.push(known);
         }
     }
-    protocols
+    if transport.is_some() && many {
+        table.problems().error_with_hint(
+            table.span_of("protocols"),
+            "\"tcp\" and \"udp\" stand alone: their bytes are not looked at",
+            "write a listener for each",
+        );
+    }
+    (protocols, transport)
 }
 
 /// An address to listen on: a literal one, or `localhost`.
@@ -193,36 +259,20 @@ fn required_address(table: &Table<'_>, key: &'static str) -> Option<std::net::So
 }
 
 fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSettings> {
-    let service = table.required::<String>("service");
+    let service = table.get::<String>("service");
     let path = read_path(table);
-    let names = table.list::<String>("listener");
-    for name in names.iter().flatten() {
-        if !listeners.contains(&name.value) {
-            table.problems().error_with_hint(
-                name.span.clone(),
-                format!("there is no listener `{}`", name.value),
-                format!(
-                    "known listeners: {}",
-                    listeners.iter().cloned().collect::<Vec<_>>().join(", ")
-                ),
-            );
-        }
-    }
-    let hosts = table.list::<String>("host").map(|hosts| {
-        let parse = |item: Item<String>| match item.value.parse() {
-            Ok(host) => Some(host),
-            Err(why) => {
-                table.problems().error_with_hint(
-                    item.span,
-                    format!("`host`: {why}"),
-                    "write a name such as \"example.com\" or \"*.example.com\"",
-                );
-                None
-            }
-        };
-        hosts.into_iter().filter_map(parse).collect()
-    });
+    let action = actions::read_action(table, path.as_ref());
+    let rewrite = actions::read_rewrite(table, path.as_ref());
+    let headers = |key, direction| actions::read_headers(table, key, direction, path.as_ref());
+    let request_headers = headers("request_headers", Direction::Request);
+    let response_headers = headers("response_headers", Direction::Response);
+    let compression = actions::read_compression(table);
+    let rate_limit = actions::read_rate_limit(table);
+    let error_pages = actions::read_error_pages(table);
+    let names = read_listener_names(table, listeners);
+    let hosts = read_hosts(table);
     let methods = read_methods(table);
+    let conditions = conditions::read(table);
     let lookup = read_lookup(table, path.as_ref());
     let websocket = read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET));
     let timeout = read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT));
@@ -232,13 +282,29 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     let hedge_after = upstream_read::hedge(table, &retry, &timeout);
     let name = table.get::<String>("name");
     // All of it was read by now, so that all that is wrong is known.
-    let service = service?;
+    let (path, action) = (path?, action?);
+    let service = match action {
+        Action::Forward => service?,
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => String::new(),
+    };
+    let name = name.unwrap_or_else(|| match action {
+        Action::Forward => service.clone(),
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => path.to_string(),
+    });
     Some(RouteSettings {
-        name: name.unwrap_or_else(|| service.clone()),
-        listeners: names.map(values),
+        name,
+        action,
+        rewrite,
+        request_headers,
+        response_headers,
+        compression,
+        rate_limit,
+        error_pages,
+        listeners: names,
         hosts,
-        path: path?,
+        path,
         methods,
+        conditions,
         lookup,
         websocket,
         timeout,
@@ -247,6 +313,37 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
         hedge_after,
         service,
     })
+}
+
+fn read_listener_names(table: &Table<'_>, known: &BTreeSet<String>) -> Option<Vec<String>> {
+    let names = table.list::<String>("listener")?;
+    for name in names.iter().filter(|name| !known.contains(&name.value)) {
+        table.problems().error_with_hint(
+            name.span.clone(),
+            format!("there is no listener `{}`", name.value),
+            format!(
+                "known listeners: {}",
+                known.iter().cloned().collect::<Vec<_>>().join(", ")
+            ),
+        );
+    }
+    Some(values(names))
+}
+
+fn read_hosts(table: &Table<'_>) -> Option<Vec<HostPattern>> {
+    let parse = |item: Item<String>| match item.value.parse() {
+        Ok(host) => Some(host),
+        Err(why) => {
+            table.problems().error_with_hint(
+                item.span,
+                format!("`host`: {why}"),
+                "write a name such as \"example.com\" or \"*.example.com\"",
+            );
+            None
+        }
+    };
+    let hosts = table.list::<String>("host")?;
+    Some(hosts.into_iter().filter_map(parse).collect())
 }
 
 fn read_methods(table: &Table<'_>) -> Option<Vec<String>> {
@@ -298,18 +395,15 @@ fn read_path(table: &Table<'_>) -> Option<PathPattern> {
             );
             return None;
         }
-        return Some(PathPattern::Exact(item.value));
+        let normal = crate::target::normal_path(&item.value).into_owned();
+        return Some(PathPattern::Exact(normal));
     }
     if let Some(item) = regex {
-        return match Regex::new(&format!("^(?:{})$", item.value)) {
+        return match whole(&item.value) {
             Ok(regex) => Some(PathPattern::Regex(regex)),
-            Err(error) => {
-                let why = error.to_string();
-                let last = why.lines().last().unwrap_or_default();
-                let last = last.trim_start_matches("error: ");
-                table
-                    .problems()
-                    .error(item.span, format!("`path_regex`: {last}"));
+            Err(why) => {
+                let problems = table.problems();
+                problems.error(item.span, format!("`path_regex`: {why}"));
                 None
             }
         };
@@ -380,14 +474,27 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     let backends = upstream_read::backends(table);
     let count = backends.as_ref().map(Vec::len);
     let discovery = discovery::read(table, backends);
+    let discovery = discovery?;
+    let tls = tls::read_service_tls(table, &discovery);
+    let protocol = read_protocol(table);
+    let proxy_protocol = tls::read_proxy_out(table);
+    if protocol == Protocol::Http2 && proxy_protocol.is_some() {
+        table.problems().error_with_hint(
+            table.span_of("proxy_protocol"),
+            "`proxy_protocol` does not go with \"h2\": one connection carries the requests of many clients",
+            "leave it out: each request has `Forwarded` and `X-Forwarded-For`",
+        );
+    }
     let balance = upstream_read::balance(table);
     let slow_start = table.has("slow_start").then(|| {
         let range = Duration::from_millis(10)..=Duration::from_secs(3_600);
         table.duration("slow_start", Duration::from_secs(10), range)
     });
     Some(ServiceSettings {
-        protocol: read_protocol(table),
-        discovery: discovery?,
+        protocol,
+        tls,
+        proxy_protocol,
+        discovery,
         networks: table.list::<Network>("networks").map(values),
         balance,
         hash: upstream_read::hash(table, balance),
@@ -423,8 +530,6 @@ fn read_registry(table: &Table<'_>) -> RegistrySettings {
                 "`urls`: this is no URL",
                 "write \"http://10.0.0.2:8761/eureka\"",
             );
-        } else if url.value.starts_with("https://") {
-            later(table, url.span.clone(), "TLS to the registry", "http://");
         }
     }
     let source = match (embedded, urls) {
@@ -445,6 +550,7 @@ fn read_registry(table: &Table<'_>) -> RegistrySettings {
     let range = Duration::from_millis(100)..=Duration::from_secs(300);
     RegistrySettings {
         source,
+        ca_file: munjigi_foundation::tls::read_ca_file(table, "ca_file"),
         refresh: table.duration("refresh", defaults.refresh, range),
     }
 }
@@ -491,6 +597,7 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             1..=crate::http1::head::FIELDS_MAX,
         ),
         head: table.duration("head", defaults.head, short..=ten_minutes),
+        handshake: table.duration("handshake", defaults.handshake, short..=ten_minutes),
         keep_alive: table.duration("keep_alive", defaults.keep_alive, short..=hour),
         backend_idle: table.duration("backend_idle", defaults.backend_idle, short..=ten_minutes),
         backend_idle_max: table.within("backend_idle_max", defaults.backend_idle_max, 0..=10_000),
@@ -500,6 +607,14 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
             defaults.access_log_lines,
             16..=1_000_000,
         ),
+        rate_limit_keys: table.within(
+            "rate_limit_keys",
+            defaults.rate_limit_keys,
+            1_000..=10_000_000,
+        ),
+        compressions_max: table.within("compressions_max", defaults.compressions_max, 0..=100_000),
+        file_threads: table.within("file_threads", defaults.file_threads, 1..=64),
+        file_queue: table.within("file_queue", defaults.file_queue, 1..=100_000),
         drain: table.duration("drain", defaults.drain, short..=hour),
         drain_max: table.duration("drain_max", defaults.drain_max, short..=MONTH),
         http2: http2::read_limits(table),

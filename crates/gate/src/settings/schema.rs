@@ -1,10 +1,12 @@
 //! Every key of `[gate]`, with default, limit and meaning; also those that a later version builds.
 
 use munjigi_foundation::settings::{Key, Schema};
+use munjigi_foundation::tls;
 
 use super::discovery::{self, DNS};
 use super::trace::TRACE;
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
+use super::{actions, conditions};
 
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
@@ -60,6 +62,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "",
             "where the backends of a service are",
+        ),
+        Key::new(
+            "error_pages",
+            "table",
+            "",
+            "files up to 256KiB",
+            "pages in place of problem documents, for all routes",
         ),
         Key::new("registry", "table", "", "", "where services are looked up"),
         Key::new(
@@ -117,10 +126,65 @@ pub(super) static LISTENER: Schema = Schema {
             "text",
             "\"off\"",
             "",
-            "the header that names the client before the first byte",
+            "the PROXY header that must name the client before its first byte: \"v1\", \"v2\", \"any\" or \"off\"; believed from `client_ip.trusted` alone",
         ),
-        Key::later("tls", "certificates of the listener"),
-        Key::later("service", "the one service of a layer 4 listener"),
+        Key::new(
+            "tls",
+            "table",
+            "",
+            "",
+            "speaks TLS alone, with these certificates",
+        ),
+        Key::new(
+            "connections_per_address",
+            "whole number",
+            "",
+            "1 to 1000000",
+            "of these, how many one address may have (of IPv6 one /64; trusted peers any); one more gets 503 and is closed",
+        ),
+        Key::new(
+            "service",
+            "text",
+            "",
+            "",
+            "where the bytes of a listener with \"tcp\" or \"udp\" go",
+        ),
+        Key::new(
+            "timeout",
+            "table",
+            "",
+            "",
+            "limits of a listener with \"tcp\" or \"udp\"",
+        ),
+        Key::new(
+            "attempts",
+            "whole number",
+            "2",
+            "1 to 10",
+            "backends that are tried for one connection of a listener with \"tcp\"",
+        ),
+    ],
+};
+
+/// `timeout = { … }` of a listener.
+pub(super) static LINE_TIMEOUT: Schema = Schema {
+    place: "[[gate.listener]] timeout = { … }",
+    meaning: "limits of a listener with \"tcp\" or \"udp\"",
+    keys: &[
+        Key::new(
+            "connect",
+            "duration",
+            "\"5s\"",
+            "1ms to 10m",
+            "until a connection to the backend stands; then another one is tried",
+        ),
+        Key::new(
+            "idle",
+            "duration",
+            "\"10m\", for udp \"60s\"",
+            "10ms to 30d",
+            "silence in both directions that ends a connection, or a session",
+        ),
     ],
 };
 
@@ -185,7 +249,27 @@ pub(super) static ROUTE: Schema = Schema {
             "",
             "only these methods (GET includes HEAD); all when absent",
         ),
-        Key::new("service", "text", "", "", "where the requests go"),
+        Key::new(
+            "header",
+            "table",
+            "",
+            "up to 32 with `query`",
+            "only requests with these header fields; a text is the exact value",
+        ),
+        Key::new(
+            "query",
+            "table",
+            "",
+            "",
+            "only requests with these parameters; a text is the exact value",
+        ),
+        Key::new(
+            "service",
+            "text",
+            "",
+            "",
+            "where the requests go; or one of `redirect`, `respond` and `files`",
+        ),
         Key::new(
             "where",
             "text",
@@ -218,7 +302,40 @@ pub(super) static ROUTE: Schema = Schema {
             "asks a second backend when the first is slow",
         ),
         Key::later("cache", "keeps responses"),
-        Key::later("rate_limit", "requests per time"),
+        Key::new(
+            "strip_prefix",
+            "true or false",
+            "false",
+            "",
+            "takes the route's `path` away before the request is forwarded",
+        ),
+        Key::new("rewrite", "table", "", "", "changes the path"),
+        Key::new("redirect", "table", "", "", "sends the client elsewhere"),
+        Key::new("respond", "table", "", "", "answers by itself"),
+        Key::new("files", "table", "", "", "serves a folder"),
+        Key::new(
+            "request_headers",
+            "table",
+            "",
+            "",
+            "changes the fields of requests",
+        ),
+        Key::new(
+            "response_headers",
+            "table",
+            "",
+            "",
+            "changes the fields of responses, the gate's own ones included",
+        ),
+        Key::new("compression", "table", "", "", "compresses responses"),
+        Key::new("rate_limit", "table", "", "", "requests per time"),
+        Key::new(
+            "error_pages",
+            "table",
+            "",
+            "files up to 256KiB",
+            "pages in place of problem documents; before those of [gate]",
+        ),
     ],
 };
 
@@ -318,7 +435,14 @@ pub(super) static SERVICE: Schema = Schema {
             "1 to 10000",
             "the backends of a static service",
         ),
-        Key::later("tls", "verified TLS to the backends"),
+        Key::new("tls", "table", "", "", "verified TLS to the backends"),
+        Key::new(
+            "proxy_protocol",
+            "text",
+            "\"off\"",
+            "",
+            "the PROXY header that names the client to backends: \"v1\", \"v2\" or \"off\"; each request has a connection of its own then",
+        ),
         Key::new(
             "hash",
             "text",
@@ -371,6 +495,13 @@ pub(super) static REGISTRY: Schema = Schema {
             "",
             "1 to 16",
             "Eureka-compatible registries, asked in this order",
+        ),
+        Key::new(
+            "ca_file",
+            "file name",
+            "",
+            "",
+            "PEM: the only authorities that are believed at https urls; those of the system when absent",
         ),
         Key::new(
             "embedded",
@@ -445,6 +576,13 @@ pub(super) static LIMITS: Schema = Schema {
             "from the first byte of a head to its end: 408",
         ),
         Key::new(
+            "handshake",
+            "duration",
+            "\"10s\"",
+            "100ms to 10m",
+            "from a new connection to the end of its PROXY header and TLS handshake",
+        ),
+        Key::new(
             "keep_alive",
             "duration",
             "\"75s\"",
@@ -478,6 +616,34 @@ pub(super) static LIMITS: Schema = Schema {
             "8192",
             "16 to 1000000",
             "lines that may wait to be written; more are dropped and counted",
+        ),
+        Key::new(
+            "rate_limit_keys",
+            "whole number",
+            "100000",
+            "1000 to 10000000",
+            "clients that one route's rate limit tells apart; the fullest bucket makes room",
+        ),
+        Key::new(
+            "compressions_max",
+            "whole number",
+            "256",
+            "0 to 100000",
+            "responses compressed at once, each with up to 1 MiB; more go as they are",
+        ),
+        Key::new(
+            "file_threads",
+            "whole number",
+            "4",
+            "1 to 64",
+            "threads that open and read files for `files`",
+        ),
+        Key::new(
+            "file_queue",
+            "whole number",
+            "1024",
+            "1 to 100000",
+            "files that may wait for such a thread: 503",
         ),
         Key::new(
             "http2_streams",
@@ -554,6 +720,39 @@ pub(super) static LIMITS: Schema = Schema {
 
 /// All tables of the gate, for `munjigi settings gate`.
 pub static ALL: &[&Schema] = &[
-    &GATE, &LISTENER, &CLIENT_IP, &ROUTE, &WEBSOCKET, &TIMEOUT, &RETRY, &HEDGE, &SERVICE, &BACKEND,
-    &DNS, &TRACE, &STICKY, &HEALTH, &EJECTION, &LIMIT, &BREAKER, &REGISTRY, &ADMIN, &LIMITS,
+    &GATE,
+    &LISTENER,
+    &LINE_TIMEOUT,
+    &CLIENT_IP,
+    &ROUTE,
+    &conditions::HEADER,
+    &conditions::QUERY,
+    &conditions::TEST,
+    &actions::REWRITE,
+    &actions::REDIRECT,
+    &actions::RESPOND,
+    &actions::FILES,
+    &actions::HEADERS,
+    &actions::COMPRESSION,
+    &actions::RATE_LIMIT,
+    &actions::ERROR_PAGES,
+    &WEBSOCKET,
+    &TIMEOUT,
+    &RETRY,
+    &HEDGE,
+    &SERVICE,
+    &BACKEND,
+    &DNS,
+    &TRACE,
+    &STICKY,
+    &HEALTH,
+    &EJECTION,
+    &LIMIT,
+    &BREAKER,
+    &REGISTRY,
+    &ADMIN,
+    &LIMITS,
+    &tls::SERVER,
+    &tls::PAIR,
+    &tls::TRUST,
 ];

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use munjigi_foundation::settings::{Document, Environment, Secret};
+use munjigi_foundation::settings::Secret;
 use munjigi_gate::explain::{self, Asked};
-use munjigi_gate::settings::{AccessLog, ListenerSettings, PathPattern, SCHEMA};
+use munjigi_gate::settings::{AccessLog, ListenerSettings, PathPattern};
 use munjigi_gate::{Gate, GateSettings};
 
 use crate::support::*;
@@ -233,21 +233,7 @@ async fn a_shutdown_lets_requests_end_and_takes_no_new_ones() {
 }
 
 pub(crate) fn read(text: &str) -> (Option<GateSettings>, String) {
-    let document = Document::new("munjigi.toml".as_ref(), text.to_owned(), Environment::new());
-    static ROOT: munjigi_foundation::settings::Schema = munjigi_foundation::settings::Schema {
-        place: "the settings file",
-        meaning: "",
-        keys: &[munjigi_foundation::settings::Key::new(
-            "gate", "table", "", "", "the edge",
-        )],
-    };
-    let (settings, problems) = document.read(&ROOT, |root| {
-        let table = root.table("gate", SCHEMA)?;
-        let settings = GateSettings::read(&table);
-        assert_eq!(table.unread(), Vec::<&str>::new());
-        settings
-    });
-    (settings, document.render(&problems, false))
+    read_in("".as_ref(), text)
 }
 
 const GOOD: &str = r#"
@@ -377,7 +363,7 @@ fn explain_says_what_would_happen() {
             from: "192.0.2.1".parse().unwrap(),
             listener,
         };
-        let decisions = explain::request(&snapshot, asked);
+        let decisions = explain::request(&snapshot, asked).decisions;
         let lines: Vec<String> = decisions
             .iter()
             .map(|d| format!("{}: {}", d.stage, d.verdict))
@@ -393,4 +379,54 @@ fn explain_says_what_would_happen() {
         stages("CONNECT", "http://example.com/", None),
     ];
     insta::assert_snapshot!(all.join("\n\n"));
+}
+
+#[test]
+fn the_page_on_settings_names_every_key_and_its_examples_are_good() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/gate.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for file in [
+        "404.html",
+        "oops.html",
+        "admin.token",
+        "sticky.key",
+        "backends.toml",
+    ] {
+        std::fs::write(folder.path().join(file), "0123456789abcdef0123456789abcdef").unwrap();
+    }
+    std::fs::create_dir(folder.path().join("www")).unwrap();
+    let examples: Vec<&str> = page
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(examples.len() >= 5);
+    for example in examples {
+        let (settings, problems) = read_in(folder.path(), example);
+        assert!(
+            settings.is_some() && problems.contains(": 0 errors"),
+            "{problems}\n{example}"
+        );
+    }
+    let mut missing = Vec::new();
+    for schema in munjigi_gate::settings::SCHEMAS {
+        for key in schema.keys.iter().filter(|key| !key.later) {
+            let name = key.name;
+            let forms = [
+                format!("{name} = "),
+                format!("`{name}`"),
+                format!("limits.{name}`"),
+                format!("gate.{name}"),
+            ];
+            if !forms.iter().any(|form| page.contains(form)) {
+                missing.push(format!("`{name}` of {}", schema.place));
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "docs/gate.md does not name {}",
+        missing.join(", ")
+    );
 }

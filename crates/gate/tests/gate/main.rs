@@ -14,12 +14,16 @@
     reason = "a task of a story ends with its test"
 )]
 
+mod answers;
 mod balancing;
+mod compression;
 mod control;
 mod corpus;
 mod desync;
 mod discovery;
+mod explained;
 mod failures;
+mod files;
 mod forwarding;
 mod h2spec;
 mod health;
@@ -28,11 +32,18 @@ mod http2_backends;
 mod http2_limits;
 mod http2_support;
 mod http2_tunnels;
+mod layer4;
+mod limits;
 mod lookup;
+mod proxy;
 mod queueing;
 mod retries;
 mod rewriting;
+mod routing;
 mod support;
+mod tls;
+mod tls_foreign;
+mod tls_support;
 mod traces;
 mod tunnels;
 mod upstream_settings;

@@ -3,7 +3,7 @@
 
 use munjigi_gate::http1::Framing;
 use munjigi_gate::http1::head::{HeadLimits, RequestHead, ResponseHead, find_end};
-use munjigi_gate::http1::write::{self, Delivery, Forwarding};
+use munjigi_gate::http1::write::{self, Delivery, Edits, Forwarding};
 
 const LIMITS: HeadLimits = HeadLimits {
     bytes: 64 * 1024,
@@ -82,6 +82,7 @@ fn requests_are_written_with_the_meaning_that_they_were_read_with() {
             peer: "2001:db8::1",
             scheme: "http",
             trusted: case % 2 == 0,
+            ..Forwarding::default()
         };
         write::request(&mut written, &head, forwarding, "127.0.0.1:80");
         let shown = String::from_utf8_lossy(&written).into_owned();
@@ -136,6 +137,7 @@ fn responses_are_written_with_the_meaning_that_they_were_read_with() {
             say_keep_alive: false,
             date: b"Sat, 21 Nov 2026 03:05:00 GMT",
             upgrade: false,
+            edits: Edits::default(),
         };
         write::response(&mut written, &head, delivery);
         let shown = String::from_utf8_lossy(&written).into_owned();

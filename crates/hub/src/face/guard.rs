@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use munjigi_foundation::api::Problem;
+use munjigi_foundation::listen::OverTls;
 
 use super::origin::{self, Arrival, Hosts, Network};
 use crate::auth::{Auth, Credential, Signed};
@@ -96,7 +97,9 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let arrival = origin::arrival(request.headers(), peer, &guard.trusted);
+    let mut arrival = origin::arrival(request.headers(), peer, &guard.trusted);
+    // Without a gate between, this connection is the client's own.
+    arrival.https |= !arrival.forwarded && request.extensions().get::<OverTls>().is_some();
     let mut response = match guard.admit(&mut request, arrival).await {
         Ok(()) => guard.answer(request, next).await,
         Err(problem) => refuse(problem),

@@ -154,22 +154,23 @@ impl Jobs {
 
     fn act(&self, analysis: &Analysis, job: &Job, act: Next) {
         let (jobs, row, of) = (self.clone(), analysis.clone(), job.clone());
-        if act == Next::Collect {
-            self.fly_to_its_end(
-                analysis,
-                |stop| async move { jobs.collect(&row, &stop).await },
-            );
-            return;
-        }
-        self.fly(analysis, async move {
-            match act {
-                Next::Wait | Next::Place | Next::Collect => Ok(()),
-                Next::Probe => jobs.probe(&row).await,
-                Next::TakeOver { failed, why } => jobs.take_over(&row, failed, why, None).await,
-                Next::Finish => jobs.finish(&row).await,
-                Next::EndCancel => jobs.end_cancel(&row, &of).await,
+        match act {
+            Next::Wait | Next::Place => {}
+            Next::Probe => self.fly(analysis, async move { jobs.probe(&row).await }),
+            Next::TakeOver { failed, why } => self.fly(analysis, async move {
+                jobs.take_over(&row, failed, why, None).await
+            }),
+            Next::Collect => {
+                self.fly_to_its_end(
+                    analysis,
+                    |stop| async move { jobs.collect(&row, &stop).await },
+                );
             }
-        });
+            Next::Finish => self.fly(analysis, async move { jobs.finish(&row).await }),
+            Next::EndCancel => {
+                self.fly(analysis, async move { jobs.end_cancel(&row, &of).await });
+            }
+        }
     }
 
     /// Runs the one act of an analysis; it is dropped when the job is cancelled or the hub stops.

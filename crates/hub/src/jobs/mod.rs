@@ -28,6 +28,7 @@ use munjigi_events::{AnalysisId, EventId, Status, UserId};
 use munjigi_foundation::api::Problem;
 use munjigi_foundation::clock::{Clock, Timestamp};
 use munjigi_foundation::settings::Secret;
+use munjigi_foundation::tls::UrlTrust;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +61,8 @@ pub struct JobsWiring {
     pub worker_service: String,
     /// Base url of a gate's inner listener.
     pub gate_inner_url: String,
+    /// How that url is verified when it is https.
+    pub trust: UrlTrust,
     /// Shown to workers, and wanted of them.
     pub cluster_secret: Secret,
     /// Where results are kept.
@@ -258,7 +261,11 @@ impl Jobs {
         ));
         let results = Results::open(&wiring.folder, wiring.limits.results)?;
         let jobs = Self(Arc::new(Inner {
-            face: WorkerFace::new(&wiring.gate_inner_url, wiring.cluster_secret.clone())?,
+            face: WorkerFace::new(
+                &wiring.gate_inner_url,
+                wiring.cluster_secret.clone(),
+                wiring.trust,
+            )?,
             results,
             live: Live::default(),
             sockets: Sockets::new(wiring.limits.sockets),

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use munjigi_events::{AnalysisId, EventId, ServerId, UserId};
 use munjigi_foundation::settings::Secret;
+use munjigi_foundation::tls::UrlTrust;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use tokio::fs::File;
@@ -112,11 +113,12 @@ impl WorkerFace {
     ///
     /// # Errors
     /// When no client can be made.
-    pub(crate) fn new(gate: &str, secret: Secret) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(gate: &str, secret: Secret, trust: UrlTrust) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(3))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .tls_backend_preconfigured(trust)
             .build()?;
         Ok(Self {
             client,

@@ -1,16 +1,19 @@
 //! Following a job: a WebSocket that is opened anew as often as it breaks, and resumed by (epoch, offset).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use munjigi_events::{AnalysisId, Event};
+use munjigi_foundation::tls::UrlTrust;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
 use super::hub::{Hub, refused};
 use crate::outcome::Failure;
@@ -137,6 +140,11 @@ async fn one_socket(
     }
 }
 
+async fn connect(request: Request, trust: UrlTrust) -> Result<(Socket, Response), SocketError> {
+    let trust = Connector::Rustls(Arc::new(trust));
+    tokio_tungstenite::connect_async_tls_with_config(request, None, false, Some(trust)).await
+}
+
 /// Opens a socket and subscribes. The inner error is one that passes.
 async fn open(
     hub: &Hub,
@@ -149,7 +157,7 @@ async fn open(
         .parse()
         .map_err(|_| Failure::could_not("the token holds characters that no token has"))?;
     request.headers_mut().insert("authorization", signed);
-    let mut socket = match tokio_tungstenite::connect_async(request).await {
+    let mut socket = match connect(request, hub.trust()).await {
         Ok((socket, _)) => socket,
         // Those that this one takes the place of may not be given back yet.
         Err(SocketError::Http(response)) if response.status() == StatusCode::TOO_MANY_REQUESTS => {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use munjigi_foundation::tls::{self, UrlTrust};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,6 +21,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Hub {
     http: reqwest::Client,
+    trust: UrlTrust,
     base: Url,
     token: String,
 }
@@ -51,9 +53,9 @@ impl Hub {
                 Failure::could_not(format!("\"{given}\" is no URL of a hub"))
                     .hint("write it as http://127.0.0.1:8080")
             })?;
-        if base.scheme() != "http" {
+        if !matches!(base.scheme(), "http" | "https") {
             return Err(Failure::could_not(format!(
-                "{}: only http:// is spoken in this version",
+                "{}: only http:// and https:// are spoken here",
                 base.scheme()
             )));
         }
@@ -65,12 +67,15 @@ impl Hub {
                 Failure::could_not(format!("no token for {given} is known here"))
                     .hint("make one in the pages under Settings, and give it with --token or MUNJIGI_TOKEN")
             })?;
+        let trust = tls::for_urls(None).map_err(Failure::could_not)?;
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
+            .tls_backend_preconfigured(trust.clone())
             .build()
             .map_err(Failure::could_not)?;
         Ok(Self {
             http,
+            trust,
             base,
             token: token.trim().to_owned(),
         })
@@ -88,11 +93,16 @@ impl Hub {
         self.http.request(method, url).bearer_auth(&self.token)
     }
 
+    /// How https URLs of the hub are verified.
+    pub(super) fn trust(&self) -> UrlTrust {
+        self.trust.clone()
+    }
+
     /// The URL of the WebSocket, and the token that signs it.
     pub(super) fn socket(&self) -> (String, &str) {
         let mut url = self.base.clone();
         url.set_path("/api/ws");
-        // Only http is accepted above, so that this is the only scheme there is.
+        // https becomes wss: both names grow by the same letter.
         let url = url.as_str().replacen("http", "ws", 1);
         (url, &self.token)
     }
@@ -198,13 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn https_and_nonsense_are_refused() {
-        for given in ["https://example.com", "nonsense", "http://"] {
+    fn nonsense_is_refused_and_https_becomes_wss() {
+        let find = |given: &str| {
             let args = HubArgs {
                 hub: Some(given.to_owned()),
                 token: Some("t".to_owned()),
             };
-            assert!(Hub::find(&args).is_err(), "{given}");
+            Hub::find(&args)
+        };
+        let hub = find("https://example.com").ok().unwrap();
+        assert_eq!(hub.socket().0, "wss://example.com/api/ws");
+        for given in ["ftp://example.com", "nonsense", "http://"] {
+            assert!(find(given).is_err(), "{given}");
         }
     }
 }

@@ -16,6 +16,7 @@ mod memory;
 mod operators;
 mod reload;
 mod sarif;
+mod sealed;
 mod users;
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use munjigi_testkit::{Client, Pushed, Site, SiteKind};
+use munjigi_testkit::{Client, Ledger, Pushed, Site, SiteKind};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -123,5 +123,46 @@ async fn a_revoked_token_closes_its_socket() {
     closed.await.expect("the socket closes");
     let answer = client.send(Method::GET, "/api/jobs", None).await.unwrap();
     assert_eq!(answer.status(), 401);
+    site.stop().await.unwrap();
+}
+
+/// Whatever the folders allow that an operator made beforehand.
+#[tokio::test]
+async fn what_is_kept_is_readable_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut site = Site::new(binary(), folder.path(), SiteKind::Split, None).unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    for made in ["hub", "worker-1", "worker-2"] {
+        std::fs::create_dir_all(folder.path().join(made)).unwrap();
+        std::fs::set_permissions(folder.path().join(made), open.clone()).unwrap();
+    }
+    site.start().await.unwrap();
+    let client = site.client().await.unwrap();
+    let upload = client.upload("ping.py", VULNERABLE.into()).await.unwrap();
+    let event_id = client.job(&upload, &["source"]).await.unwrap();
+    let mut ledger = Ledger::default();
+    client
+        .follow_until(
+            &event_id,
+            &mut ledger,
+            Duration::from_secs(120),
+            Ledger::ended,
+        )
+        .await
+        .unwrap();
+    let mut seen = 0;
+    for made in ["hub", "worker-1", "worker-2"] {
+        for file in site.files(made).unwrap() {
+            let mode = std::fs::metadata(folder.path().join(made).join(&file))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o077, 0, "{made}/{file} has {mode:o}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "{seen} files");
     site.stop().await.unwrap();
 }

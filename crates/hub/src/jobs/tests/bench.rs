@@ -384,6 +384,7 @@ impl Bench {
             registry,
             worker_service: "MODEL-SERVER".to_owned(),
             gate_inner_url: self.gate.clone(),
+            trust: munjigi_foundation::tls::for_urls(None).unwrap(),
             cluster_secret: Secret::new(SECRET),
             folder: self.dir.path().join("results"),
             event_ttl: self.event_ttl,

@@ -1,0 +1,295 @@
+//! The table of routes against a judge that looks at every route, and what a look-up costs.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::conditions::{Source, ValueTest, whole};
+use crate::http1::head::HeadLimits;
+use crate::settings::ListenerSettings;
+
+fn head(method: &str, target: &str, fields: &str) -> RequestHead {
+    let text = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+    let limits = HeadLimits {
+        bytes: 8_192,
+        fields: 32,
+    };
+    RequestHead::parse(text.as_bytes(), limits).unwrap()
+}
+
+fn table(routes: Vec<RouteSettings>) -> Routes {
+    let local = ([127, 0, 0, 1], 0).into();
+    Routes::new(&GateSettings {
+        listeners: vec![
+            ListenerSettings::new("web", local),
+            ListenerSettings::new("inner", local),
+        ],
+        routes,
+        ..GateSettings::default()
+    })
+}
+
+fn ask(table: &Routes, host: &str, head: &RequestHead) -> Choice {
+    let target = String::from_utf8_lossy(head.target()).into_owned();
+    let (path, query) = target::split(&target);
+    table.find(Question {
+        listener: "web",
+        host,
+        path: &target::normal_path(path),
+        query: query.unwrap_or_default(),
+        head,
+    })
+}
+
+/// What makes one fitting route win over another, the greatest first: the words of the contract.
+type Rank = (
+    (u8, usize),
+    (u8, usize, usize),
+    usize,
+    std::cmp::Reverse<usize>,
+);
+
+fn rank(place: usize, route: &RouteSettings, host: &str) -> Rank {
+    let by_host = route.hosts.as_ref().map_or((0, 0), |hosts| {
+        let fitting = hosts.iter().filter_map(|pattern| match pattern {
+            HostPattern::Exact(name) => (name == host).then_some((2, 0)),
+            HostPattern::Wildcard(suffix) => (host.len() > suffix.len()
+                && host.ends_with(suffix.as_str()))
+            .then_some((1, suffix.len())),
+        });
+        fitting.max().unwrap_or((0, 0))
+    });
+    let segments = |path: &str| path.split('/').count() - 1;
+    let by_path = match &route.path {
+        PathPattern::Exact(_) => (3, 0, 0),
+        PathPattern::Regex(_) => (2, usize::MAX - place, 0),
+        PathPattern::Prefix(prefix) => (1, segments(prefix), segments(prefix)),
+        PathPattern::Template(parts) => {
+            let texts = parts.iter().filter(|s| matches!(s, Segment::Text(_)));
+            (1, parts.len(), texts.count())
+        }
+    };
+    (by_host, by_path, route.demands(), std::cmp::Reverse(place))
+}
+
+fn judge(routes: &[RouteSettings], host: &str, question: Question<'_>) -> Choice {
+    let fitting: Vec<(usize, &RouteSettings)> = routes
+        .iter()
+        .enumerate()
+        .filter(|(_, route)| {
+            route.serves("web")
+                && route.fits_host(host)
+                && route.path.matches(question.path)
+                && route.unmet(question).is_none()
+        })
+        .collect();
+    let best = fitting
+        .iter()
+        .filter(|(_, route)| route.fits_method(question.head.method()))
+        .max_by_key(|(place, route)| rank(*place, route, host));
+    match best {
+        Some((place, _)) => Choice::Route(*place),
+        None if fitting.is_empty() => Choice::None,
+        None => {
+            let mut allowed: Vec<String> = fitting
+                .iter()
+                .flat_map(|(_, route)| route.methods.clone().unwrap_or_default())
+                .collect();
+            if allowed.contains(&"GET".to_owned()) {
+                allowed.push("HEAD".to_owned());
+            }
+            allowed.sort_unstable();
+            allowed.dedup();
+            Choice::OtherMethods(allowed)
+        }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % limit
+    }
+
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.below(all.len())]
+    }
+}
+
+fn random_route(random: &mut Random, place: usize) -> RouteSettings {
+    let prefixes = [
+        "/", "/a", "/a/b", "/a/b/c", "/b", "/{x}", "/a/{x}", "/{x}/b", "/{x}/{y}",
+    ];
+    let regexes = ["/a.*", "/[ab]/b", ".*", "/a/b", "/zz"];
+    let path = match random.below(6) {
+        0 => PathPattern::Exact((random.of(&["/a", "/a/b", "/"])).to_owned()),
+        1 => PathPattern::Regex(whole(random.of(&regexes)).unwrap()),
+        _ => PathPattern::prefix(random.of(&prefixes)).unwrap(),
+    };
+    let mut route = RouteSettings::new(&format!("r{place}"), path, "S");
+    let hosts = ["one.example", "*.example", "*.one.example", "two.example"];
+    if random.below(2) == 0 {
+        let count = 1 + random.below(2);
+        let hosts = (0..count).map(|_| random.of(&hosts).parse().unwrap());
+        route.hosts = Some(hosts.collect());
+    }
+    if random.below(3) == 0 {
+        route.methods = Some(vec![(random.of(&["GET", "POST", "PUT"])).to_owned()]);
+    }
+    if random.below(4) == 0 {
+        route.listeners = Some(vec![(random.of(&["web", "inner"])).to_owned()]);
+    }
+    if random.below(4) == 0 {
+        route.conditions.push(Condition {
+            source: Source::Header("X-Kind".to_owned()),
+            test: ValueTest::Exact((random.of(&["1", "2"])).to_owned()),
+        });
+    }
+    if random.below(4) == 0 {
+        route.conditions.push(Condition {
+            source: Source::Query("q".to_owned()),
+            test: ValueTest::Present(random.below(2) == 0),
+        });
+    }
+    route
+}
+
+#[test]
+fn the_table_chooses_as_one_who_looks_at_every_route() {
+    for seed in 1..=400_u64 {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let count = 1 + random.below(12);
+        let routes: Vec<RouteSettings> = (0..count)
+            .map(|place| random_route(&mut random, place))
+            .collect();
+        let table = table(routes.clone());
+        for _ in 0..40 {
+            let host = random.of(&["one.example", "x.one.example", "two.example", "other"]);
+            let path = random.of(&[
+                "/",
+                "/a",
+                "/a/",
+                "/a/b",
+                "/a/b/c/d",
+                "/b/b",
+                "/ab",
+                "/c/../a/b",
+                "/%61",
+                "/a//b",
+            ]);
+            let query = random.of(&["", "?q", "?q=1&p=2"]);
+            let method = random.of(&["GET", "HEAD", "POST", "DELETE"]);
+            let fields = random.of(&["", "X-Kind: 1\r\n", "X-Kind: 2\r\n"]);
+            let head = head(method, &format!("{path}{query}"), fields);
+            let question = Question {
+                listener: "web",
+                host,
+                path: &target::normal_path(path),
+                query: query.trim_start_matches('?'),
+                head: &head,
+            };
+            let (found, expected) = (table.find(question), judge(&routes, host, question));
+            assert_eq!(
+                found, expected,
+                "seed {seed}: {method} {host}{path}{query} {fields}\n{routes:#?}"
+            );
+            let winner = match found {
+                Choice::Route(place) => Some(place),
+                _ => None,
+            };
+            let losers = table.losers(question, winner);
+            let all = losers.listener + losers.host + losers.path + losers.named.len();
+            assert_eq!(all + usize::from(winner.is_some()), count);
+            if winner.is_none() {
+                assert!(losers.named.iter().all(|(_, why)| why != "less specific"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_known_with_other_methods_counts_only_where_the_rest_fits() {
+    let route = |method: &str, kind: Option<&str>| {
+        let mut route = RouteSettings::new("r", PathPattern::prefix("/a").unwrap(), "S");
+        route.methods = Some(vec![method.to_owned()]);
+        route.conditions = kind
+            .map(|kind| Condition {
+                source: Source::Header("X-Kind".to_owned()),
+                test: ValueTest::Exact(kind.to_owned()),
+            })
+            .into_iter()
+            .collect();
+        route
+    };
+    let table = table(vec![route("POST", None), route("PUT", Some("1"))]);
+    let methods = |names: &[&str]| {
+        Choice::OtherMethods(names.iter().map(|name| (*name).to_owned()).collect())
+    };
+    let check = |fields: &str, expected: Choice| {
+        assert_eq!(ask(&table, "x", &head("GET", "/a", fields)), expected);
+    };
+    check("", methods(&["POST"]));
+    check("X-Kind: 1\r\n", methods(&["POST", "PUT"]));
+    assert_eq!(ask(&table, "x", &head("GET", "/b", "")), Choice::None);
+}
+
+fn cost(table: &Routes, requests: &[RequestHead]) -> Duration {
+    // The best of several rounds: what else the machine does only adds.
+    (0..7)
+        .map(|_| {
+            let start = Instant::now();
+            for head in requests {
+                assert_ne!(ask(table, "www.example", head), Choice::None);
+            }
+            start.elapsed()
+        })
+        .min()
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_lookup_costs_the_same_with_one_route_and_with_ten_thousand() {
+    type Make = fn(usize) -> RouteSettings;
+    let kinds: [(&str, Make); 5] = [
+        ("prefix", |n| {
+            let path = PathPattern::prefix(&format!("/r{n}/api")).unwrap();
+            RouteSettings::new("r", path, "S")
+        }),
+        ("exact", |n| {
+            RouteSettings::new("r", PathPattern::Exact(format!("/r{n}/api/x")), "S")
+        }),
+        ("template", |n| {
+            let path = PathPattern::prefix(&format!("/r{n}/{{kind}}")).unwrap();
+            RouteSettings::new("r", path, "S")
+        }),
+        ("regex", |n| {
+            let path = PathPattern::Regex(whole(&format!("/r{n}/[a-z]+/x")).unwrap());
+            RouteSettings::new("r", path, "S")
+        }),
+        ("host", |n| {
+            let mut route = RouteSettings::new("r", PathPattern::prefix("/").unwrap(), "S");
+            route.hosts = Some(vec![if n == 0 {
+                "*.example".parse().unwrap()
+            } else {
+                format!("h{n}.example").parse().unwrap()
+            }]);
+            route
+        }),
+    ];
+    for (kind, make) in kinds {
+        let mut costs = Vec::new();
+        for count in [1, 1_000, 10_000] {
+            let table = table((0..count).map(make).collect());
+            let requests: Vec<RequestHead> = (0..1_000)
+                .map(|n| head("GET", &format!("/r{}/api/x", n * 7 % count), ""))
+                .collect();
+            costs.push(cost(&table, &requests));
+        }
+        println!("{kind}: 1,000 look-ups among 1, 1,000 and 10,000 routes took {costs:?}");
+        // A walk over the routes would be a thousand times dearer.
+        assert!(costs[2] < costs[0] * 4, "{kind}: {costs:?}");
+    }
+}
