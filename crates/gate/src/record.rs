@@ -182,7 +182,6 @@ impl Record {
                 "version": version_name(tls.version),
                 "cipher": suite_name(tls.suite),
                 "resumed": tls.resumed,
-                "protocol": if tls.http2 { "h2" } else { "http/1.1" },
             })),
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),

@@ -334,17 +334,18 @@ async fn open(
     let now = shard.core.now();
     let watch = Rc::new(RefCell::new(Watch::of_backend(allowance, now)));
     let service = &search.routed.settings.service;
-    let refused = |error: &dyn std::fmt::Display| {
+    let refused = |reason: Reason, error: &dyn std::fmt::Display| {
         tracing::debug!(%error, backend = backend.name, service, "no HTTP/2");
         let detail = format!("a backend of service {service} does not speak HTTP/2");
-        Rejection::new(Reason::ConnectFailed, detail)
+        Rejection::new(reason, detail)
     };
     let late = || {
         let detail = format!("a backend of service {service} did not answer in time");
         Rejection::new(Reason::ConnectTimeout, detail)
     };
     if stream.agreed().is_some_and(|agreed| !agreed.http2) {
-        return Err(refused(&"TLS agreed on no `h2` (ALPN)"));
+        let agreed_on = "another protocol, or none, was agreed on (ALPN)";
+        return Err(refused(Reason::BackendTlsFailed, &agreed_on));
     }
     let io = Io::new(stream, None, Rc::clone(&watch));
     let builder = builder(&limits);
@@ -354,7 +355,9 @@ async fn open(
         Poll::Pending => timer.poll_expired(context).map(|()| None),
     })
     .await;
-    let (sender, mut frames) = greeted.ok_or_else(late)?.map_err(|error| refused(&error))?;
+    let (sender, mut frames) = greeted
+        .ok_or_else(late)?
+        .map_err(|error| refused(Reason::ConnectFailed, &error))?;
     let settled = poll_fn(|context| {
         if let Poll::Ready(outcome) = Pin::new(&mut frames).poll(context) {
             let ended = outcome
@@ -368,7 +371,9 @@ async fn open(
         timer.poll_expired(context).map(|()| None)
     })
     .await;
-    settled.ok_or_else(late)?.map_err(|error| refused(&error))?;
+    settled
+        .ok_or_else(late)?
+        .map_err(|error| refused(Reason::ConnectFailed, &error))?;
     let shared = Rc::new(Shared {
         sender: RefCell::new(Some(sender)),
         open: Cell::new(0),

@@ -10,11 +10,13 @@ use http::{HeaderMap, Request, Response};
 use munjigi_gate::Gate;
 use munjigi_gate::settings::Protocol;
 use munjigi_gate::{GateSettings, settings as shapes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::support::*;
+use crate::tls_support::*;
 
 /// What opens a connection, RFC 9113 §3.4.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,6 +52,14 @@ pub(crate) async fn client2(gate: &Gate) -> Client {
 pub(crate) async fn connect2(address: SocketAddr, window: u32) -> Client {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
+    greet(stream, window).await
+}
+
+/// Speaks HTTP/2 on a connection.
+pub(crate) async fn greet<S>(stream: S, window: u32) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (requests, connection) = h2::client::Builder::new()
         .initial_window_size(window)
         .initial_connection_window_size(window.max(65_535) * 8)
@@ -61,6 +71,16 @@ pub(crate) async fn connect2(address: SocketAddr, window: u32) -> Client {
         requests,
         connection: tokio::spawn(connection),
     }
+}
+
+/// A client that offers both versions over TLS.
+pub(crate) async fn sealed2(gate: &Gate, ca: &Authority, name: &str) -> Client {
+    let mut config = ca.client();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let client = tls(gate.address("web").unwrap(), config, name).await;
+    let (_, connection) = client.stream.get_ref();
+    assert_eq!(connection.alpn_protocol(), Some(&b"h2"[..]));
+    greet(client.stream, 1 << 20).await
 }
 
 pub(crate) fn get(path: &str) -> Request<()> {
@@ -202,17 +222,38 @@ where
 {
     origin(move |peer, _| {
         let (builder, serve) = (builder.clone(), serve.clone());
-        async move {
-            let Ok(mut connection) = builder.handshake::<_, Bytes>(peer.stream).await else {
-                return;
-            };
-            let mut tasks = JoinSet::new();
-            while let Some(Ok((request, respond))) = connection.accept().await {
-                tasks.spawn(serve(request, respond));
-            }
-        }
+        serve2(builder, peer.stream, serve)
     })
     .await
+}
+
+/// As [`origin2`], over TLS.
+pub(crate) async fn tls_origin2<F, T>(config: ServerConfig, serve: F) -> Origin
+where
+    F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> T + Send + Sync + Clone + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let mut config = config;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    tls_origin(config, move |peer, _| {
+        serve2(h2::server::Builder::new(), peer.stream, serve.clone())
+    })
+    .await
+}
+
+async fn serve2<S, F, T>(builder: h2::server::Builder, stream: S, serve: F)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> T,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else {
+        return;
+    };
+    let mut tasks = JoinSet::new();
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tasks.spawn(serve(request, respond));
+    }
 }
 
 /// Answers with 200 and a body.
