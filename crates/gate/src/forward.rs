@@ -177,13 +177,18 @@ pub(crate) async fn run(
         }
         Answer::Delivered { close, reusable } => Ok(Ended {
             reason: Reason::Done,
-            after: match (close, upload.intact.get()) {
-                (false, true) => After::Next,
-                (true, true) if !plan.head.keeps_alive() => After::Close,
-                _ => After::Linger,
-            },
+            after: after(close, upload.intact.get(), plan.head),
             reusable: reusable && upload.intact.get(),
         }),
+    }
+}
+
+/// What becomes of a connection of HTTP/1 whose response was delivered.
+pub(crate) fn after(close: bool, intact: bool, head: &RequestHead) -> After {
+    match (close, intact) {
+        (false, true) => After::Next,
+        (true, true) if !head.keeps_alive() => After::Close,
+        _ => After::Linger,
     }
 }
 

@@ -206,7 +206,7 @@ impl Gate {
     ///
     /// # Errors
     /// When an address, a file or a thread can't be had; nothing is left running then.
-    pub async fn start(settings: GateSettings, wiring: Wiring) -> Result<Self, StartError> {
+    pub async fn start(mut settings: GateSettings, wiring: Wiring) -> Result<Self, StartError> {
         let credentials = Arc::new(Credentials::load(&settings, None)?);
         let sockets = wiring.sockets;
         let bound = bind_all(&settings.listeners, settings.threads, &sockets)
@@ -225,7 +225,6 @@ impl Gate {
             probes: Arc::new(tokio::sync::Semaphore::new(keeper::PROBES_MAX)),
         };
         let uptimes = Arc::clone(&keeping.uptimes);
-        let mut settings = settings;
         sticky::fill_secrets(&mut settings);
         let snapshot = Snapshot::new(settings, own.clone(), None).with(credentials);
         let snapshot = Arc::new(snapshot);

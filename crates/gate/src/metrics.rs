@@ -97,6 +97,7 @@ fn totals_part(page: &mut Page, shared: &Shared, totals: &Totals) {
         ));
     }
     counters_part(page, shared, totals);
+    gauges_part(page, shared, totals);
 }
 
 fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
@@ -163,6 +164,9 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             page.single(&name, "counter", help, count.load(Ordering::Relaxed));
         }
     }
+}
+
+fn gauges_part(page: &mut Page, shared: &Shared, totals: &Totals) {
     page.single(
         "munjigi_gate_active",
         "gauge",

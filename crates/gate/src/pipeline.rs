@@ -199,11 +199,11 @@ impl Waiter for Caller<'_, '_> {
     }
 }
 
-/// From the head on: route → limits → choose backend → forward.
+/// From the head on: route → limits, then what the route does.
 pub(crate) async fn stages(
     shard: &Shard,
     snapshot: &Snapshot,
-    mut caller: Caller<'_, '_>,
+    caller: Caller<'_, '_>,
     head: &RequestHead,
     record: &mut Record,
 ) -> Result<(Reason, After), Stop> {
@@ -231,19 +231,29 @@ pub(crate) async fn stages(
         };
         return Box::pin(answered).await;
     }
+    send_on(shard, snapshot, caller, (head, &routed, client), record).await
+}
 
+/// Choose backend → forward, again as long as a failure and the route allow it.
+async fn send_on(
+    shard: &Shard,
+    snapshot: &Snapshot,
+    mut caller: Caller<'_, '_>,
+    (head, routed, client): (&RequestHead, &Routed<'_>, IpAddr),
+    record: &mut Record,
+) -> Result<(Reason, After), Stop> {
     let set = routed.route.service.set.load_full();
-    let wanted = decide::wanted(&routed, &set, head, client, shard.core.now())?;
+    let wanted = decide::wanted(routed, &set, head, client, shard.core.now())?;
     let says_client = routed.route.service.settings.proxy_protocol.is_some();
     if says_client {
         record.called = caller.stream().local_address();
     }
     let body = match routed.settings.retry.body_max {
         0 => None,
-        _ => Box::pin(gather(&mut caller, head, &routed)).await?,
+        _ => Box::pin(gather(&mut caller, head, routed)).await?,
     };
     let repeatable = head.is_idempotent() && (head.framing == Framing::None || body.is_some());
-    let mut search = Search::new(shard, snapshot, &routed, (&set, &wanted), repeatable);
+    let mut search = Search::new(shard, snapshot, routed, (&set, &wanted), repeatable);
     let mut upstream = reach(&mut search, &caller, record).await?;
     let mut sent = false;
     if let Some(after) = routed.settings.hedge_after
@@ -259,7 +269,7 @@ pub(crate) async fn stages(
             shard,
             snapshot,
             head,
-            routed: &routed,
+            routed,
             upstream: &upstream,
             search: &search,
             body: body.as_deref(),

@@ -15,6 +15,7 @@ use http::Request;
 
 use crate::backends::Backend;
 use crate::driver::Core;
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::reach::Search;
 use crate::reason::{Reason, Rejection};
@@ -317,7 +318,66 @@ fn builder(limits: &LimitsSettings) -> h2::client::Builder {
     builder
 }
 
-/// Opens a connection; ready when the backend has said its settings.
+/// Why a connection carries no HTTP/2.
+enum Refusal {
+    Late,
+    Tls,
+    Other(String),
+}
+
+impl Refusal {
+    fn told(&self, service: &str, backend: &str) -> Rejection {
+        let (reason, why) = match self {
+            Self::Late => {
+                let detail = format!("a backend of service {service} did not answer in time");
+                return Rejection::new(Reason::ConnectTimeout, detail);
+            }
+            Self::Tls => (Reason::BackendTlsFailed, "not agreed on (ALPN)"),
+            Self::Other(why) => (Reason::ConnectFailed, why.as_str()),
+        };
+        tracing::debug!(error = why, backend, service, "no HTTP/2");
+        let detail = format!("a backend of service {service} does not speak HTTP/2");
+        Rejection::new(reason, detail)
+    }
+}
+
+type Connection = h2::client::Connection<Io, Chunk>;
+
+/// Begins to speak; ready when the backend has said its settings.
+async fn greet(
+    stream: TcpStream,
+    limits: &LimitsSettings,
+    watch: &Rc<RefCell<Watch>>,
+    timer: &Timer,
+) -> Result<(SendRequest<Chunk>, Connection), Refusal> {
+    if stream.agreed().is_some_and(|agreed| !agreed.http2) {
+        return Err(Refusal::Tls);
+    }
+    let other = |error: h2::Error| Refusal::Other(error.to_string());
+    let io = Io::new(Rc::new(stream), None, Rc::clone(watch));
+    let builder = builder(limits);
+    let mut handshake = pin!(builder.handshake::<Io, Chunk>(io));
+    let greeted = poll_fn(|context| match handshake.as_mut().poll(context) {
+        Poll::Ready(outcome) => Poll::Ready(outcome.map_err(other)),
+        Poll::Pending => timer.poll_expired(context).map(|()| Err(Refusal::Late)),
+    })
+    .await;
+    let (sender, mut frames) = greeted?;
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = Pin::new(&mut frames).poll(context) {
+            let closed = || Refusal::Other("closed".to_owned());
+            return Poll::Ready(Err(outcome.map_or_else(other, |()| closed())));
+        }
+        if watch.borrow().settled() {
+            return Poll::Ready(Ok(()));
+        }
+        timer.poll_expired(context).map(|()| Err(Refusal::Late))
+    })
+    .await?;
+    Ok((sender, frames))
+}
+
+/// Opens a connection.
 async fn open(
     search: &Search<'_>,
     timer: &Timer,
@@ -326,7 +386,7 @@ async fn open(
 ) -> Result<(), Rejection> {
     let shard = search.shard;
     let limits = search.snapshot.settings.limits;
-    let stream = Rc::new(search.connect(timer, backend, record).await?);
+    let stream = search.connect(timer, backend, record).await?;
     let allowance = Allowance {
         resets: u32::MAX,
         frames: limits.http2.frames,
@@ -334,46 +394,9 @@ async fn open(
     let now = shard.core.now();
     let watch = Rc::new(RefCell::new(Watch::of_backend(allowance, now)));
     let service = &search.routed.settings.service;
-    let refused = |reason: Reason, error: &dyn std::fmt::Display| {
-        tracing::debug!(%error, backend = backend.name, service, "no HTTP/2");
-        let detail = format!("a backend of service {service} does not speak HTTP/2");
-        Rejection::new(reason, detail)
-    };
-    let late = || {
-        let detail = format!("a backend of service {service} did not answer in time");
-        Rejection::new(Reason::ConnectTimeout, detail)
-    };
-    if stream.agreed().is_some_and(|agreed| !agreed.http2) {
-        let agreed_on = "another protocol, or none, was agreed on (ALPN)";
-        return Err(refused(Reason::BackendTlsFailed, &agreed_on));
-    }
-    let io = Io::new(stream, None, Rc::clone(&watch));
-    let builder = builder(&limits);
-    let mut handshake = pin!(builder.handshake::<Io, Chunk>(io));
-    let greeted = poll_fn(|context| match handshake.as_mut().poll(context) {
-        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        Poll::Pending => timer.poll_expired(context).map(|()| None),
-    })
-    .await;
-    let (sender, mut frames) = greeted
-        .ok_or_else(late)?
-        .map_err(|error| refused(Reason::ConnectFailed, &error))?;
-    let settled = poll_fn(|context| {
-        if let Poll::Ready(outcome) = Pin::new(&mut frames).poll(context) {
-            let ended = outcome
-                .err()
-                .map_or("closed".to_owned(), |error| error.to_string());
-            return Poll::Ready(Some(Err(ended)));
-        }
-        if watch.borrow().settled() {
-            return Poll::Ready(Some(Ok(())));
-        }
-        timer.poll_expired(context).map(|()| None)
-    })
-    .await;
-    settled
-        .ok_or_else(late)?
-        .map_err(|error| refused(Reason::ConnectFailed, &error))?;
+    let (sender, mut frames) = greet(stream, &limits, &watch, timer)
+        .await
+        .map_err(|refusal| refusal.told(service, &backend.name))?;
     let shared = Rc::new(Shared {
         sender: RefCell::new(Some(sender)),
         open: Cell::new(0),
@@ -401,7 +424,7 @@ async fn open(
 
 /// Reads and writes the frames of one connection.
 struct Task {
-    frames: h2::client::Connection<Io, Chunk>,
+    frames: Connection,
     pings: Option<PingPong>,
     shared: Rc<Shared>,
     watch: Rc<RefCell<Watch>>,

@@ -164,12 +164,12 @@ enum Answers<'a> {
 enum Outcome {
     Delivered {
         close: bool,
+        /// The whole request body went through.
+        intact: bool,
         reusable: bool,
     },
     /// The backend changed to the protocol that was asked for: what to tell the client.
-    Upgraded {
-        lead: Vec<u8>,
-    },
+    Upgraded { lead: Vec<u8> },
 }
 
 /// The backend's side of an exchange.
@@ -281,9 +281,9 @@ pub(crate) async fn from_http1(
         }
     };
     match outcome {
-        Outcome::Delivered { close, .. } => {
+        Outcome::Delivered { close, intact, .. } => {
             connection.leftover = leftover;
-            let after = if close { After::Linger } else { After::Next };
+            let after = forward::after(close, intact, order.head);
             Ok(ended(Reason::Done, after, false))
         }
         Outcome::Upgraded { lead } => {
@@ -678,9 +678,11 @@ impl<'a> Responding<'a, '_> {
         self.record.sent.set(pump.moved + lead_bytes);
         outcome.map_err(|end| delivery_stop(&end))?;
         // Bytes behind the response belong to no request: such a connection is not used again.
-        let clean = source.into_rest().is_none() && self.upload.intact.get();
+        let intact = self.upload.intact.get();
+        let clean = source.into_rest().is_none() && intact;
         Ok(Outcome::Delivered {
-            close: close || !self.upload.intact.get(),
+            close,
+            intact,
             reusable: head.keeps_alive() && clean,
         })
     }

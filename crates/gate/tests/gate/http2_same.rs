@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use munjigi_gate::Gate;
-use munjigi_gate::settings::Protocol;
+use munjigi_gate::settings::{Protocol, RetryOn};
 
 use crate::compression::decoded;
 use crate::http2_support::*;
@@ -527,4 +529,67 @@ rate_limit = { requests = 4, per = \"10m\" }
     assert!(refused.field("retry-after").is_some());
     // The connection goes on.
     assert_eq!(two.ask(get("/")).await.unwrap().status(), 429);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_its_body_is_sent_again_whatever_the_versions() {
+    let sick = response(503, "", "sick");
+    for backends in [Protocol::Http1, Protocol::Http2] {
+        let number = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&number);
+        // Of each pair of requests the first fails.
+        let fails = move || asked.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        let origin = if backends == Protocol::Http1 {
+            let sick = sick.clone();
+            origin(move |mut peer, _| {
+                let (fails, sick) = (fails.clone(), sick.clone());
+                async move {
+                    while let Some(head) = peer.head().await {
+                        let body = peer.body_of(&head).await;
+                        let text = String::from_utf8(body).unwrap();
+                        let good = response(200, "", &text);
+                        peer.send(if fails() { &sick } else { &good }).await;
+                    }
+                }
+            })
+            .await
+        } else {
+            origin2(move |request, mut respond| {
+                let fails = fails.clone();
+                async move {
+                    let body = take(&mut request.into_body()).await.unwrap();
+                    let status = if fails() { 503 } else { 200 };
+                    let head = Response::builder().status(status).body(()).unwrap();
+                    let mut stream = respond.send_response(head, false).unwrap();
+                    stream.send_data(body.into(), true).unwrap();
+                }
+            })
+            .await
+        };
+        let mut settings = both(&[origin.address, origin.address]);
+        service(&mut settings).protocol = backends;
+        let retry = &mut settings.routes[0].retry;
+        (retry.attempts, retry.body_max) = (2, 64 * 1024);
+        retry.on = RetryOn::CONNECT.and(RetryOn::STATUS_503);
+        let gate = start(settings).await;
+        let two = client2(&gate).await;
+        let again = |status: u16, what: &str| {
+            assert_eq!(status, 200, "{backends:?} {what}");
+            assert_eq!(number.swap(0, Ordering::SeqCst), 2, "{backends:?} {what}");
+        };
+        let seen = over_http1(
+            &mut client(&gate).await,
+            &("PUT", "/".into(), vec![], 5_000),
+        )
+        .await;
+        again(seen.status, "HTTP/1, PUT");
+        let seen = over_http2(&two, &("PUT", "/".into(), vec![], 5_000), "http").await;
+        assert_eq!(seen.body, vec![b'x'; 5_000]);
+        again(seen.status, "HTTP/2, PUT");
+        let seen = over_http2(&two, &("GET", "/".into(), vec![], 0), "http").await;
+        again(seen.status, "HTTP/2, GET");
+        // What is not idempotent is sent once.
+        let seen = over_http2(&two, &("POST", "/".into(), vec![], 5), "http").await;
+        assert_eq!((seen.status, number.load(Ordering::SeqCst)), (503, 1));
+    }
 }

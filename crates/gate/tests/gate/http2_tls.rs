@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use munjigi_gate::proxy_protocol::{self, Version};
 use munjigi_gate::settings::{
-    AccessLog, HealthSettings, Layer4Settings, Probe, Protocol, ProxyMode, Transport,
+    AccessLog, HealthSettings, Layer4Settings, Probe, Protocol, ProxyMode, TraceSettings, Transport,
 };
 use munjigi_gate::{Gate, GateSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +30,11 @@ fn sealed_service(ca: &Authority, settings: &mut GateSettings) {
     service.protocol = Protocol::Http2;
     service.tls = Some(ca.trust("b.test"));
 }
+
+/// What a client offers by ALPN.
+type Offered<'a> = &'a [&'a [u8]];
+/// What was agreed on, if there was a handshake.
+type Answered<'a> = Option<Option<&'a [u8]>>;
 
 async fn agreed(gate: &Gate, ca: &Authority, offered: &[&[u8]]) -> Option<Option<Vec<u8>>> {
     let mut config = ca.client();
@@ -67,7 +72,7 @@ async fn alpn_chooses_the_version() {
     let origin = echo().await;
     let (one, two): (&[u8], &[u8]) = (b"http/1.1", b"h2");
     let both = [Protocol::Http1, Protocol::Http2];
-    let check = async |protocols: &[Protocol], cases: &[(&[&[u8]], Option<Option<&[u8]>>)]| {
+    let check = async |protocols: &[Protocol], cases: &[(Offered<'_>, Answered<'_>)]| {
         let mut settings = sealed(&ca, &origin);
         settings.listeners[0].protocols = protocols.to_vec();
         let gate = start(settings).await;
@@ -175,9 +180,53 @@ async fn a_proxy_names_the_client_before_the_handshake() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backends_are_told_whose_request_it_is_and_traces_go_on() {
+    let origin = origin(|mut peer, number| async move {
+        let header = loop {
+            assert!(peer.fill().await);
+            if let Some(header) = proxy_protocol::read(&peer.buffer).unwrap() {
+                break header;
+            }
+        };
+        peer.buffer.drain(..header.length);
+        let source = header.source.unwrap();
+        while let Some(head) = peer.head().await {
+            let trace = crate::support::header(&head, "traceparent").unwrap();
+            peer.send(&response(200, "", &format!("{number} {source} {trace}")))
+                .await;
+        }
+    })
+    .await;
+    let mut settings = both(&[origin.address]);
+    service(&mut settings).proxy_protocol = Some(Version::V2);
+    let collector = nobody().await;
+    settings.trace = Some(TraceSettings::new(&format!("http://{collector}")));
+    let gate = start(settings).await;
+    let stream = tokio::net::TcpStream::connect(gate.address("web").unwrap())
+        .await
+        .unwrap();
+    let own = stream.local_addr().unwrap();
+    let client = greet(stream, 1 << 20).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    // A connection that named its client serves no other, nor twice.
+    for number in 0..2 {
+        let mut asked = get("/");
+        let parent = format!("00-{trace}-b7ad6b7169203331-01");
+        let headers = asked.headers_mut();
+        headers.insert("traceparent", parent.parse().unwrap());
+        let seen = client.ask(asked).await.unwrap().text();
+        let expected = format!("{number} {own} 00-{trace}-");
+        assert!(seen.starts_with(&expected), "{seen} instead of {expected}");
+        assert!(!seen.contains("b7ad6b7169203331"), "{seen}");
+    }
+}
+
 /// A body that no two places of look alike.
 fn body(size: usize) -> Bytes {
-    (0..size).map(|at| (at * 31 / 7 + at / 255) as u8).collect()
+    (0..size)
+        .map(|at| u8::try_from((at * 31 / 7 + at / 255) % 256).unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
