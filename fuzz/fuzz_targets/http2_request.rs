@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use libfuzzer_sys::fuzz_target;
 use munjigi_gate::http1::Framing;
 use munjigi_gate::http1::head::{HeadLimits, RequestHead, find_end};
-use munjigi_gate::http1::write::{self, Delivery, Forwarding};
+use munjigi_gate::http1::write::{self, Delivery, Edits, Forwarding};
 use munjigi_gate::http2::translate::{self, Ask, Content};
 
 const LIMITS: HeadLimits = HeadLimits {
@@ -46,6 +46,8 @@ fn go_on(head: &RequestHead) -> Vec<u8> {
         peer: &SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).ip().to_string(),
         scheme: "http",
         trusted: false,
+        target: None,
+        edits: Edits::default(),
     };
     let mut out = Vec::new();
     write::request(&mut out, head, forwarding, "127.0.0.1:80");
@@ -84,7 +86,7 @@ fuzz_target!(|bytes: &[u8]| {
     let response = response.into_parts().0;
     if let Ok(head) = translate::from_backend(&response, false, b"GET", LIMITS) {
         let mut out = Vec::new();
-        let delivery = Delivery { framing: head.framing, close: false, say_keep_alive: false, date: b"", upgrade: false };
+        let delivery = Delivery { framing: head.framing, close: false, say_keep_alive: false, date: b"", upgrade: false, edits: Edits::default() };
         write::response(&mut out, &head, delivery);
         assert!(translate::response(out, 200).is_ok());
     }

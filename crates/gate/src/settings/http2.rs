@@ -67,13 +67,13 @@ pub(super) fn read_limits(table: &Table<'_>) -> Http2Limits {
             256 << 20,
         ),
         resets: table.within("http2_resets", defaults.resets, 1..=1_000_000),
-        frames: table.within("http2_frames", defaults.frames, 11..=1_000_000),
+        frames: table.within("http2_frames", defaults.frames, 10..=1_000_000),
         backend_connections: table.within(
             "http2_backend_connections",
             defaults.backend_connections,
             1..=256,
         ),
-        backend_queue: table.within("http2_backend_queue", defaults.backend_queue, 0..=1_000_000),
+        backend_queue: table.within("http2_backend_queue", defaults.backend_queue, 1..=1_000_000),
         ping: table.duration("http2_ping", defaults.ping, ping),
     }
 }

@@ -112,7 +112,7 @@ pub(super) static LISTENER: Schema = Schema {
             "list of text",
             "[\"http/1.1\"]",
             "",
-            "what it speaks: \"http/1.1\", \"h2\"; without `tls` the first bytes say which (prior knowledge)",
+            "what it speaks: \"http/1.1\", \"h2\" (over TLS by ALPN, else by the first bytes); or \"tcp\" or \"udp\" alone",
         ),
         Key::new(
             "connections_max",
@@ -419,7 +419,7 @@ pub(super) static SERVICE: Schema = Schema {
             "text",
             "\"http/1.1\"",
             "",
-            "what the backends speak: \"http/1.1\", or \"h2\" (prior knowledge; needed for gRPC)",
+            "what the backends speak: \"http/1.1\", or \"h2\" (over TLS by ALPN, else by prior knowledge; needed for gRPC)",
         ),
         Key::new(
             "balance",
