@@ -97,7 +97,6 @@ fn totals_part(page: &mut Page, shared: &Shared, totals: &Totals) {
         ));
     }
     counters_part(page, shared, totals);
-    gauges_part(page, shared, totals);
 }
 
 fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
@@ -146,6 +145,21 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             value,
         );
     }
+    spans_part(page, shared);
+    let name = "munjigi_gate_active";
+    page.single(
+        name,
+        "gauge",
+        "Requests and tunnels under way.",
+        totals.active,
+    );
+    let name = "munjigi_gate_tunnels";
+    page.single(name, "gauge", "Tunnels that are open.", totals.tunnels);
+    let (name, count) = ("munjigi_gate_compressions", shared.compressions.count());
+    page.single(name, "gauge", "Responses that are being compressed.", count);
+}
+
+fn spans_part(page: &mut Page, shared: &Shared) {
     if let Some(tracer) = &shared.tracer {
         let spans = [
             (
@@ -164,27 +178,6 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             page.single(&name, "counter", help, count.load(Ordering::Relaxed));
         }
     }
-}
-
-fn gauges_part(page: &mut Page, shared: &Shared, totals: &Totals) {
-    page.single(
-        "munjigi_gate_active",
-        "gauge",
-        "Requests and tunnels under way.",
-        totals.active,
-    );
-    page.single(
-        "munjigi_gate_compressions",
-        "gauge",
-        "Responses that are being compressed.",
-        shared.compressions.count(),
-    );
-    page.single(
-        "munjigi_gate_tunnels",
-        "gauge",
-        "Tunnels that are open.",
-        totals.tunnels,
-    );
 }
 
 fn http2_part(page: &mut Page, totals: &Totals) {

@@ -130,15 +130,17 @@ async fn run(
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
     let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
-    trace(shard, snapshot, &mut head, record);
+    let caller = Caller::Http1(connection);
+    meet(shard, snapshot, &caller, &mut head, record);
     let head = &*kept.insert(head);
-    stages(shard, snapshot, Caller::Http1(connection), head, record).await
+    stages(shard, snapshot, caller, head, record).await
 }
 
-/// Gives the request its place in a trace, where traces are on.
-pub(crate) fn trace(
+/// Notes who sent a request, and gives it its place in a trace where traces are on.
+pub(crate) fn meet(
     shard: &Shard,
     snapshot: &Snapshot,
+    caller: &Caller<'_, '_>,
     head: &mut RequestHead,
     record: &mut Record,
 ) {
@@ -146,6 +148,11 @@ pub(crate) fn trace(
         let trusted = snapshot.trusts(record.peer.ip().to_canonical());
         record.trace = Some(tracer.begin(head, trusted));
     }
+    record.head_read = Some(shard.core.now());
+    if shard.shared.log.is_on() {
+        record.tls = caller.stream().agreed();
+    }
+    record.client = Some(decide::client(snapshot, record.peer.ip(), head));
 }
 
 /// Who asks, and over what.
@@ -207,12 +214,6 @@ pub(crate) async fn stages(
     head: &RequestHead,
     record: &mut Record,
 ) -> Result<(Reason, After), Stop> {
-    record.head_read = Some(shard.core.now());
-    if shard.shared.log.is_on() {
-        record.tls = caller.stream().agreed();
-    }
-    record.client = Some(decide::client(snapshot, record.peer.ip(), head));
-
     let routed = decide::route(snapshot, &caller.listener().name, head)?;
     routed.route.count(shard.index);
     if shard.shared.log.is_on() || record.trace.is_some() {

@@ -41,8 +41,8 @@ pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendR
     };
     let (kept, ended) = match head {
         Ok(mut head) => {
-            pipeline::trace(shard, &snapshot, &mut head, &mut record);
             let caller = Caller::Http2(&mut side);
+            pipeline::meet(shard, &snapshot, &caller, &mut head, &mut record);
             let stages = pipeline::stages(shard, &snapshot, caller, &head, &mut record);
             let ended = stages.await;
             (Some(head), ended)

@@ -10,6 +10,7 @@ use munjigi_gate::settings::{AccessLog, ListenerSettings, PathPattern};
 use munjigi_gate::{Gate, GateSettings};
 
 use crate::support::*;
+use crate::tls_support::Authority;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_admin_socket_shows_what_happens() {
@@ -385,7 +386,12 @@ fn explain_says_what_would_happen() {
 fn the_page_on_settings_names_every_key_and_its_examples_are_good() {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/gate.md");
     let page = std::fs::read_to_string(page).unwrap();
-    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let folder = &authority.folder;
+    std::fs::copy(authority.ca_file(), folder.path().join("authority.pem")).unwrap();
+    for name in ["web", "shop"] {
+        authority.issue(name, &[&format!("{name}.example.com")]);
+    }
     for file in [
         "404.html",
         "oops.html",
