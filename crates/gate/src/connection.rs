@@ -106,8 +106,10 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         Ok(seat) => seat,
         Err(reason) => {
             shard.stats.reason(reason);
-            // Where TLS is spoken an answer would cost a handshake: the connection is just closed.
-            if !layer4 && !arrival::has_door(shard, listener) {
+            // Where TLS is spoken an answer would cost a handshake, and HTTP/2 has no word for it
+            // before its settings: the connection is just closed.
+            let understood = !layer4 && listener.protocols.http1();
+            if understood && !arrival::has_door(shard, listener) {
                 shard.core.spawn(refuse(stream, timer, reason));
             }
             return;

@@ -36,7 +36,7 @@ use crate::relay::{self, Patience};
 use crate::reply;
 use crate::retry;
 use crate::service::Outcome;
-use crate::settings::{Action, LimitsSettings, TimeoutSettings};
+use crate::settings::{Action, LimitsSettings, Protocol, TimeoutSettings};
 use crate::shard::{Listener, Shard};
 use crate::snapshot::Snapshot;
 
@@ -91,6 +91,7 @@ impl Drop for Active<'_> {
 pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> After {
     let snapshot = shard.snapshot();
     let mut record = Record::new(shard.core.now(), connection.peer);
+    record.protocol = Some(Protocol::Http1);
     let active = Active::new(shard);
     let mut head = None;
     let ended = run(shard, &snapshot, connection, &mut record, &mut head).await;

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use base64::Engine;
-use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::Request;
@@ -15,6 +14,7 @@ use crate::http1::head::{HeadLimits, RequestHead};
 use crate::pipeline::{self, Active, Caller, Stop, head_limits};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
+use crate::settings::Protocol;
 
 use super::forward::ClientSide;
 use super::io::Chunk;
@@ -27,7 +27,7 @@ pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendR
     let shard = &client.shard;
     let snapshot = shard.snapshot();
     let mut record = Record::new(shard.core.now(), client.peer);
-    record.http2 = true;
+    record.protocol = Some(Protocol::Http2);
     let active = Active::new(shard);
     let timer = Timer::new(&shard.core);
     let (parts, body) = request.into_parts();
@@ -81,7 +81,11 @@ fn head_of(
     ends: bool,
     limits: HeadLimits,
 ) -> Result<RequestHead, Rejection> {
-    let head = match parts.extensions.get::<Protocol>().map(Protocol::as_str) {
+    let head = match parts
+        .extensions
+        .get::<h2::ext::Protocol>()
+        .map(h2::ext::Protocol::as_str)
+    {
         None if ends => translate::request(parts, Content::None, limits),
         None => translate::request(parts, Content::Body, limits),
         Some("websocket") => {

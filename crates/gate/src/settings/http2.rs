@@ -15,6 +15,17 @@ pub enum Protocol {
     Http2,
 }
 
+impl Protocol {
+    /// As the settings write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+        }
+    }
+}
+
 /// The keys of `[gate.limits]` that begin with `http2_`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http2Limits {

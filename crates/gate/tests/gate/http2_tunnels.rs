@@ -250,3 +250,27 @@ async fn a_shutdown_says_1001_to_both_sides() {
     closed.notified().await;
     draining.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_goes_on_when_another_process_takes_over() {
+    let origin = echoing().await;
+    let gate = start(both(&[origin.address])).await;
+    let client = ready(&gate).await;
+    let (mut stream, mut body) = open(&client).await;
+    assert_eq!(exactly(&mut body, 5).await, b"first");
+    let requests = client.requests.clone();
+    let told = async {
+        while requests.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let goes_on = async {
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        let message = Bytes::from_static(b"still here");
+        pour(&mut stream, message.clone(), false).await.unwrap();
+        assert_eq!(exactly(&mut body, message.len()).await, message);
+        stream.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(take(&mut body).await.unwrap(), b"");
+    };
+    tokio::join!(gate.leave(), goes_on);
+}
