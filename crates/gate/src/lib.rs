@@ -31,6 +31,7 @@ pub mod health;
 mod hedge;
 mod hold;
 pub mod http1;
+pub mod http2;
 mod layer4;
 mod live;
 mod meter;
