@@ -299,6 +299,7 @@ pub(crate) fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
 pub(crate) fn settings(addresses: &[SocketAddr]) -> GateSettings {
     let mut settings = GateSettings {
         threads: 1,
+        data: std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("gate-data"),
         ..GateSettings::default()
     };
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
