@@ -143,6 +143,11 @@ impl Place {
         })
     }
 
+    /// True while a request could begin on a connection that stands.
+    fn has_room(&self) -> bool {
+        self.shared.borrow().iter().any(|shared| shared.has_room())
+    }
+
     /// Connections that take requests, or will when one of theirs has ended.
     fn usable(&self) -> usize {
         let mut list = self.shared.borrow_mut();
@@ -268,12 +273,15 @@ pub(crate) async fn lease(
     let deadline = shard.core.now() + search.routed.settings.timeout.connect;
     let ticket = Ticket::new(&place, limits.http2.backend_queue).ok_or_else(busy)?;
     loop {
-        let may_open = !place.opening.get() && place.usable() < limits.http2.backend_connections;
         if ticket.is_first()
             && let Some(lease) = place.lease()
         {
             return Ok(lease);
         }
+        // Where there is room it is the turn of whoever waits longest, not the time for another.
+        let may_open = !place.opening.get()
+            && place.usable() < limits.http2.backend_connections
+            && !place.has_room();
         if may_open {
             let opening = Opening::new(&place);
             open(search, timer, (backend, record), &place).await?;

@@ -304,11 +304,13 @@ async fn backends_that_do_not_agree_on_http2_are_told_apart() {
 async fn another_process_takes_over_and_connections_end_with_their_requests() {
     let ca = Authority::new();
     let hold = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&hold);
+    let arrived = Arc::new(Semaphore::new(0));
+    let (held, here) = (Arc::clone(&hold), Arc::clone(&arrived));
     let origin = origin(move |mut peer, _| {
-        let held = Arc::clone(&held);
+        let (held, here) = (Arc::clone(&held), Arc::clone(&here));
         async move {
             peer.head().await.unwrap();
+            here.add_permits(1);
             held.acquire().await.unwrap().forget();
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                 .await;
@@ -318,6 +320,7 @@ async fn another_process_takes_over_and_connections_end_with_their_requests() {
     let gate = start(sealed(&ca, &origin)).await;
     let client = sealed2(&gate, &ca, "a.test").await;
     let (response, _) = client.begin(get("/"), true).await.unwrap();
+    arrived.acquire().await.unwrap().forget();
     let requests = client.requests.clone();
     // GOAWAY: no further request may begin, the one under way ends.
     let told = async {
