@@ -1,5 +1,6 @@
 // Reading a finding (a SARIF result with what the hub adds). Pure; everything in it came from outside and may be missing.
 import { path, words } from "./format.js";
+import { ruleIn } from "./i18n.js";
 import { levelOf } from "./store.js";
 
 // An event names only the rule's id; its name comes with the result.
@@ -28,9 +29,17 @@ export function idOf(finding) {
   return finding.partialFingerprints?.["munjigi/v1"] ?? `${finding.ruleId}@${placeOf(finding)}`;
 }
 
+/** Its rule's card in the reader's language; undefined when there is only the English one. */
+export function translated(finding) {
+  // Until the result is there a finding has no card, and no name but its rule's id.
+  if (finding.ruleName && !finding.ruleHelp?.short) return undefined;
+  return ruleIn(finding.ruleId, finding.ruleHelp?.short);
+}
+
 /** Its rule in words. */
 export function ruleName(finding) {
-  if (finding.ruleName) return finding.ruleName;
+  const own = translated(finding)?.name ?? finding.ruleName;
+  if (own) return own;
   const name = words(finding.ruleId ?? "").replace(ACRONYMS, (word) => word.toUpperCase()) || "–";
   return name[0].toUpperCase() + name.slice(1);
 }

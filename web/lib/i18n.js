@@ -5,6 +5,7 @@ export const LANGUAGES = [["en", "English"], ["ko", "한국어"]];
 
 let language = "en";
 let table = {};
+let rules = {};
 let plurals = new Intl.PluralRules("en");
 
 /** The language in use: `en` or `ko`. */
@@ -37,9 +38,20 @@ export async function chooseLanguage(wanted) {
 export async function use(wanted) {
   const known = LANGUAGES.some(([code]) => code === wanted) ? wanted : "en";
   ({ default: table } = await import(`../i18n/${known}.js`));
+  // The analyser explains its rules in English; where there is a translation it is loaded beside the messages.
+  rules = known === "en" ? {} : (await import(`../i18n/rules-${known}.js`)).default;
   language = known;
   plurals = new Intl.PluralRules(language);
   if (typeof document !== "undefined") document.documentElement.lang = language;
+}
+
+/**
+ * The card of the analyser's rule `id` in the language in use: `{ name, short, why, fix, limits }`. `short` is what the
+ * finding says of its rule; another model may have a rule of the same id, and a newer analyser other words.
+ */
+export function ruleIn(id, short) {
+  const card = Object.hasOwn(rules, id) ? rules[id] : undefined;
+  return card && (short === undefined || card.of === short) ? card : undefined;
 }
 
 /** True when there is such a message. */

@@ -2,8 +2,8 @@
 import { apiPath, query } from "../lib/api.js";
 import { fill, h, say } from "../lib/dom.js";
 import { path, percent } from "../lib/format.js";
-import { cwesOf, idOf, placeIn, placeOf, ruleName, scoreOf, stepsOf } from "../lib/finding.js";
-import { t } from "../lib/i18n.js";
+import { cwesOf, idOf, placeIn, placeOf, ruleName, scoreOf, stepsOf, translated } from "../lib/finding.js";
+import { currentLanguage, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { levelOf } from "../lib/store.js";
 import { copyButton, iconButton, prose, severity } from "../lib/widgets.js";
@@ -41,7 +41,7 @@ export function findingDetail(finding, { api, signal, eventId, position, move, c
     head(finding, score, { position, move, close }),
     h(
       "section.finding-part",
-      h("div.part-head", h("h3", flow ? t("flow.title") : t("flow.place")), flow && h("span.keys.muted", h("kbd", "j"), h("kbd", "k"), t("flow.keys"))),
+      h("div.part-head", h("h3", flow ? t("flow.title") : t("flow.place"), flow && inEnglish()), flow && h("span.keys.muted", h("kbd", "j"), h("kbd", "k"), t("flow.keys"))),
       h(`div.flow${flow ? "" : ".single"}`, flow && list, code.element),
     ),
     help(finding),
@@ -80,7 +80,7 @@ function head(finding, score, { position, move, close }) {
       ),
     ),
     h("h2", { tabindex: "-1" }, ruleName(finding)),
-    h("p.finding-message", prose(finding.message?.text)),
+    h("p.finding-message", { lang: "en" }, prose(finding.message?.text), inEnglish()),
     h("p.finding-place", icon("file"), h("code", placeOf(finding))),
   );
 }
@@ -96,7 +96,7 @@ function stepItem(step, index, steps, choose) {
       "button.flow-step",
       { type: "button", on: { click: () => choose(index) } },
       h(`span.flow-badge.${kind}.num`, { "aria-hidden": "true" }, String(step.number)),
-      h("span.flow-step-text", h("span.flow-step-kind", kindOf(step)), h("span", prose(step.message), inside && h("span.flow-step-inside", t("flow.inside", { name: inside }))), h("span.flow-step-place.num", `${path(step.uri).split("/").pop()}${startLine ? `:${startLine}` : ""}`)),
+      h("span.flow-step-text", h("span.flow-step-kind", kindOf(step)), h("span", { lang: "en" }, prose(step.message), inside && h("span.flow-step-inside", t("flow.inside", { name: inside }))), h("span.flow-step-place.num", `${path(step.uri).split("/").pop()}${startLine ? `:${startLine}` : ""}`)),
     ),
   );
 }
@@ -104,15 +104,24 @@ function stepItem(step, index, steps, choose) {
 function help(finding) {
   const card = finding.ruleHelp;
   if (!card) return h("section.finding-part", h("h3", t("help.why")), h("p.muted", t("help.later")));
+  const own = translated(finding);
+  const text = own ?? card;
+  const lang = own ? currentLanguage() : "en";
   const language = languageOf(placeIn(finding.locations?.[0]).uri);
   const examples = card.examples ?? [];
   const mine = examples.filter((example) => example.language === language);
   const shown = mine.length ? mine : examples.slice(0, 1);
+  const part = (key, ...content) => h("section.finding-part", { lang }, h("h3", { lang: currentLanguage() }, t(key), !own && inEnglish()), content);
   return [
-    h("section.finding-part", h("h3", t("help.why")), card.short && h("p.finding-short", prose(card.short)), card.why && h("p", prose(card.why))),
-    h("section.finding-part", h("h3", t("help.fix")), card.fix && h("p", prose(card.fix)), shown.map(exampleOf)),
-    card.limits && h("section.finding-part", h("h3", t("help.limits")), h("p", prose(card.limits))),
+    part("help.why", text.short && h("p.finding-short", prose(text.short)), text.why && h("p", prose(text.why))),
+    part("help.fix", text.fix && h("p", prose(text.fix)), shown.map(exampleOf)),
+    text.limits && part("help.limits", h("p", prose(text.limits))),
   ];
+}
+
+// What a model wrote itself is shown as it is; who reads another language is told why.
+function inEnglish() {
+  return currentLanguage() !== "en" && h("span.in-english", { lang: currentLanguage() }, ` ${t("help.in_english")}`);
 }
 
 function exampleOf({ vulnerable, fixed, language }) {

@@ -4,6 +4,7 @@ import { bytes, duration, number, percent, words } from "../lib/format.js";
 import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { isTerminal, PHASES, progressOf } from "../lib/store.js";
+import { waitingFor } from "../lib/waiting.js";
 import { progressBar, statusBadge } from "../lib/widgets.js";
 
 export function analysisCard() {
@@ -44,7 +45,10 @@ export function analysisCard() {
     bar.update(ended ? (analysis.status === "DONE" ? 1 : 0) : progress ? progress.share : 0);
     setText(doing, ended ? t(`doing.${analysis.status}`) : doingOf(analysis, progress));
     setText(share, progress?.share === undefined ? "" : percent(progress.share));
-    const text = analysis.error ?? analysis.message ?? "";
+    const waits = waitingFor(analysis.message);
+    // Why it waited is of no interest once it no longer does.
+    const message = waits && status !== "QUEUED" ? "" : (waits ?? analysis.message ?? "");
+    const text = analysis.error ?? message;
     note.classList.toggle("bad", Boolean(analysis.error));
     setText(note, text);
     // The only analysis of an ended job: the outcome above says it already.

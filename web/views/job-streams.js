@@ -6,6 +6,7 @@ import { t } from "../lib/i18n.js";
 import { idOf, placeOf, ruleName } from "../lib/finding.js";
 import { severityIcon } from "../lib/icons.js";
 import { countLevels, isTerminal, levelOf } from "../lib/store.js";
+import { waitingFor } from "../lib/waiting.js";
 import { levelCounts, placeLine } from "../lib/widgets.js";
 import { progressText } from "./job-analysis.js";
 
@@ -114,6 +115,6 @@ function textOf(event) {
   if (event.error) return event.error;
   if (event.rule) return t("event.finding", { rule: words(event.rule) });
   if (event.progress) return progressText(event.progress);
-  if (event.message) return event.message;
+  if (event.message) return waitingFor(event.message) ?? event.message;
   return event.serverId ? t("job.worker", { id: event.serverId }) : t(`doing.${event.status}`);
 }

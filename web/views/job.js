@@ -96,8 +96,9 @@ function showOutcome(place, state, eventId, unread) {
   const total = [...state.analyses.values()].reduce((sum, each) => sum + (each.findings ?? 0), 0);
   const reasons = [...new Set([...state.analyses.values()].map((each) => each.error).filter(Boolean))];
   if (state.status === "DONE" && unread) {
-    const title = h("strong", t(unread.damaged ? "outcome.unread" : "outcome.unfit"));
-    fill(place, h("div.outcome.outcome-unread", { role: "alert" }, icon("bolt", 20), h("div.outcome-body", title, unread.reasons.map((reason) => h("p", reason)), h("p", t("outcome.unread_text")))));
+    const title = h("strong", t("outcome.nothing"));
+    const why = h("p", t(unread.damaged ? "outcome.unread" : "outcome.unfit"));
+    fill(place, h("div.outcome.outcome-unread", { role: "alert" }, icon("bolt", 20), h("div.outcome-body", title, why, unread.reasons.map((reason) => h("p", reason)), h("p", t("outcome.unread_text")))));
     return;
   }
   const title = h("strong");

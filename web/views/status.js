@@ -1,13 +1,15 @@
 // The operator's view: workers, what still waits to be cleaned up, gates and registries. Read again every few seconds; what
-// could not be read stays, marked with its age.
+// could not be read stays, grey, with the time of the last answer.
 import { fill, h, setText } from "../lib/dom.js";
-import { ago, duration, number, words } from "../lib/format.js";
+import { ago, clock, duration, number, words } from "../lib/format.js";
 import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { emptyState, errorState, pageHead, skeleton, timeAgo } from "../lib/widgets.js";
 import { gatesPart, registryPart } from "./status-edge.js";
 
 const EVERY_MS = 5000;
+/** Whether the server is there at all is asked more often: a figure of a server that is gone must not look well for long. */
+const PULSE_MS = 2000;
 
 export default function status(root, { api, me, signal }) {
   root.append(pageHead(t("status.title"), h("p.lead", t("status.lead"))));
@@ -23,14 +25,31 @@ export default function status(root, { api, me, signal }) {
     part("registry", "/api/admin/registry", registryPart),
   ];
   root.append(...parts.map((each) => each.element));
+  let gone = false;
   const read = () => Promise.all(parts.map((each) => each.read(api, signal)));
+  const beat = async () => {
+    if (document.hidden) return;
+    const was = gone;
+    gone = !(await answers(api, signal));
+    if (signal.aborted) return;
+    for (const each of parts) each.age(gone);
+    // Back again: no need to wait for the next round.
+    if (was && !gone) read();
+  };
   read();
-  const timer = setInterval(() => {
-    if (!document.hidden) read();
-    for (const each of parts) each.age();
-  }, EVERY_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  const timers = [setInterval(() => !document.hidden && read(), EVERY_MS), setInterval(beat, PULSE_MS)];
+  signal.addEventListener("abort", () => timers.forEach(clearInterval));
   return t("status.title");
+}
+
+// A server that takes longer than the pulse for its shortest answer is as good as gone.
+async function answers(api, signal) {
+  try {
+    await api.get("/api/health", { signal: AbortSignal.any([signal, AbortSignal.timeout(PULSE_MS)]) });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function part(name, url, draw) {
@@ -40,10 +59,12 @@ function part(name, url, draw) {
   let readAt = 0;
   let reading = false;
   let last = "";
-  const age = () => {
-    const late = readAt > 0 && Date.now() - readAt > 2.5 * EVERY_MS;
+  let failed = false;
+  const age = (gone = false) => {
+    const late = readAt > 0 && (gone || failed || Date.now() - readAt > 2.5 * EVERY_MS);
+    element.classList.toggle("late", late);
     stale.hidden = !late;
-    if (late) setText(stale, t("status.stale", { time: ago(readAt, Date.now()) }));
+    if (late) setText(stale, t("status.stale", { time: clock(readAt), ago: ago(readAt, Date.now()) }));
   };
   const read = async (api, signal) => {
     if (reading) return;
@@ -51,6 +72,7 @@ function part(name, url, draw) {
     try {
       const answer = await api.get(url, { signal });
       readAt = Date.now();
+      failed = false;
       // The same answer is not drawn again: focus and selection stay.
       const text = JSON.stringify(answer);
       if (text !== last) {
@@ -58,6 +80,7 @@ function part(name, url, draw) {
         redraw(body, draw(answer ?? {}, element));
       }
     } catch (error) {
+      failed = true;
       if (!signal.aborted && readAt === 0) {
         element.hidden = false;
         fill(body, errorState(error));
@@ -109,7 +132,7 @@ function workers({ workers: all = [] }) {
     [t("workers.id"), t("workers.state"), t("workers.models"), t("workers.slots"), t("workers.address"), t("workers.seen")],
     all.map((worker) => [
       h("code", worker.serverId),
-      health(worker.reachable !== false && (worker.status ?? "UP") === "UP", worker.reachable === false ? t("workers.unreachable") : (worker.status ?? "UP")),
+      health(!worker.drained && worker.reachable !== false && (worker.status ?? "UP") === "UP", worker.reachable === false ? t("workers.unreachable") : worker.drained ? "drained" : (worker.status ?? "UP")),
       (worker.models ?? []).join(", "),
       slots(worker),
       h("code", worker.address ?? "–"),

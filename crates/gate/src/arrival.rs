@@ -16,7 +16,7 @@ use crate::proxy_protocol::{self, BadHeader, HEADER_MAX, Version};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience};
-use crate::settings::ProxyMode;
+use crate::settings::{Protocol, ProxyMode};
 use crate::shard::{Listener, Shard};
 use crate::tls::Door;
 
@@ -200,7 +200,8 @@ async fn answer_plain(shard: &Shard, connection: &Connection) {
         "this port speaks HTTPS, and was asked in plain HTTP",
     )
     .hint("use https:// in the address");
-    let record = Record::new(shard.core.now(), connection.peer);
+    let mut record = Record::new(shard.core.now(), connection.peer);
+    record.protocol = Some(Protocol::Http1);
     let bytes = shard.with_date(|date| pipeline::rejection_bytes(&rejection, date, true));
     let mut patience = Patience::Idle(Duration::from_secs(1));
     let parts = [bytes.as_slice(), &[], &[]];

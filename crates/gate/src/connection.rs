@@ -13,6 +13,7 @@ use crate::arrival;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::{TcpListener, TcpStream};
 use crate::driver::timer::Timer;
+use crate::http2;
 use crate::ip_filter;
 use crate::layer4;
 use crate::live::Listed;
@@ -110,8 +111,10 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
         Ok(seat) => seat,
         Err(reason) => {
             shard.stats.reason(reason);
-            // Where TLS is spoken an answer would cost a handshake: the connection is just closed.
-            if !layer4 && !arrival::has_door(shard, listener) {
+            // Where TLS is spoken an answer would cost a handshake, and HTTP/2 has no word for it
+            // before its settings: the connection is just closed.
+            let understood = !layer4 && listener.protocols.http1();
+            if understood && !arrival::has_door(shard, listener) {
                 shard.core.spawn(refuse(stream, timer, reason));
             }
             return;
@@ -160,6 +163,13 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
     {
         return;
     }
+    if connection.listener().protocols.http2() {
+        match Box::pin(choose(&shard, &mut connection)).await {
+            http2::First::Http1 => {}
+            http2::First::Http2 => return Box::pin(http2::serve(shard, connection)).await,
+            http2::First::Nothing => return,
+        }
+    }
     loop {
         if connection.leftover.is_none()
             && let Wake::End(reason) = wait_for_request(&shard, &connection).await
@@ -184,6 +194,24 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             After::Gone => return,
         }
     }
+}
+
+/// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.
+async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First {
+    let speaks_http1 = connection.listener().protocols.http1();
+    match connection.stream.agreed() {
+        Some(agreed) if agreed.http2 => return http2::First::Http2,
+        Some(_) if speaks_http1 => return http2::First::Http1,
+        _ if !speaks_http1 => return http2::First::Http2,
+        _ => {}
+    }
+    if let Wake::End(reason) = wait_for_request(shard, connection).await {
+        if let Some(reason) = reason {
+            shard.stats.reason(reason);
+        }
+        return http2::First::Nothing;
+    }
+    http2::detect(shard, connection).await
 }
 
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {

@@ -3,12 +3,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::IpAddr;
+use std::ops::Deref;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::connection::{After, Connection};
 use crate::decide::{self, Routed};
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http1::body::Body;
 use crate::http1::head::{Name, RequestHead, ResponseHead, find_end};
@@ -25,15 +29,15 @@ use crate::settings::{RetryOn, TimeoutSettings};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::sticky;
-use crate::tunnel;
+use crate::tunnel::{First, Tunnel};
 use crate::ws;
 
 /// Interim responses (1xx) of one exchange.
-const INTERIM_MAX: u32 = 100;
+pub(crate) const INTERIM_MAX: u32 = 100;
 
 /// What is to be forwarded, and where to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct Order<'a> {
     pub(crate) shard: &'a Shard,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) head: &'a RequestHead,
@@ -46,9 +50,24 @@ pub(crate) struct Plan<'a> {
     pub(crate) sent: bool,
 }
 
-impl<'a> Plan<'a> {
-    fn terms(&self, connection: &Connection) -> Terms<'a> {
-        Terms::new(self.snapshot, self.routed.settings, self.head, connection)
+impl<'a> Order<'a> {
+    pub(crate) fn terms(&self, waiter: &impl Waiter) -> Terms<'a> {
+        Terms::new(self.snapshot, self.routed.settings, self.head, waiter)
+    }
+}
+
+/// An order over a connection of HTTP/1.1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    pub(crate) order: Order<'a>,
+    pub(crate) stream: &'a TcpStream,
+}
+
+impl<'a> Deref for Plan<'a> {
+    type Target = Order<'a>;
+
+    fn deref(&self) -> &Order<'a> {
+        &self.order
     }
 }
 
@@ -63,13 +82,13 @@ pub(crate) struct Ended {
 
 /// How far the request body is.
 #[derive(Debug, Default)]
-struct Upload {
+pub(crate) struct Upload {
     /// Nothing more will be sent to the backend.
-    complete: Cell<bool>,
+    pub(crate) complete: Cell<bool>,
     /// The client owes bytes: then we do not wait for the backend.
-    owed: Cell<bool>,
+    pub(crate) owed: Cell<bool>,
     /// The whole body went through.
-    intact: Cell<bool>,
+    pub(crate) intact: Cell<bool>,
     /// What the client sent behind the body.
     leftover: RefCell<Option<Buffer>>,
 }
@@ -77,6 +96,37 @@ struct Upload {
 enum Answer {
     Delivered { close: bool, reusable: bool },
     Upgraded { lead: Vec<u8>, rest: Option<Buffer> },
+}
+
+/// Whom an exchange is for.
+pub(crate) trait Waiter {
+    fn timer(&self) -> &Timer;
+    /// The client, or the last proxy before the gate.
+    fn peer(&self) -> IpAddr;
+    fn is_tls(&self) -> bool;
+    fn scheme(&self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+    /// Ready when the client is gone.
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Waiter for Connection {
+    fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    fn peer(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.stream.is_tls()
+    }
+
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_broken(context)
+    }
 }
 
 /// Forwards one request over one connection to a backend.
@@ -89,7 +139,7 @@ pub(crate) async fn run(
     // What is rare is boxed: the future of a plain exchange stays small.
     let outcome = if plan.head.framing == Framing::None || plan.body.is_some() {
         if !plan.sent {
-            let mut lead = request_lead(plan, connection);
+            let mut lead = request_lead(*plan, connection);
             lead.extend_from_slice(plan.body.unwrap_or_default());
             send_head(plan, connection, &lead).await?;
         }
@@ -98,7 +148,7 @@ pub(crate) async fn run(
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
-        let lead = request_lead(plan, connection);
+        let lead = request_lead(*plan, connection);
         let leftover = connection.leftover.take();
         let both = Box::pin(both_ways(
             plan,
@@ -114,8 +164,11 @@ pub(crate) async fn run(
     match outcome? {
         Answer::Upgraded { lead, rest } => {
             record.tunnel = true;
+            let early = connection.leftover.take();
             plan.search.settle(plan.upstream, Outcome::Good);
-            let reason = Box::pin(tunnel::run(plan, connection, record, lead, rest)).await;
+            let first = First { lead, early, rest };
+            let tunnel = Tunnel::new(*plan, &connection.timer, record, &connection.listed);
+            let reason = Box::pin(tunnel.run(&connection.stream, plan.stream, first)).await;
             Ok(Ended {
                 reason,
                 after: After::Gone,
@@ -124,34 +177,39 @@ pub(crate) async fn run(
         }
         Answer::Delivered { close, reusable } => Ok(Ended {
             reason: Reason::Done,
-            after: match (close, upload.intact.get()) {
-                (false, true) => After::Next,
-                (true, true) if !plan.head.keeps_alive() => After::Close,
-                _ => After::Linger,
-            },
+            after: after(close, upload.intact.get(), plan.head),
             reusable: reusable && upload.intact.get(),
         }),
     }
 }
 
-fn request_lead(plan: Plan<'_>, connection: &Connection) -> Vec<u8> {
-    let fallback = &plan.upstream.flight.0.name;
-    plan.terms(connection).request(fallback)
+/// What becomes of a connection of HTTP/1 whose response was delivered.
+pub(crate) fn after(close: bool, intact: bool, head: &RequestHead) -> After {
+    match (close, intact) {
+        (false, true) => After::Next,
+        (true, true) if !head.keeps_alive() => After::Close,
+        _ => After::Linger,
+    }
+}
+
+pub(crate) fn request_lead(order: Order<'_>, waiter: &impl Waiter) -> Vec<u8> {
+    let fallback = &order.upstream.flight.0.name;
+    order.terms(waiter).request(fallback)
 }
 
 /// The head as the backend gets it.
 pub(crate) fn request_head(
     search: &Search<'_>,
     head: &RequestHead,
-    connection: &Connection,
+    waiter: &impl Waiter,
     fallback: &str,
 ) -> Vec<u8> {
-    Terms::new(search.snapshot, search.routed.settings, head, connection).request(fallback)
+    Terms::new(search.snapshot, search.routed.settings, head, waiter).request(fallback)
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
     let mut patience = Patience::Idle(plan.routed.settings.timeout.idle);
-    let stream = &plan.upstream.stream;
+    let stream = plan.stream;
     let written = relay::write_all(stream, [lead, &[], &[]], &mut patience, &connection.timer);
     written.await.map_err(|end| match end {
         WriteEnd::Gone => Stop::Stale,
@@ -159,7 +217,7 @@ async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Resu
     })
 }
 
-fn stalled() -> Rejection {
+pub(crate) fn stalled() -> Rejection {
     Rejection::new(
         Reason::BackendStalled,
         "the backend stopped taking the request",
@@ -212,7 +270,7 @@ async fn send_body(
     let timer = Timer::new(&plan.shard.core);
     let mut body = Body::new(plan.head.framing);
     let mut lead = lead;
-    let backend = &plan.upstream.stream;
+    let backend = plan.stream;
     if plan.head.expects_continue() && leftover.is_none() {
         // The client owes nothing until it was told to go on.
         let mut patience = Patience::Idle(settings.timeout.idle);
@@ -263,7 +321,7 @@ async fn send_body(
     }
 }
 
-fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
+pub(crate) fn upload_stop(end: RelayEnd, limit: Option<u64>) -> Stop {
     let rejection = match end {
         RelayEnd::SourceGone | RelayEnd::TargetGone | RelayEnd::Abandoned => Rejection::new(
             Reason::RequestCut,
@@ -320,7 +378,7 @@ async fn respond(
 }
 
 /// 502, 503 and 504 are failures, unless the backend says when to come back.
-fn judge(head: &ResponseHead) -> Outcome {
+pub(crate) fn judge(head: &ResponseHead) -> Outcome {
     let refused = matches!(head.status, 502..=504);
     if refused && head.fields.named("retry-after").next().is_none() {
         Outcome::Failed
@@ -331,19 +389,19 @@ fn judge(head: &ResponseHead) -> Outcome {
     }
 }
 
-fn bad_response(detail: &str) -> Rejection {
+pub(crate) fn bad_response(detail: &str) -> Rejection {
     Rejection::new(Reason::BadResponse, detail)
 }
 
-async fn read_response_head(
+pub(crate) async fn read_response_head(
     plan: Plan<'_>,
-    connection: &Connection,
+    waiter: &impl Waiter,
     upload: &Upload,
     rest: &mut Option<Buffer>,
     first: bool,
 ) -> Result<ResponseHead, Stop> {
     let limits = head_limits(&plan.snapshot.settings.limits);
-    let stream = &plan.upstream.stream;
+    let stream = plan.stream;
     let mut scanned = 0;
     loop {
         if let Some(buffer) = rest.as_mut() {
@@ -362,7 +420,7 @@ async fn read_response_head(
                 return Err(bad(BadMessage::HeadTooLarge));
             }
         }
-        wait_for_response(plan, connection, upload).await?;
+        wait_for_response(plan, waiter, upload).await?;
         let mut buffer = rest
             .take()
             .unwrap_or_else(|| Buffer::new(stream.core(), SMALL));
@@ -390,16 +448,28 @@ async fn read_response_head(
 /// Waits for bytes of the backend: as long as `response` allows once the request is sent.
 async fn wait_for_response(
     plan: Plan<'_>,
-    connection: &Connection,
+    waiter: &impl Waiter,
     upload: &Upload,
 ) -> Result<(), Stop> {
-    let timer = &connection.timer;
+    let ready = |context: &mut Context<'_>| plan.stream.poll_readable(context);
+    within_response(plan.routed.settings.timeout.response, waiter, upload, ready).await
+}
+
+/// Waits for `ready`: as long as the client is there, and as `limit` allows once the request is
+/// sent.
+pub(crate) async fn within_response<T>(
+    limit: Duration,
+    waiter: &impl Waiter,
+    upload: &Upload,
+    mut ready: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Result<T, Stop> {
+    let timer = waiter.timer();
     let mut armed = false;
     poll_fn(|context| {
-        if plan.upstream.stream.poll_readable(context).is_ready() {
-            return Poll::Ready(Ok(()));
+        if let Poll::Ready(value) = ready(context) {
+            return Poll::Ready(Ok(value));
         }
-        if connection.stream.poll_broken(context).is_ready() {
+        if waiter.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Stop::End(Reason::ClientGone)));
         }
         if upload.owed.get() {
@@ -408,7 +478,7 @@ async fn wait_for_response(
         }
         if !armed {
             armed = true;
-            timer.set(plan.routed.settings.timeout.response);
+            timer.set(limit);
         }
         timer.poll_expired(context).map(|()| {
             let detail = "the backend did not answer in time";
@@ -452,7 +522,6 @@ async fn write_to_client(
     })
 }
 
-/// A 101 counts only as the answer to what was asked: nothing goes raw before that.
 fn upgrade(
     plan: Plan<'_>,
     connection: &Connection,
@@ -460,8 +529,23 @@ fn upgrade(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
+    let lead = upgrade_lead(*plan, upload, head, connection)?;
+    record.status.set(101);
+    Ok(Answer::Upgraded {
+        lead,
+        rest: rest.filter(|rest| !rest.is_empty()),
+    })
+}
+
+/// A 101 counts only as the answer to what was asked: nothing goes raw before that.
+pub(crate) fn upgrade_lead(
+    order: Order<'_>,
+    upload: &Upload,
+    head: &ResponseHead,
+    waiter: &impl Waiter,
+) -> Result<Vec<u8>, Stop> {
     let refused = |detail: &str| Err(Rejection::new(Reason::BadUpgrade, detail).into());
-    let Some(asked) = plan.head.upgrade() else {
+    let Some(asked) = order.head.upgrade() else {
         return refused("the backend changed the protocol, which nobody asked for");
     };
     if !head
@@ -471,7 +555,7 @@ fn upgrade(
         return refused("the backend changed to another protocol than was asked for");
     }
     if asked.eq_ignore_ascii_case(b"websocket") {
-        let key = plan
+        let key = order
             .head
             .fields
             .first(Name::SecWebSocketKey)
@@ -485,14 +569,45 @@ fn upgrade(
     if !upload.intact.get() {
         return refused("the backend changed the protocol before the request had ended");
     }
-    let mut lead = plan.terms(connection).interim(head, true);
-    if plan.upstream.new_client {
-        stick(plan, connection, &mut lead);
+    let mut lead = order.terms(waiter).interim(head, true);
+    if order.upstream.new_client {
+        stick(order, waiter, &mut lead);
     }
-    record.status.set(101);
-    Ok(Answer::Upgraded {
-        lead,
-        rest: rest.filter(|rest| !rest.is_empty()),
+    Ok(lead)
+}
+
+/// The head of the final answer for the client, and what its body goes through.
+pub(crate) fn response_lead(
+    order: Order<'_>,
+    upload: &Upload,
+    head: &ResponseHead,
+    waiter: &impl Waiter,
+    record: &Record,
+) -> Lead {
+    if head.fields.first(Name::SignIn) == Some(b"failed") {
+        record.sign_in_failed.set(true);
+    }
+    let shard = order.shard;
+    let must_close = shard.leaving() || !upload.complete.get() || !upload.intact.get();
+    let running = &shard.shared.compressions;
+    let terms = order.terms(waiter);
+    let mut lead =
+        shard.with_date(|date| outgoing::response(terms, head, must_close, running, date));
+    if order.upstream.new_client {
+        stick(order, waiter, &mut lead.bytes);
+    }
+    lead
+}
+
+/// Why a response was not delivered to its end.
+pub(crate) fn delivery_stop(end: &RelayEnd) -> Stop {
+    Stop::End(match end {
+        RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
+        RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,
+        RelayEnd::SourceSlow => Reason::BackendIdle,
+        RelayEnd::TargetSlow => Reason::ReaderTooSlow,
+        RelayEnd::Malformed(_) => Reason::BadResponse,
+        RelayEnd::Encoder => Reason::OwnAnswerFailed,
     })
 }
 
@@ -508,17 +623,16 @@ fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
 }
 
 /// Adds the sticky cookie to a head that was written.
-fn stick(plan: Plan<'_>, connection: &Connection, lead: &mut Vec<u8>) {
-    let Some(sticky) = &plan.routed.route.service.settings.sticky else {
+fn stick(order: Order<'_>, waiter: &impl Waiter, lead: &mut Vec<u8>) {
+    let Some(sticky) = &order.routed.route.service.settings.sticky else {
         return;
     };
-    let behind_tls = || {
-        let said = || plan.head.fields.named("x-forwarded-proto");
-        let trusted = plan.snapshot.trusts(connection.peer.ip().to_canonical());
+    let secure = waiter.scheme() == "https" || {
+        let said = || order.head.fields.named("x-forwarded-proto");
+        let trusted = order.snapshot.trusts(waiter.peer().to_canonical());
         trusted && said().any(|scheme| scheme == b"https")
     };
-    let secure = connection.stream.is_tls() || behind_tls();
-    let field = sticky::field(sticky, &plan.upstream.flight.0, secure);
+    let field = sticky::field(sticky, &order.upstream.flight.0, secure);
     // Before the empty line.
     lead.truncate(lead.len().saturating_sub(2));
     lead.extend_from_slice(&field);
@@ -533,19 +647,8 @@ async fn deliver(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    if head.fields.first(Name::SignIn) == Some(b"failed") {
-        record.sign_in_failed.set(true);
-    }
-    let must_close = plan.shard.leaving() || !upload.complete.get() || !upload.intact.get();
-    let running = &plan.shard.shared.compressions;
-    let terms = plan.terms(connection);
-    let mut lead = plan
-        .shard
-        .with_date(|date| outgoing::response(terms, head, must_close, running, date));
+    let mut lead = response_lead(*plan, upload, head, connection, record);
     let close = lead.close;
-    if plan.upstream.new_client {
-        stick(plan, connection, &mut lead.bytes);
-    }
     record.status.set(head.status);
     if lead.encoder.is_none()
         && let Some(length) = whole(head.framing, rest.as_ref())
@@ -580,7 +683,7 @@ async fn move_body(
     let head_bytes = lead.bytes.len() as u64;
     let timeout = &plan.routed.settings.timeout;
     let mut relay = Relay {
-        from: &plan.upstream.stream,
+        from: plan.stream,
         to: &connection.stream,
         timer: &connection.timer,
         reading: Patience::Idle(timeout.idle),
@@ -602,13 +705,6 @@ async fn move_body(
             record.status.set(0);
             Err(bad_response("the backend's answer is no valid HTTP").into())
         }
-        Err(end) => Err(Stop::End(match end {
-            RelayEnd::SourceGone | RelayEnd::TooLarge => Reason::ResponseCut,
-            RelayEnd::TargetGone | RelayEnd::Abandoned => Reason::ClientGone,
-            RelayEnd::SourceSlow => Reason::BackendIdle,
-            RelayEnd::TargetSlow => Reason::ReaderTooSlow,
-            RelayEnd::Malformed(_) => Reason::BadResponse,
-            RelayEnd::Encoder => Reason::OwnAnswerFailed,
-        })),
+        Err(end) => Err(delivery_stop(&end)),
     }
 }

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::connection::Connection;
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::timer::Timer;
-use crate::forward;
+use crate::forward::{self, Waiter};
 use crate::http1::Framing;
 use crate::http1::head::RequestHead;
 use crate::pipeline::Stop;
@@ -43,11 +42,11 @@ pub(crate) async fn ask(
     search: &mut Search<'_>,
     first: Upstream,
     head: &RequestHead,
-    (connection, after): (&Connection, Duration),
+    (waiter, after): (&impl Waiter, Duration),
     record: &mut Record,
 ) -> Result<(Upstream, bool), Stop> {
-    let timer = &connection.timer;
-    if !send(search, &first, head, connection, timer).await {
+    let timer = waiter.timer();
+    if !send(search, &first, head, waiter, timer).await {
         return Ok((first, false));
     }
     timer.set(after);
@@ -56,7 +55,7 @@ pub(crate) async fn ask(
         if poll_answer(&first, context).is_ready() {
             return Poll::Ready(First::One);
         }
-        if connection.stream.poll_broken(context).is_ready() {
+        if waiter.poll_gone(context).is_ready() {
             return Poll::Ready(First::ClientGone);
         }
         timer.poll_expired(context).map(|()| First::Nobody)
@@ -69,7 +68,7 @@ pub(crate) async fn ask(
     }
     let response = search.routed.settings.timeout.response;
     timer.set(response.saturating_sub(after));
-    let outcome = race(search, &first, head, connection, record).await;
+    let outcome = race(search, &first, head, waiter, record).await;
     match outcome {
         First::Two(second) => {
             search.answered(&first);
@@ -92,14 +91,17 @@ async fn send(
     search: &Search<'_>,
     upstream: &Upstream,
     head: &RequestHead,
-    connection: &Connection,
+    waiter: &impl Waiter,
     timer: &Timer,
 ) -> bool {
+    let Some(stream) = upstream.socket() else {
+        return false;
+    };
     let name = &upstream.backend().name;
-    let lead = forward::request_head(search, head, connection, name);
+    let lead = forward::request_head(search, head, waiter, name);
     let mut patience = Patience::Idle(search.routed.settings.timeout.idle);
     let parts = [lead.as_slice(), &[], &[]];
-    let written = relay::write_all(&upstream.stream, parts, &mut patience, timer);
+    let written = relay::write_all(stream, parts, &mut patience, timer);
     written.await.is_ok()
 }
 
@@ -109,16 +111,16 @@ async fn race(
     search: &mut Search<'_>,
     first: &Upstream,
     head: &RequestHead,
-    connection: &Connection,
+    waiter: &impl Waiter,
     record: &mut Record,
 ) -> First {
-    let own = Timer::new(connection.stream.core());
+    let own = Timer::new(waiter.timer().core());
     let mut reaching = search.may_hedge();
     search.avoid(first.backend());
     let second = async {
         let second = search.reach(&own, record).await.ok()?;
         let other = second.backend().id != first.backend().id;
-        let sent = other && send(search, &second, head, connection, &own).await;
+        let sent = other && send(search, &second, head, waiter, &own).await;
         sent.then_some(second)
     };
     let mut second = pin!(second);
@@ -145,20 +147,19 @@ async fn race(
         if !reaching && reached.is_none() && !first_lives {
             return Poll::Ready(First::Alone);
         }
-        if connection.stream.poll_broken(context).is_ready() {
+        if waiter.poll_gone(context).is_ready() {
             return Poll::Ready(First::ClientGone);
         }
-        connection
-            .timer
-            .poll_expired(context)
-            .map(|()| First::Nobody)
+        waiter.timer().poll_expired(context).map(|()| First::Nobody)
     })
     .await
 }
 
 /// Reads what comes back first and keeps it with the upstream; false when the connection ended.
 fn poll_answer(upstream: &Upstream, context: &Context<'_>) -> Poll<bool> {
-    let stream = &upstream.stream;
+    let Some(stream) = upstream.socket() else {
+        return Poll::Ready(false);
+    };
     if stream.poll_readable(context).is_pending() {
         return Poll::Pending;
     }

@@ -31,6 +31,7 @@ pub mod health;
 mod hedge;
 mod hold;
 pub mod http1;
+pub mod http2;
 pub mod ip_filter;
 mod layer4;
 mod live;

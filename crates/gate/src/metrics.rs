@@ -46,6 +46,7 @@ pub(crate) fn page(
     let totals = Totals::of(&shared.threads);
     let mut page = Page(String::with_capacity(8 * 1024));
     totals_part(&mut page, shared, &totals);
+    http2_part(&mut page, &totals);
     histogram(&mut page, &totals);
     page.head(
         "munjigi_gate_connections",
@@ -222,6 +223,30 @@ fn spans_part(page: &mut Page, shared: &Shared) {
             page.single(&name, "counter", help, count.load(Ordering::Relaxed));
         }
     }
+}
+
+fn http2_part(page: &mut Page, totals: &Totals) {
+    let [connections, requests, received, sent] = totals.http2;
+    page.single(
+        "munjigi_gate_http2_connections_total",
+        "counter",
+        "Connections of clients that spoke HTTP/2.",
+        connections,
+    );
+    page.single(
+        "munjigi_gate_http2_requests_total",
+        "counter",
+        "Requests that came by HTTP/2.",
+        requests,
+    );
+    let name = "munjigi_gate_http2_resets_total";
+    page.head(
+        name,
+        "counter",
+        "Streams of clients that were reset, by who did it.",
+    );
+    page.put(format_args!("{name}{{by=\"client\"}} {received}\n"));
+    page.put(format_args!("{name}{{by=\"gate\"}} {sent}\n"));
 }
 
 fn histogram(page: &mut Page, totals: &Totals) {

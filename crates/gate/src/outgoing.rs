@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compress::{Compression, Encoder, Running, Verdict};
-use crate::connection::Connection;
 use crate::decide;
+use crate::forward::Waiter;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::write::{self, Delivery, Edits, Forwarding};
 use crate::http1::{Framing, Version};
@@ -28,23 +28,19 @@ pub(crate) struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
-    /// Those of a request on `connection`.
+    /// Those of a request of `client`.
     pub(crate) fn new(
         snapshot: &'a Snapshot,
         settings: &'a RouteSettings,
         head: &'a RequestHead,
-        connection: &Connection,
+        client: &impl Waiter,
     ) -> Self {
         Self {
             snapshot,
             settings,
             head,
-            peer: connection.peer.ip(),
-            scheme: if connection.stream.is_tls() {
-                "https"
-            } else {
-                "http"
-            },
+            peer: client.peer(),
+            scheme: client.scheme(),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::driver::tls::HandshakeError;
 use crate::hold;
+use crate::http2::backend::{self, Lease};
 use crate::pipeline::Stop;
 use crate::proxy_protocol;
 use crate::queue::{ANY, Place};
@@ -24,15 +25,24 @@ use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::retry;
 use crate::service::Outcome;
-use crate::settings::RetryOn;
+use crate::settings::{Protocol, RetryOn};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::tls::Way;
 
+/// How a backend is spoken to.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// A connection for one request at a time.
+    Http1(TcpStream),
+    /// A place on a connection that many requests share.
+    Http2(Lease),
+}
+
 /// A connection to the chosen backend.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
+    pub(crate) link: Link,
     pub(crate) flight: InFlight,
     /// It served a request before.
     pub(crate) reused: bool,
@@ -49,6 +59,14 @@ impl Upstream {
     pub(crate) fn backend(&self) -> &Arc<Backend> {
         &self.flight.0
     }
+
+    /// The connection, where it is for this request alone.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        match &self.link {
+            Link::Http1(stream) => Some(stream),
+            Link::Http2(_) => None,
+        }
+    }
 }
 
 /// The search for a backend that takes the request. It is kept for further tries.
@@ -63,6 +81,8 @@ pub(crate) struct Search<'a> {
     pub(crate) fresh: Cell<bool>,
     /// The request may be sent again after it reached a backend.
     pub(crate) repeatable: bool,
+    /// The connection is for bytes of which nothing is known.
+    bytes: bool,
     /// Backends that failed.
     tried: Vec<u64>,
     tries: Cell<u32>,
@@ -84,9 +104,16 @@ impl<'a> Search<'a> {
             wanted,
             fresh: Cell::new(false),
             repeatable,
+            bytes: false,
             tried: Vec::new(),
             tries: Cell::new(0),
         }
+    }
+
+    /// The connection is for bytes of which nothing is known: a kept one has spoken HTTP.
+    pub(crate) fn passes_bytes(&mut self) {
+        self.fresh.set(true);
+        self.bytes = true;
     }
 
     fn service(&self) -> &'a Arc<Service> {
@@ -183,17 +210,17 @@ impl<'a> Search<'a> {
             let kept = self.kept(&backend);
             let reused = kept.is_some();
             let connected = match kept {
-                Some(stream) => Ok(stream),
-                None => self.connect(timer, &backend, record).await,
+                Some(link) => Ok(link),
+                None => self.open(timer, &backend, record).await,
             };
             let now = self.shard.core.now();
             match connected {
-                Ok(stream) => {
+                Ok(link) => {
                     if !reused {
                         record.connected = Some(now);
                     }
                     return Ok(Upstream {
-                        stream,
+                        link,
                         flight,
                         reused,
                         new_client,
@@ -279,7 +306,11 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn kept(&self, backend: &Backend) -> Option<TcpStream> {
+    fn kept(&self, backend: &Backend) -> Option<Link> {
+        if self.speaks_http2() {
+            let kept = self.shard.http2.take(backend.id, self.way_id());
+            return kept.map(Link::Http2);
+        }
         if self.fresh.get() || self.service().settings.proxy_protocol.is_some() {
             return None;
         }
@@ -291,8 +322,8 @@ impl<'a> Search<'a> {
         } else {
             limit.min(Duration::from_secs(1))
         };
-        let way = self.way().map_or(0, |way| way.id);
-        self.shard.pool.take(backend.id, way, age)
+        let kept = self.shard.pool.take(backend.id, self.way_id(), age);
+        kept.map(Link::Http1)
     }
 
     /// How backends are called; `None` without TLS.
@@ -300,7 +331,33 @@ impl<'a> Search<'a> {
         self.service().way.get().map(|way| &**way)
     }
 
-    async fn connect(
+    /// Connections with the same one are as good as each other.
+    pub(crate) fn way_id(&self) -> u64 {
+        self.way().map_or(0, |way| way.id)
+    }
+
+    pub(crate) fn speaks_http2(&self) -> bool {
+        !self.bytes && self.service().settings.protocol == Protocol::Http2
+    }
+
+    async fn open(
+        &self,
+        timer: &Timer,
+        backend: &Backend,
+        record: &Record,
+    ) -> Result<Link, Rejection> {
+        if self.speaks_http2() {
+            let leasing = backend::lease(self, timer, backend, record);
+            return Box::pin(leasing).await.map(Link::Http2);
+        }
+        self.connect(timer, backend, record).await.map(Link::Http1)
+    }
+
+    /// A new connection, within `timeout.connect`.
+    ///
+    /// # Errors
+    /// When it does not stand.
+    pub(crate) async fn connect(
         &self,
         timer: &Timer,
         backend: &Backend,

@@ -157,6 +157,14 @@ reasons! {
     BackendIdle = "backend_idle", 504, "Gateway Timeout";
     /// The backend stopped taking the request body.
     BackendStalled = "backend_stalled", 504, "Gateway Timeout";
+    /// All streams of the backend's HTTP/2 connections are taken, and enough requests wait.
+    BackendStreams = "backend_streams", 503, "Service Unavailable";
+    /// An HTTP/2 connection broke the rules of its frames.
+    Http2Protocol = "http2_protocol_error", 0, "";
+    /// An HTTP/2 connection brought too many frames that carry nothing.
+    Http2Flood = "http2_flood", 0, "";
+    /// Too many streams of an HTTP/2 connection were reset.
+    Http2Resets = "http2_resets", 0, "";
     /// The client's connection waited long enough for a next request.
     KeepAliveTimeout = "keep_alive_timeout", 0, "";
     /// A tunnel was silent for `websocket.idle`.

@@ -13,6 +13,7 @@ use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::service::Outcome;
+use crate::settings::Protocol;
 use crate::shard::Shard;
 use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
@@ -37,6 +38,8 @@ pub(crate) struct Record {
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     pub(crate) tunnel: bool,
+    /// By what it came; nothing of HTTP at layer 4.
+    pub(crate) protocol: Option<Protocol>,
     /// The place of the route in the file.
     pub(crate) place: Option<usize>,
     /// The hub said that a sign-in failed: what a shield counts against the client.
@@ -66,6 +69,7 @@ impl Record {
             received: Cell::new(0),
             sent: Cell::new(0),
             tunnel: false,
+            protocol: None,
             place: None,
             sign_in_failed: Cell::new(false),
             tls: None,
@@ -174,11 +178,11 @@ impl Record {
             "listener": listener,
             "client": client.to_string(),
             "peer": self.peer.to_string(),
+            "protocol": self.protocol.map(Protocol::name),
             "tls": self.tls.map(|tls| serde_json::json!({
                 "version": version_name(tls.version),
                 "cipher": suite_name(tls.suite),
                 "resumed": tls.resumed,
-                "protocol": if tls.http2 { "h2" } else { "http/1.1" },
             })),
             "method": head.map(|head| text(head.method())),
             "host": head.and_then(RequestHead::host).map(text),

@@ -2,11 +2,13 @@
 //! time. Nothing is read while the other side has no room: that is the back-pressure.
 
 use std::future::poll_fn;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::compress::Encoder;
+use crate::driver::Core;
 use crate::driver::buffer::{Buffer, LARGE, MEDIUM, SMALL};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
@@ -254,7 +256,14 @@ impl Relay<'_> {
                 Some(watched) if watched.poll_broken(context).is_ready() => Poll::Ready(false),
                 _ => from.poll_readable(context).map(|()| true),
             };
-            let waited = wait(&mut self.reading, self.timer, from, None, ready).await;
+            let waited = wait(
+                &mut self.reading,
+                self.timer,
+                from.core(),
+                &None::<&TcpStream>,
+                ready,
+            )
+            .await;
             if !waited.map_err(|Exhausted| RelayEnd::SourceSlow)? {
                 return Err(RelayEnd::Abandoned);
             }
@@ -321,8 +330,8 @@ pub(crate) enum WriteEnd {
 }
 
 /// Writes all of `parts`.
-pub(crate) async fn write_all(
-    to: &TcpStream,
+pub(crate) async fn write_all<P: Pipe>(
+    to: &P,
     parts: [&[u8]; 3],
     patience: &mut Patience,
     timer: &Timer,
@@ -339,7 +348,7 @@ pub(crate) async fn write_all(
                 to.poll_write(context, &slices)
             }
         };
-        match wait(patience, timer, to, Some(to), write).await {
+        match wait(patience, timer, to.core(), &Some(to), write).await {
             Err(Exhausted) => return Err(WriteEnd::Slow),
             Ok(Err(_) | Ok(0)) => return Err(WriteEnd::Gone),
             Ok(Ok(mut count)) => {
@@ -354,18 +363,102 @@ pub(crate) async fn write_all(
     Ok(())
 }
 
+/// What counts as progress of a peer while it is waited for, beside what the wait brings itself.
+pub(crate) trait Progress {
+    /// A mark to count from.
+    fn mark(&self) -> u64;
+    /// Bytes since then.
+    fn since(&self, mark: u64) -> u64;
+}
+
+/// What carries bytes both ways: a socket, or a stream of HTTP/2.
+pub(crate) trait Pipe {
+    fn core(&self) -> &Rc<Core>;
+    /// Ready when a read may bring something: bytes, the end, or an error.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()>;
+    /// Reads what is there. 0 is the end.
+    fn poll_read(&self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>>;
+    /// Writes what fits of the slices.
+    fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>>;
+    /// Ends our side; the peer may still send.
+    fn shutdown_write(&self);
+    /// Ends our side as one that broke.
+    fn cut_write(&self);
+    /// Bytes that were written and that the peer has not taken yet, where that is known.
+    fn unsent(&self) -> u64;
+    /// Finds a peer that vanished without a word in about two minutes.
+    fn keep_alive(&self);
+}
+
+impl Pipe for TcpStream {
+    fn core(&self) -> &Rc<Core> {
+        self.core()
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_readable(context)
+    }
+
+    fn poll_read(&self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_read(context, target)
+    }
+
+    fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write(context, slices)
+    }
+
+    fn shutdown_write(&self) {
+        self.shutdown_write();
+    }
+
+    fn cut_write(&self) {
+        self.cut_write();
+    }
+
+    fn unsent(&self) -> u64 {
+        self.unsent()
+    }
+
+    fn keep_alive(&self) {
+        let keep_alive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(15))
+            .with_retries(4);
+        if let Err(error) = self.socket().set_tcp_keepalive(&keep_alive) {
+            tracing::debug!(%error, "keep-alive");
+        }
+    }
+}
+
+/// What a peer took of what was written before: a write that fits no byte says nothing about a
+/// slow but steady reader.
+impl<P: Pipe> Progress for Option<&P> {
+    fn mark(&self) -> u64 {
+        self.map_or(0, P::unsent)
+    }
+
+    fn since(&self, mark: u64) -> u64 {
+        mark.saturating_sub(self.mark())
+    }
+}
+
 /// Waits for `poll`, as long as `patience` lasts. The timer is touched only when there is
-/// something to wait for. With `draining`, what that socket's peer took meanwhile counts as
-/// progress: a write that fits no byte says nothing about a slow but steady reader.
+/// something to wait for.
 pub(crate) async fn wait<T>(
     patience: &mut Patience,
     timer: &Timer,
-    socket: &TcpStream,
-    draining: Option<&TcpStream>,
+    core: &Core,
+    progress: &impl Progress,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Result<T, Exhausted> {
-    let core = socket.core();
-    let unsent = || draining.map_or(0, TcpStream::unsent);
     let mut since = None;
     let outcome = loop {
         let step = poll_fn(|context| {
@@ -373,7 +466,7 @@ pub(crate) async fn wait<T>(
                 return Poll::Ready(Some(value));
             }
             if since.is_none() {
-                since = Some((core.now(), unsent()));
+                since = Some((core.now(), progress.mark()));
                 match patience.check_after() {
                     Some(limit) => timer.set(limit),
                     None => timer.clear(),
@@ -386,7 +479,7 @@ pub(crate) async fn wait<T>(
             break step;
         };
         let waited = core.now().saturating_duration_since(start);
-        let moved = before.saturating_sub(unsent());
+        let moved = progress.since(before);
         let rated = matches!(patience, Patience::Rate(_));
         if !patience.waited(waited, moved) && (rated || step.is_none()) {
             break None;

@@ -10,18 +10,21 @@ use axum::http::StatusCode;
 
 use crate::compress;
 use crate::connection::{After, Connection};
+use crate::driver::timer::Timer;
 use crate::files::conditional::{Asked, Part};
 use crate::files::{self, Found, Wanted};
+use crate::forward::client_patience;
 use crate::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::http1::write::chunk_line;
 use crate::http1::{BadMessage, Framing};
+use crate::http2::answer::Answering;
 use crate::outgoing::{self, Lead, Terms};
 use crate::pages::ErrorPages;
-use crate::pipeline::Stop;
+use crate::pipeline::{Caller, Stop};
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
 use crate::relay::{self, Patience, WriteEnd};
-use crate::settings::{Action, FilesSettings, RouteSettings};
+use crate::settings::{Action, FilesSettings, TimeoutSettings};
 use crate::shard::Shard;
 
 /// Heads of our own are as long as their settings.
@@ -261,7 +264,7 @@ pub(crate) fn must_close(head: &RequestHead, reason: Reason) -> bool {
 /// Why it did not arrive.
 pub(crate) async fn send(
     shard: &Shard,
-    connection: &Connection,
+    caller: &Caller<'_, '_>,
     terms: Terms<'_>,
     record: &Record,
     reply: Reply,
@@ -285,7 +288,8 @@ pub(crate) async fn send(
     };
     record.status.set(reply.status);
     let body = head.framing != Framing::None;
-    let mut sending = Sending::new(shard, connection, terms.settings, record, lead);
+    let mut sending = Sending::new(caller, &terms.settings.timeout, record, lead);
+    record.responded.set(Some(shard.core.now()));
     if !body {
         sending.put(&[], true).await?;
     } else {
@@ -343,33 +347,42 @@ async fn send_file(
 
 /// A body on its way to the client.
 struct Sending<'a> {
-    connection: &'a Connection,
-    patience: Patience,
+    to: To<'a>,
     record: &'a Record,
     lead: Lead,
 }
 
+/// Where it goes.
+enum To<'a> {
+    Http1(&'a Connection, Patience),
+    Http2(Answering<'a>, &'a Timer),
+}
+
 impl<'a> Sending<'a> {
     fn new(
-        shard: &Shard,
-        connection: &'a Connection,
-        settings: &RouteSettings,
+        caller: &'a Caller<'_, '_>,
+        timeout: &TimeoutSettings,
         record: &'a Record,
         lead: Lead,
     ) -> Self {
-        let timeout = &settings.timeout;
-        record.responded.set(Some(shard.core.now()));
-        let idle = Patience::Idle(timeout.idle.max(Duration::from_millis(1)));
-        Self {
-            connection,
-            patience: crate::forward::client_patience(timeout, idle),
-            record,
-            lead,
-        }
+        let to = match caller {
+            Caller::Http1(connection) => {
+                let idle = Patience::Idle(timeout.idle.max(Duration::from_millis(1)));
+                To::Http1(connection, client_patience(timeout, idle))
+            }
+            Caller::Http2(side) => {
+                let answering = Answering::new(side, record.status.get(), timeout);
+                To::Http2(answering, side.timer)
+            }
+        };
+        Self { to, record, lead }
     }
 
     async fn pause(&self) {
-        let timer = &self.connection.timer;
+        let timer = match &self.to {
+            To::Http1(connection, _) => &connection.timer,
+            To::Http2(_, timer) => timer,
+        };
         timer.set(BUSY);
         poll_fn(|context| timer.poll_expired(context)).await;
     }
@@ -390,36 +403,52 @@ impl<'a> Sending<'a> {
         } else {
             data
         };
-        let mut lead = std::mem::take(&mut self.lead.bytes);
-        let mut tail: &[u8] = &[];
-        if self.lead.framing == Framing::Chunked {
-            if !data.is_empty() {
-                let mut line = Vec::with_capacity(20);
-                chunk_line(&mut line, data.len());
-                lead.extend_from_slice(&line);
+        let lead = std::mem::take(&mut self.lead.bytes);
+        let bytes = match &mut self.to {
+            To::Http1(connection, patience) => {
+                let chunked = self.lead.framing == Framing::Chunked;
+                write(connection, patience, (lead, data), chunked, last).await?
             }
-            tail = match (data.is_empty(), last) {
-                (true, true) => b"0\r\n\r\n",
-                (false, true) => b"\r\n0\r\n\r\n",
-                (false, false) => b"\r\n",
-                (true, false) => &[],
-            };
-        }
-        let parts = [lead.as_slice(), data, tail];
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let written = relay::write_all(
-            &self.connection.stream,
-            parts,
-            &mut self.patience,
-            &self.connection.timer,
-        );
-        written.await.map_err(|end| {
-            Stop::End(match end {
-                WriteEnd::Gone => Reason::ClientGone,
-                WriteEnd::Slow => Reason::ReaderTooSlow,
-            })
-        })?;
+            To::Http2(answering, _) => {
+                let bytes = lead.len() + data.len();
+                answering.put(lead, data, last).await?;
+                bytes
+            }
+        };
         self.record.sent.set(self.record.sent.get() + bytes as u64);
         Ok(())
     }
+}
+
+/// Writes a piece by HTTP/1; says how many bytes that were.
+async fn write(
+    connection: &Connection,
+    patience: &mut Patience,
+    (mut lead, data): (Vec<u8>, &[u8]),
+    chunked: bool,
+    last: bool,
+) -> Result<usize, Stop> {
+    let mut tail: &[u8] = &[];
+    if chunked {
+        if !data.is_empty() {
+            let mut line = Vec::with_capacity(20);
+            chunk_line(&mut line, data.len());
+            lead.extend_from_slice(&line);
+        }
+        tail = match (data.is_empty(), last) {
+            (true, true) => b"0\r\n\r\n",
+            (false, true) => b"\r\n0\r\n\r\n",
+            (false, false) => b"\r\n",
+            (true, false) => &[],
+        };
+    }
+    let parts = [lead.as_slice(), data, tail];
+    let written = relay::write_all(&connection.stream, parts, patience, &connection.timer);
+    written.await.map_err(|end| {
+        Stop::End(match end {
+            WriteEnd::Gone => Reason::ClientGone,
+            WriteEnd::Slow => Reason::ReaderTooSlow,
+        })
+    })?;
+    Ok(parts.iter().map(|part| part.len()).sum())
 }

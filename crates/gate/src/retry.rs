@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http1::Framing;
 use crate::http1::head::RequestHead;
@@ -74,23 +75,30 @@ pub(crate) fn kind(reason: Reason) -> Option<RetryOn> {
     }
 }
 
-/// Reads a small body as a whole, where the route asks for it and the request could be sent again
-/// with it.
+/// The length of a body that is to be read as a whole: where the route asks for it, and the
+/// request could be sent again with it.
+pub(crate) fn gathers(head: &RequestHead, settings: &RouteSettings) -> Option<usize> {
+    let retry = &settings.retry;
+    let Framing::Length(length) = head.framing else {
+        return None;
+    };
+    let wanted = retry.attempts > 1 && retry.on != RetryOn::CONNECT && head.is_idempotent();
+    let small = length > 0 && length <= retry.body_max as u64;
+    if !wanted || !small || head.expects_continue() {
+        return None;
+    }
+    usize::try_from(length).ok()
+}
+
+/// Reads a small body as a whole.
 pub(crate) async fn gather(
     connection: &mut Connection,
     head: &RequestHead,
     settings: &RouteSettings,
 ) -> Result<Option<Vec<u8>>, Stop> {
-    let retry = &settings.retry;
-    let Framing::Length(length) = head.framing else {
+    let Some(length) = gathers(head, settings) else {
         return Ok(None);
     };
-    let wanted = retry.attempts > 1 && retry.on != RetryOn::CONNECT && head.is_idempotent();
-    let small = length > 0 && length <= retry.body_max as u64;
-    if !wanted || !small || head.expects_continue() {
-        return Ok(None);
-    }
-    let length = usize::try_from(length).unwrap_or(0);
     let mut body = Vec::with_capacity(length);
     let core = connection.stream.core().clone();
     let timer = Timer::new(&core);
@@ -113,9 +121,13 @@ pub(crate) async fn gather(
             }
         }
         let stream = &connection.stream;
-        let ready = relay::wait(&mut patience, &timer, stream, None, |context| {
-            stream.poll_readable(context)
-        });
+        let ready = relay::wait(
+            &mut patience,
+            &timer,
+            &core,
+            &None::<&TcpStream>,
+            |context| stream.poll_readable(context),
+        );
         ready.await.map_err(|relay::Exhausted| {
             let detail = "the body arrived slower than `rate_min` allows";
             Rejection::new(Reason::RequestTooSlow, detail)

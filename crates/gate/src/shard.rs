@@ -18,10 +18,11 @@ use crate::driver::Core;
 use crate::driver::tcp::TcpStream;
 use crate::files;
 use crate::hold::Hold;
+use crate::http2;
 use crate::live::Live;
 use crate::rate::network_of;
 use crate::reason::Reason;
-use crate::settings::ListenerSettings;
+use crate::settings::{ListenerSettings, Protocol};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::trace::Tracer;
@@ -62,6 +63,7 @@ pub(crate) struct Listener {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) connections: AtomicUsize,
     pub(crate) connections_max: AtomicUsize,
+    pub(crate) protocols: Protocols,
     /// Connections of one address; 0 for no limit.
     per_address: AtomicUsize,
     addresses: Addresses,
@@ -71,6 +73,38 @@ pub(crate) struct Listener {
     pub(crate) closed: AtomicBool,
 }
 
+/// What a listener speaks; a reload may change it.
+#[derive(Debug)]
+pub(crate) struct Protocols {
+    http1: AtomicBool,
+    http2: AtomicBool,
+}
+
+impl Protocols {
+    pub(crate) fn new(protocols: &[Protocol]) -> Self {
+        let this = Self {
+            http1: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
+        };
+        this.set(protocols);
+        this
+    }
+
+    pub(crate) fn set(&self, protocols: &[Protocol]) {
+        let has = |wanted| protocols.contains(&wanted);
+        self.http1.store(has(Protocol::Http1), Ordering::Relaxed);
+        self.http2.store(has(Protocol::Http2), Ordering::Relaxed);
+    }
+
+    pub(crate) fn http1(&self) -> bool {
+        self.http1.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+}
+
 impl Listener {
     pub(crate) fn new(settings: &ListenerSettings, address: std::net::SocketAddr) -> Self {
         Self {
@@ -78,6 +112,7 @@ impl Listener {
             address,
             connections: AtomicUsize::new(0),
             connections_max: AtomicUsize::new(settings.connections_max),
+            protocols: Protocols::new(&settings.protocols),
             per_address: AtomicUsize::new(settings.connections_per_address.unwrap_or(0)),
             addresses: Addresses::default(),
             datagrams: settings.is_udp(),
@@ -89,6 +124,7 @@ impl Listener {
     pub(crate) fn apply(&self, settings: &ListenerSettings) {
         self.connections_max
             .store(settings.connections_max, Ordering::Relaxed);
+        self.protocols.set(&settings.protocols);
         let per_address = settings.connections_per_address.unwrap_or(0);
         self.per_address.store(per_address, Ordering::Relaxed);
     }
@@ -197,6 +233,8 @@ pub(crate) struct Shard {
     pub(crate) index: usize,
     pub(crate) stats: Arc<ThreadStats>,
     pub(crate) pool: Pool,
+    /// Connections of HTTP/2 to backends.
+    pub(crate) http2: http2::backend::Pool,
     pub(crate) live: Rc<Live>,
     snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     date: RefCell<(i64, String)>,
@@ -216,6 +254,7 @@ impl Shard {
             index,
             stats: Arc::clone(stats),
             pool: Pool::default(),
+            http2: http2::backend::Pool::default(),
             live: Rc::default(),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             date: RefCell::default(),

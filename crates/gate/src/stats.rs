@@ -33,6 +33,20 @@ pub(crate) struct ThreadStats {
     pub(crate) tunnels: AtomicI64,
     pub(crate) client_handshakes: Handshakes,
     pub(crate) backend_handshakes: Handshakes,
+    pub(crate) http2: Http2Stats,
+}
+
+/// What HTTP/2 adds.
+#[derive(Debug, Default)]
+pub(crate) struct Http2Stats {
+    /// Connections of clients that spoke it.
+    pub(crate) connections: AtomicU64,
+    /// Requests that came by it.
+    pub(crate) requests: AtomicU64,
+    /// Streams that clients reset.
+    pub(crate) resets_received: AtomicU64,
+    /// Streams of clients that the gate reset.
+    pub(crate) resets_sent: AtomicU64,
 }
 
 impl ThreadStats {
@@ -50,6 +64,7 @@ impl ThreadStats {
             failed_sign_ins: AtomicU64::new(0),
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
+            http2: Http2Stats::default(),
             client_handshakes: Handshakes::new(),
             backend_handshakes: Handshakes::new(),
         }
@@ -89,6 +104,8 @@ pub(crate) struct Totals {
     pub(crate) failed_sign_ins: u64,
     pub(crate) active: i64,
     pub(crate) tunnels: i64,
+    /// Connections, requests, resets received and sent.
+    pub(crate) http2: [u64; 4],
     pub(crate) client_handshakes: HandshakeTotals,
     pub(crate) backend_handshakes: HandshakeTotals,
 }
@@ -132,6 +149,12 @@ impl Totals {
             failed_sign_ins: sum(&|thread| &thread.failed_sign_ins),
             active: gauge(&|thread| &thread.active),
             tunnels: gauge(&|thread| &thread.tunnels),
+            http2: [
+                sum(&|thread| &thread.http2.connections),
+                sum(&|thread| &thread.http2.requests),
+                sum(&|thread| &thread.http2.resets_received),
+                sum(&|thread| &thread.http2.resets_sent),
+            ],
             client_handshakes: HandshakeTotals::of(
                 threads.iter().map(|thread| &thread.client_handshakes),
             ),

@@ -7,18 +7,17 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::connection::Connection;
+use crate::backends::Backend;
 use crate::driver::buffer::{Buffer, SMALL};
-use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
-use crate::forward::Plan;
-use crate::live;
+use crate::forward::Order;
+use crate::live::{self, Listed};
 use crate::reason::Reason;
 use crate::record::Record;
-use crate::relay::{self, Patience};
+use crate::relay::{self, Patience, Pipe};
 use crate::shard::Shard;
 use crate::ws::{Frames, close_frame};
 
@@ -57,106 +56,113 @@ enum End {
     Drained,
 }
 
-/// Runs a tunnel to its end: `lead` (the 101) goes to the client first, then `rest`, which the
-/// backend sent behind it.
-pub(crate) async fn run(
-    plan: Plan<'_>,
-    connection: &mut Connection,
-    record: &Record,
-    lead: Vec<u8>,
-    rest: Option<Buffer>,
-) -> Reason {
-    let shard = plan.shard;
-    shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
-    let counted = Counted(shard);
-    let early = connection.leftover.take();
-    let (client, backend) = (&connection.stream, &plan.upstream.stream);
-    keep_alive(client);
-    keep_alive(backend);
-    let asked = plan.head.upgrade().unwrap_or_default();
-    let figures = Rc::new(live::Tunnel {
-        route: plan.routed.settings.name.clone(),
-        service: plan.routed.settings.service.clone(),
-        backend: Arc::clone(&plan.upstream.flight.0),
-        received: Cell::new(0),
-        sent: Cell::new(0),
-        last: Cell::new(shard.core.now()),
-    });
-    connection.listed.tunnel(&figures);
-    let shared = Shared {
-        shard,
-        figures,
-        websocket: asked.eq_ignore_ascii_case(b"websocket"),
-        idle: plan.routed.settings.websocket.idle,
-    };
-    let mut patience = Patience::Idle(Duration::from_secs(30));
-    let first = [lead.as_slice(), &[], &[]];
-    let greeted = relay::write_all(client, first, &mut patience, &connection.timer).await;
-    drop(lead);
-    let reason = if greeted.is_err() {
-        Reason::ClientGone
-    } else {
-        let up = Direction::new(&shared, client, backend, true);
-        let down = Direction::new(&shared, backend, client, false);
-        both(
-            &shared,
-            &connection.timer,
-            (up, early),
-            (down, rest),
+/// What passes before the bytes of the peers.
+#[derive(Debug, Default)]
+pub(crate) struct First {
+    /// The 101, for the client.
+    pub(crate) lead: Vec<u8>,
+    /// What the client sent behind its request.
+    pub(crate) early: Option<Buffer>,
+    /// What the backend sent behind its answer.
+    pub(crate) rest: Option<Buffer>,
+}
+
+/// A tunnel that is about to begin.
+#[derive(Debug)]
+pub(crate) struct Tunnel<'a> {
+    shard: &'a Shard,
+    timer: &'a Timer,
+    record: &'a Record,
+    figures: Rc<live::Tunnel>,
+    websocket: bool,
+    idle: Duration,
+}
+
+impl<'a> Tunnel<'a> {
+    /// One that a 101 opened.
+    pub(crate) fn new(
+        order: Order<'a>,
+        timer: &'a Timer,
+        record: &'a Record,
+        listed: &Listed,
+    ) -> Self {
+        let settings = order.routed.settings;
+        let asked = order.head.upgrade().unwrap_or_default();
+        let names = (settings.name.as_str(), settings.service.as_str());
+        let about = (order.upstream.backend(), settings.websocket.idle);
+        Self {
+            websocket: asked.eq_ignore_ascii_case(b"websocket"),
+            ..Self::plain(order.shard, names, about, (timer, record, listed))
+        }
+    }
+
+    /// One of bytes that nobody asked for by HTTP; it ends after `idle` without a byte.
+    pub(crate) fn plain(
+        shard: &'a Shard,
+        (route, service): (&str, &str),
+        (backend, idle): (&Arc<Backend>, Duration),
+        (timer, record, listed): (&'a Timer, &'a Record, &Listed),
+    ) -> Self {
+        let figures = Rc::new(live::Tunnel {
+            route: route.to_owned(),
+            service: service.to_owned(),
+            backend: Arc::clone(backend),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            last: Cell::new(shard.core.now()),
+        });
+        listed.tunnel(&figures);
+        Self {
+            shard,
+            timer,
             record,
-        )
-        .await
-    };
-    drop(counted);
-    reason
-}
+            figures,
+            websocket: false,
+            idle,
+        }
+    }
 
-/// Runs a tunnel of bytes that nobody asked for by HTTP, to its end.
-pub(crate) async fn plain(
-    shard: &Shard,
-    connection: &Connection,
-    backend: &TcpStream,
-    (figures, idle): (live::Tunnel, Duration),
-    record: &Record,
-) -> Reason {
-    shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
-    let counted = Counted(shard);
-    let client = &connection.stream;
-    keep_alive(client);
-    keep_alive(backend);
-    let figures = Rc::new(figures);
-    connection.listed.tunnel(&figures);
-    let shared = Shared {
-        shard,
-        figures,
-        websocket: false,
-        idle,
-    };
-    let up = Direction::new(&shared, client, backend, true);
-    let down = Direction::new(&shared, backend, client, false);
-    let reason = both(&shared, &connection.timer, (up, None), (down, None), record).await;
-    drop(counted);
-    reason
-}
-
-fn keep_alive(stream: &TcpStream) {
-    // Finds a peer that vanished without a word in about two minutes.
-    let keep_alive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(4);
-    if let Err(error) = stream.socket().set_tcp_keepalive(&keep_alive) {
-        tracing::debug!(%error, "keep-alive");
+    /// Runs it to its end.
+    pub(crate) async fn run<C: Pipe, B: Pipe>(
+        &self,
+        client: &C,
+        backend: &B,
+        first: First,
+    ) -> Reason {
+        let shard = self.shard;
+        shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(shard);
+        client.keep_alive();
+        backend.keep_alive();
+        let shared = Shared {
+            shard,
+            figures: Rc::clone(&self.figures),
+            websocket: self.websocket,
+            idle: self.idle,
+        };
+        let mut patience = Patience::Idle(Duration::from_secs(30));
+        let First { lead, early, rest } = first;
+        let parts = [lead.as_slice(), &[], &[]];
+        let greeted = relay::write_all(client, parts, &mut patience, self.timer).await;
+        drop(lead);
+        let reason = if greeted.is_err() {
+            Reason::ClientGone
+        } else {
+            let up = Direction::new(&shared, client, backend, true);
+            let down = Direction::new(&shared, backend, client, false);
+            let ends = (up, early);
+            both(&shared, self.timer, ends, (down, rest), self.record).await
+        };
+        drop(counted);
+        reason
     }
 }
 
-type Start<'a> = (Direction<'a>, Option<Buffer>);
-
-async fn both(
+async fn both<C: Pipe, B: Pipe>(
     shared: &Shared<'_>,
     timer: &Timer,
-    (mut up, early): Start<'_>,
-    (mut down, rest): Start<'_>,
+    (mut up, early): (Direction<'_, C, B>, Option<Buffer>),
+    (mut down, rest): (Direction<'_, B, C>, Option<Buffer>),
     record: &Record,
 ) -> Reason {
     let live::Tunnel { received, sent, .. } = &*shared.figures;
@@ -230,23 +236,18 @@ fn after_one(ends: (Option<End>, Option<End>)) -> Reason {
 
 /// Both sides were told: reads on for a moment, until each has answered with a close frame of
 /// its own or ended.
-async fn await_closes<'a>(timer: &Timer, up: &mut Direction<'a>, down: &mut Direction<'a>) {
+async fn await_closes<C: Pipe, B: Pipe>(
+    timer: &Timer,
+    up: &mut Direction<'_, C, B>,
+    down: &mut Direction<'_, B, C>,
+) {
     timer.set(CLOSING);
     let mut buffer = Buffer::new(up.from.core(), SMALL);
     let mut open = [!up.frames.saw_close(), !down.frames.saw_close()];
     poll_fn(|context| {
-        for (side, direction) in open.iter_mut().zip([&mut *up, &mut *down]) {
-            while *side {
-                let Poll::Ready(read) = direction.from.poll_read(context, buffer.spare()) else {
-                    break;
-                };
-                let count = read.unwrap_or(0);
-                buffer.fill(count);
-                direction.frames.follow(buffer.filled(), false);
-                buffer.consume(count);
-                *side = count > 0 && !direction.frames.saw_close();
-            }
-        }
+        let [above, below] = &mut open;
+        up.read_on(&mut buffer, above, context);
+        down.read_on(&mut buffer, below, context);
         if open == [false, false] {
             return Poll::Ready(());
         }
@@ -256,18 +257,18 @@ async fn await_closes<'a>(timer: &Timer, up: &mut Direction<'a>, down: &mut Dire
 }
 
 /// One direction of a tunnel.
-struct Direction<'a> {
+struct Direction<'a, F, T> {
     shared: &'a Shared<'a>,
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+    from: &'a F,
+    to: &'a T,
     frames: Frames,
     /// Toward the backend frames are masked.
     upward: bool,
     timer: Timer,
 }
 
-impl<'a> Direction<'a> {
-    fn new(shared: &'a Shared<'a>, from: &'a TcpStream, to: &'a TcpStream, upward: bool) -> Self {
+impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
+    fn new(shared: &'a Shared<'a>, from: &'a F, to: &'a T, upward: bool) -> Self {
         Self {
             shared,
             from,
@@ -275,6 +276,20 @@ impl<'a> Direction<'a> {
             frames: Frames::default(),
             upward,
             timer: Timer::new(from.core()),
+        }
+    }
+
+    /// Reads what is there, until a close frame went by.
+    fn read_on(&mut self, buffer: &mut Buffer, open: &mut bool, context: &mut Context<'_>) {
+        while *open {
+            let Poll::Ready(read) = self.from.poll_read(context, buffer.spare()) else {
+                return;
+            };
+            let count = read.unwrap_or(0);
+            buffer.fill(count);
+            self.frames.follow(buffer.filled(), false);
+            buffer.consume(count);
+            *open = count > 0 && !self.frames.saw_close();
         }
     }
 

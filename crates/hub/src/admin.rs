@@ -12,17 +12,14 @@ use axum::{Json, Router};
 use futures_util::future::join_all;
 use munjigi_eureka::{Application, Instance, InstanceStatus, Known};
 use munjigi_foundation::clock::{Clock, Timestamp};
-use munjigi_foundation::tls::UrlTrust;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::GateAdmin;
-use crate::registry::{Registries, Registry, without_secret};
+use crate::gates::{Drained, Gate, Gates, is_drained};
+use crate::registry::{Registries, Registry, address};
 use crate::store::{Store, jobs as rows};
 use crate::uploads::Uploads;
 
-/// A gate's status is read up to this size.
-const STATUS_MAX: usize = 4 << 20;
 /// Workers that went away are shown for this long.
 const GONE_SHOWN: Duration = Duration::from_secs(3_600);
 /// Workers remembered.
@@ -39,19 +36,11 @@ struct Worker {
     here: bool,
 }
 
-/// A gate's admin face.
-pub(crate) struct Gate {
-    shown: String,
-    client: reqwest::Client,
-    url: String,
-    admin: GateAdmin,
-}
-
 /// What the status page is made from.
 pub(crate) struct Sources {
     pub(crate) registries: Registries,
     pub(crate) worker_service: String,
-    pub(crate) gates: Vec<Gate>,
+    pub(crate) gates: Gates,
     pub(crate) uploads: Uploads,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
@@ -64,90 +53,6 @@ pub(crate) struct Admin(Arc<Inner>);
 struct Inner {
     sources: Sources,
     workers: Mutex<BTreeMap<String, Worker>>,
-}
-
-/// Why a gate gave nothing.
-#[derive(Debug, thiserror::Error)]
-enum GateError {
-    #[error("it can't be reached: {0}")]
-    Unreachable(#[from] reqwest::Error),
-    #[error("it answers {0}")]
-    Refused(reqwest::StatusCode),
-    #[error("its answer is longer than {STATUS_MAX} bytes")]
-    TooLarge,
-    #[error("its answer can't be read: {0}")]
-    Unreadable(#[from] serde_json::Error),
-}
-
-impl Gate {
-    /// A client of a gate's admin face; `http` is shared by those on TCP.
-    pub(crate) fn new(
-        admin: &GateAdmin,
-        http: &reqwest::Client,
-        trust: &UrlTrust,
-    ) -> Result<Self, reqwest::Error> {
-        let (shown, client, url) = match admin {
-            GateAdmin::Url { url, .. } => (without_secret(url), http.clone(), url.clone()),
-            GateAdmin::Socket(path) => {
-                let client = reqwest::Client::builder()
-                    .unix_socket(path.as_path())
-                    .timeout(Duration::from_secs(5))
-                    .no_proxy()
-                    .tls_backend_preconfigured(trust.clone())
-                    .build()?;
-                let url = "http://localhost".to_owned();
-                (format!("unix:{}", path.display()), client, url)
-            }
-        };
-        Ok(Self {
-            shown,
-            client,
-            url,
-            admin: admin.clone(),
-        })
-    }
-
-    /// The gate's own status with `url` and `ok`, its connections as one figure.
-    async fn shown(&self) -> Map<String, Value> {
-        let (mut shown, ok) = match self.status().await {
-            Ok(mut status) => {
-                let active = status.get("connections").and_then(|all| all.get("active"));
-                if let Some(active) = active.cloned() {
-                    status.insert("connections".to_owned(), active);
-                }
-                (status, true)
-            }
-            Err(error) => {
-                let why = Value::String(error.to_string());
-                (Map::from_iter([("error".to_owned(), why)]), false)
-            }
-        };
-        shown.insert("url".to_owned(), Value::String(self.shown.clone()));
-        shown.insert("ok".to_owned(), Value::Bool(ok));
-        shown
-    }
-
-    async fn status(&self) -> Result<Map<String, Value>, GateError> {
-        let mut request = self.client.get(format!("{}/status", self.url));
-        if let GateAdmin::Url {
-            token: Some(token), ..
-        } = &self.admin
-        {
-            request = request.bearer_auth(token.expose());
-        }
-        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
-        if !response.status().is_success() {
-            return Err(GateError::Refused(response.status()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > STATUS_MAX {
-                return Err(GateError::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(serde_json::from_slice(&body)?)
-    }
 }
 
 impl Admin {
@@ -226,10 +131,6 @@ fn worker(instance: &Instance, now: Timestamp) -> Worker {
     }
 }
 
-fn address(instance: &Instance) -> String {
-    format!("{}:{}", instance.ip_addr, instance.port.number)
-}
-
 fn renewed(instance: &Instance) -> Option<Timestamp> {
     let millis = instance.lease.last_renewal_timestamp;
     (millis > 0).then(|| Timestamp::from_millis(millis))
@@ -266,14 +167,18 @@ struct Offer {
 
 impl Inner {
     fn models(&self) -> BTreeMap<String, Offer> {
-        offers(&self.workers.lock().unwrap_or_else(PoisonError::into_inner))
+        let drained = self.sources.gates.drained.borrow().clone();
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers(&workers, &drained)
     }
 }
 
-fn offers(workers: &BTreeMap<String, Worker>) -> BTreeMap<String, Offer> {
+fn offers(workers: &BTreeMap<String, Worker>, drained: &Drained) -> BTreeMap<String, Offer> {
     let mut offers: BTreeMap<String, Offer> = BTreeMap::new();
-    let up = |worker: &&Worker| worker.here && worker.status == InstanceStatus::Up;
-    for worker in workers.values().filter(up) {
+    let takes = |worker: &&Worker| {
+        worker.here && worker.status == InstanceStatus::Up && !is_drained(drained, &worker.address)
+    };
+    for worker in workers.values().filter(takes) {
         for model in &worker.models {
             let offer = offers.entry(model.clone()).or_default();
             offer.workers += 1;
@@ -296,6 +201,7 @@ async fn workers(State(admin): State<Admin>) -> Response {
         Ok(running) => running,
         Err(error) => return crate::jobs::failed(error).into_response(),
     };
+    let drained = admin.0.sources.gates.drained.borrow().clone();
     let workers: Vec<_> = known
         .iter()
         .map(|(server_id, worker)| {
@@ -303,6 +209,7 @@ async fn workers(State(admin): State<Admin>) -> Response {
             json!({
                 "serverId": server_id,
                 "status": worker.status.as_str(),
+                "drained": is_drained(&drained, &worker.address),
                 "models": worker.models,
                 "free": worker.free,
                 "running": running,
@@ -317,7 +224,7 @@ async fn workers(State(admin): State<Admin>) -> Response {
 }
 
 async fn gates(State(admin): State<Admin>) -> Response {
-    let gates = join_all(admin.0.sources.gates.iter().map(Gate::shown)).await;
+    let gates = join_all(admin.0.sources.gates.each.iter().map(Gate::shown)).await;
     Json(json!({ "gates": gates })).into_response()
 }
 
@@ -378,7 +285,7 @@ async fn alarms(State(admin): State<Admin>) -> Response {
             format!("the disk of the uploads can't be read: {error}"),
         )),
     }
-    for gate in &sources.gates {
+    for gate in sources.gates.each.iter() {
         if let Err(error) = gate.status().await {
             let message = format!("the gate {} gives no status: {error}", gate.shown);
             alarms.push(alarm("gate_down", message));
@@ -421,6 +328,8 @@ fn worker_alarms(known: &Known, service: &str) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use munjigi_eureka::Applications;
 
     use super::*;
@@ -490,13 +399,15 @@ mod tests {
             workers: 2,
             free: 6,
         };
-        assert_eq!(offers(&workers)["source"], expected);
+        assert_eq!(offers(&workers, &Drained::default())["source"], expected);
+        let drained = Drained::from(BTreeSet::from([([127, 0, 0, 1], 1).into()]));
+        assert!(offers(&workers, &drained).is_empty());
         remember(&mut workers, &known(&[("2", up)]), "MODEL-SERVER", at(20));
         let expected = Offer {
             workers: 1,
             free: 3,
         };
-        assert_eq!(offers(&workers)["source"], expected);
+        assert_eq!(offers(&workers, &Drained::default())["source"], expected);
         assert!(!workers["1"].here && workers["2"].here);
         remember(&mut workers, &Known::default(), "MODEL-SERVER", at(30));
         assert!(

@@ -19,9 +19,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin, Gate, Sources};
+use crate::admin::{self, Admin, Sources};
 use crate::auth::{self, Auth, AuthError, WeakAuth};
 use crate::face::{self, Guard, Hosts, Network, Operations};
+use crate::gates::Gates;
 use crate::jobs::{self, Jobs, JobsError, JobsWiring};
 use crate::pages::{self, Pages};
 use crate::registry::Registries;
@@ -224,12 +225,13 @@ impl Built {
         let trust = tls::for_urls(settings.ca_file.as_deref())?;
         let client = client(&trust)?;
         let registries = Registries::start(wiring, address, &client, tasks, shutdown)?;
+        let gates = Gates::start(settings, wiring, (&client, &trust), tasks, shutdown)?;
         let wired = jobs_wiring(
             settings,
             wiring,
-            trust.clone(),
+            trust,
             (&store, &uploads),
-            &registries,
+            (&registries, &gates),
         );
         let jobs = Jobs::start(wired, tasks.clone(), shutdown.clone())?;
         let guard = guard(settings, wiring, address, &auth);
@@ -245,7 +247,7 @@ impl Built {
         let admin = Admin::new(Sources {
             registries,
             worker_service: settings.worker_service.clone(),
-            gates: gates(wiring, &client, &trust)?,
+            gates,
             uploads: uploads.clone(),
             store: store.clone(),
             clock: wiring.clock.clone(),
@@ -296,13 +298,14 @@ fn jobs_wiring(
     wiring: &Wiring,
     trust: UrlTrust,
     (store, uploads): (&Store, &Uploads),
-    registries: &Registries,
+    (registries, gates): (&Registries, &Gates),
 ) -> JobsWiring {
     JobsWiring {
         store: store.clone(),
         uploads: uploads.clone(),
         clock: wiring.clock.clone(),
         registry: registries.known.clone(),
+        drained: gates.drained.clone(),
         worker_service: settings.worker_service.clone(),
         gate_inner_url: wiring.gate_inner_url.clone(),
         trust,
@@ -331,15 +334,6 @@ fn client(trust: &UrlTrust) -> Result<reqwest::Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-}
-
-fn gates(
-    wiring: &Wiring,
-    client: &reqwest::Client,
-    trust: &UrlTrust,
-) -> Result<Vec<Gate>, reqwest::Error> {
-    let gates = wiring.gate_admin.iter();
-    gates.map(|admin| Gate::new(admin, client, trust)).collect()
 }
 
 fn guard(settings: &HubSettings, wiring: &Wiring, address: SocketAddr, auth: &Auth) -> Guard {

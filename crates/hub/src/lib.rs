@@ -5,6 +5,7 @@
 mod admin;
 mod auth;
 mod face;
+mod gates;
 mod hub;
 pub mod jobs;
 mod pages;
@@ -17,4 +18,5 @@ pub mod uploads;
 pub mod user;
 
 pub use face::Network;
+pub use gates::Drained;
 pub use hub::{GateAdmin, Hub, StartError, Wiring};

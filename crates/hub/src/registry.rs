@@ -107,6 +107,15 @@ fn reachable(address: SocketAddr, urls: &[Secret]) -> IpAddr {
     seen.map_or(IpAddr::from([127, 0, 0, 1]), |seen| seen.ip())
 }
 
+/// Where an instance is reached, as gates write it too.
+pub(crate) fn address(instance: &Instance) -> String {
+    let (ip, port) = (&instance.ip_addr, instance.port.number);
+    ip.parse().map_or_else(
+        |_| format!("{ip}:{port}"),
+        |ip| SocketAddr::new(ip, port).to_string(),
+    )
+}
+
 /// A url without user and password.
 pub(crate) fn without_secret(url: &str) -> String {
     let Ok(mut parsed) = reqwest::Url::parse(url) else {

@@ -304,11 +304,16 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<Exit, Failure> {
     Admin::find(&args.admin)?
         .ask(Method::POST, "/drain", Some(&order))
         .await?;
-    say(if *undo {
-        format!("{service} {address} gets requests again")
-    } else {
-        format!("{service} {address} gets no new requests; what it has goes on")
-    });
+    if *undo {
+        say(format!("{service} {address} gets requests again"));
+        return Ok(Exit::Good);
+    }
+    say(format!(
+        "{service} {address} is drained: it gets no balanced requests; what it has goes on, and what `where` sends to it arrives"
+    ));
+    say(format!(
+        "a worker gets no new jobs within 3 s, from hubs that know this gate (gate_admin); `munjigi drain {service} {address} --undo` takes it back"
+    ));
     Ok(Exit::Good)
 }
 

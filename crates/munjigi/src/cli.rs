@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::{BackendsArgs, ConnectionsArgs, DrainArgs, LogLevelArgs, WeightArgs};
-use crate::client::{CancelArgs, JobsArgs, ResultArgs, SubmitArgs, WatchArgs};
+use crate::client::{CancelArgs, DeleteArgs, JobsArgs, ResultArgs, SubmitArgs, WatchArgs};
 use crate::explain::ExplainCommand;
 use crate::scan::ScanArgs;
 
@@ -77,6 +77,9 @@ pub(crate) enum Command {
     /// Stops a job and removes what it left
     #[command(after_help = "Example:\n  munjigi cancel 01JD3ZK5T1M8Q4V0X6Y7N2B9CE")]
     Cancel(CancelArgs),
+    /// Deletes a job that has ended, with its events, findings and results
+    #[command(after_help = "Example:\n  munjigi delete 01JD3ZK5T1M8Q4V0X6Y7N2B9CE")]
+    Delete(DeleteArgs),
     /// Fetches a job's results, verified, into a folder
     #[command(after_help = "Example:\n  munjigi result 01JD3ZK5T1M8Q4V0X6Y7N2B9CE -o findings/")]
     Result(ResultArgs),
@@ -85,9 +88,15 @@ pub(crate) enum Command {
         after_help = "Examples:\n  munjigi backends\n  munjigi backends HUB --json --admin unix:/run/munjigi/admin.sock"
     )]
     Backends(BackendsArgs),
-    /// Takes a backend out of the balance of a running gate: it gets no new requests, what it has goes on
+    /// Takes a backend out of the balance of a running gate; a worker gets no new jobs
     #[command(
-        after_help = "Examples:\n  munjigi drain MODEL-SERVER 10.0.0.3:8000\n  munjigi drain MODEL-SERVER 10.0.0.3:8000 --undo"
+        after_long_help = "A drained backend gets no balanced requests, and what it has goes on. What a route's `where` sends to it still arrives: \
+            there is no other that could answer, and so the jobs of a worker come to their end. Hubs that know this gate \
+            (`gate_admin`; in the same process by themselves) place no new jobs on it within 3 s. It holds until --undo, or \
+            until the gate ends.\n\n\
+            To empty a worker for maintenance: drain it, and wait until `munjigi backends` shows nothing in flight and the \
+            status page no busy slot.\n\n\
+            Examples:\n  munjigi drain MODEL-SERVER 10.0.0.3:8000\n  munjigi drain MODEL-SERVER 10.0.0.3:8000 --undo"
     )]
     Drain(DrainArgs),
     /// Gives a backend of a running gate another share

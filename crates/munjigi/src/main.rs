@@ -7,6 +7,7 @@ mod client;
 mod discovery;
 mod explain;
 mod handover;
+mod listening;
 mod outcome;
 mod roles;
 mod run;
@@ -19,7 +20,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use munjigi_foundation::telemetry::{LogFormat, start_log};
+use munjigi_foundation::telemetry::{FILTER_HINT, LogFormat, start_log};
 
 use cli::{Cli, Command};
 use outcome::{Exit, Failure};
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
     } else {
         "warn"
     };
-    let filter = cli.log.as_deref().unwrap_or(told);
+    // A variable that is set to nothing says nothing.
+    let filter = cli.log.as_deref().filter(|filter| !filter.is_empty());
     let format = if cli.log_json {
         LogFormat::Json
     } else {
@@ -53,8 +55,11 @@ fn main() -> ExitCode {
         // Nothing else may run in a process that is about to become a model: no log, no runtime, no thread.
         return munjigi_worker::sandbox::enter(arguments);
     }
-    start_log(filter, format, std::io::stderr().is_terminal());
-    match dispatch(cli.command) {
+    let colour = std::io::stderr().is_terminal();
+    let started = start_log(filter.unwrap_or(told), format, colour).map_err(|why| {
+        Failure::could_not(format!("--log (or MUNJIGI_LOG): {why}")).hint(FILTER_HINT)
+    });
+    match started.and_then(|()| dispatch(cli.command)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print();
@@ -75,6 +80,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Jobs(args) => wait(client::jobs(args)),
         Command::Watch(args) => wait(client::watch(args)),
         Command::Cancel(args) => wait(client::cancel(args)),
+        Command::Delete(args) => wait(client::delete(args)),
         Command::Result(args) => wait(client::result(args)),
         Command::Backends(args) => wait(admin::backends(args)),
         Command::Drain(args) => wait(admin::drain(args)),

@@ -63,6 +63,21 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " (hint: {hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One line to standard error beside what a command answers: `warning: …`, `hint: …`, `job: …`.
+pub(crate) fn remark(kind: &str, line: impl fmt::Display) {
+    drop(writeln!(std::io::stderr().lock(), "{kind}: {line}"));
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::could_not(format!("{error:#}"))

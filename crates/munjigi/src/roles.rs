@@ -1,5 +1,6 @@
 //! The roles of one process, started in the order in which they need each other, and ended in the other order.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::discovery::{Embedded, OverHttp};
 use crate::handover::Predecessor;
+use crate::listening;
 use crate::outcome::Failure;
 use crate::settings::{Cluster, Settings};
 
@@ -181,7 +183,12 @@ impl Roles {
         };
         let gate = Gate::start(settings, wiring)
             .await
-            .map_err(Failure::could_not)?;
+            .map_err(|error| match &error {
+                munjigi_gate::StartError::Listen {
+                    address, source, ..
+                } if source.kind() == ErrorKind::AddrInUse => taken(&error, *address),
+                _ => Failure::could_not(&error),
+            })?;
         self.gate = Some(gate);
         Ok(())
     }
@@ -353,10 +360,14 @@ impl Roles {
             .await
             .map_err(|error| {
                 let failure = Failure::could_not(&error);
-                match error {
+                match &error {
                     munjigi_hub::StartError::Locked(_) => {
                         failure.hint("stop the other one, or name another data folder")
                     }
+                    munjigi_hub::StartError::Listen {
+                        address,
+                        error: why,
+                    } if why.kind() == ErrorKind::AddrInUse => taken(&error, *address),
                     _ => failure,
                 }
             })?;
@@ -458,7 +469,20 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 fn cannot_listen(role: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
-    Failure::could_not(format!("the {role} can't listen on {address}: {error}"))
+    let message = format!("the {role} can't listen on {address}: {error}");
+    if error.kind() == ErrorKind::AddrInUse {
+        return taken(&message, address);
+    }
+    Failure::could_not(message)
+}
+
+/// Somebody else listens there already.
+fn taken(error: &dyn std::fmt::Display, address: SocketAddr) -> Failure {
+    let by = listening::owner(address).map_or_else(String::new, |owner| format!(", by {owner}"));
+    Failure::could_not(format!("{error}{by}")).hint(
+        "stop that one, or take another address: `munjigi up --listen 127.0.0.1:0` takes a free port, `munjigi run` \
+         listens where the settings file says (address = …)",
+    )
 }
 
 /// A secret that nobody else knows: hub and worker are in this process.

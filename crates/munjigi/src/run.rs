@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use munjigi_foundation::settings::{Document, Severity};
+use munjigi_foundation::settings::Severity;
 
 use crate::check::{any_error, print_problems};
 use crate::cli::RunArgs;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
             own,
             lock: None,
         };
-        life.serve(signals, || reread(&document, args))
+        life.serve(signals, || reread(args))
             .await
             .map(|end| end.exit)
     })
@@ -206,20 +206,20 @@ impl Life {
 const NEEDS_RESTART: &str = "that needs a new process (SIGUSR2, or a restart)";
 
 /// The settings file as it is now; its problems go to the log.
-fn reread(document: &Document, args: &RunArgs) -> Option<settings::Settings> {
+fn reread(args: &RunArgs) -> Option<settings::Settings> {
     let fresh = match settings::load(&args.file) {
         Ok(fresh) => fresh,
         Err(failure) => {
-            failure.print();
+            tracing::error!("{failure}");
             return None;
         }
     };
     let (read, problems) = settings::read(&fresh, &args.only);
     for problem in &problems {
-        if problem.severity == Severity::Error {
-            tracing::error!(file = document.name, "{}", problem.message);
-        } else {
-            tracing::warn!(file = document.name, "{}", problem.message);
+        let line = problem.in_one_line(&fresh.name, &fresh.text);
+        match problem.severity {
+            Severity::Error => tracing::error!("{line}"),
+            Severity::Warning => tracing::warn!("{line}"),
         }
     }
     read.filter(|_| !any_error(&problems))

@@ -52,6 +52,9 @@ pub(crate) static CLUSTER: Schema = Schema {
     ],
 };
 
+const MAKE_SECRET: &str = "make one with `openssl rand -hex 32 > cluster.secret` (or `head -c 32 /dev/urandom | base64`), \
+     the same on every machine, and `chmod 600` it";
+
 /// `[cluster]` as meant.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
@@ -165,12 +168,12 @@ fn cluster(table: &Table<'_>) -> Option<Cluster> {
                 .map(|name| name.value.to_uppercase())
                 .collect()
         });
-    let secret = table.secret_in_file("secret_file")?;
+    let secret = table.secret_in_file_or("secret_file", MAKE_SECRET)?;
     if secret.expose().len() < 16 {
         table.problems().error_with_hint(
             table.span_of("secret_file"),
             "the cluster's secret is shorter than 16 bytes",
-            "make one with `head -c 32 /dev/urandom | base64 > cluster.secret`",
+            MAKE_SECRET,
         );
     }
     Some(Cluster { secret, services })
@@ -195,7 +198,7 @@ impl Present {
         [gate, hub, worker]: [Option<&Table<'_>>; 3],
     ) {
         if !(self.gate || self.registry || self.hub || self.worker) {
-            root.problems().error_with_hint(
+            root.problems().absent(
                 None,
                 "there is no role to run",
                 "write at least one of [gate], [registry], [hub], [worker]",
@@ -203,7 +206,7 @@ impl Present {
         }
         if !self.cluster && self.hub != self.worker {
             let alone = if self.hub { hub } else { worker };
-            root.problems().error_with_hint(
+            root.problems().absent(
                 alone.and_then(Table::span),
                 "a hub and a worker in different processes need a secret in common",
                 "write [cluster] with secret_file, the same on both sides",
@@ -229,7 +232,7 @@ impl Present {
 
     fn check_gate(self, table: &Table<'_>, gate: &GateSettings) {
         if matches!(gate.registry.source, Some(RegistrySource::Embedded)) && !self.registry {
-            table.problems().error_with_hint(
+            table.problems().absent(
                 table.span_of("registry"),
                 "gate.registry is embedded, but this process runs no [registry]",
                 "write a [registry] table, or gate.registry.urls",
@@ -242,7 +245,7 @@ impl Present {
             )
         });
         if asks && gate.registry.source.is_none() && !self.registry {
-            table.problems().error_with_hint(
+            table.problems().absent(
                 table.span(),
                 "the gate looks services up in a registry, and none is named",
                 "write [gate.registry] with urls or embedded = true, or give the services static backends",
@@ -266,14 +269,12 @@ impl Present {
                 format!("write {key} = \"http://HOST:PORT\", the inner listener of a gate"),
             )
         };
-        table
-            .problems()
-            .error_with_hint(table.span(), message, hint);
+        table.problems().absent(table.span(), message, hint);
     }
 
     fn needs_registry(self, table: &Table<'_>, unnamed: bool) {
         if unnamed && !self.registry {
-            table.problems().error_with_hint(
+            table.problems().absent(
                 table.span(),
                 "`registry` is absent, and this process runs no [registry]",
                 "write registry = [\"http://HOST:8761/eureka\"]",

@@ -54,6 +54,8 @@ fn what_is_broken_is_said_all_at_once() {
         ("roles_apart", include_str!("broken/roles_apart.toml")),
         ("no_toml", include_str!("broken/no_toml.toml")),
         ("later", include_str!("broken/later.toml")),
+        ("no_secret", include_str!("broken/no_secret.toml")),
+        ("one_line", include_str!("broken/one_line.toml")),
     ] {
         fs::write(folder.path().join("munjigi.toml"), text).unwrap();
         let output = check(folder.path(), "munjigi.toml");
@@ -149,6 +151,8 @@ fn every_command_shows_an_example() {
         &["jobs"],
         &["watch"],
         &["cancel"],
+        &["delete"],
+        &["drain"],
         &["result"],
     ] {
         let text = help(&[command, &["--help"]].concat());

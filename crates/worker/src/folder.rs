@@ -32,6 +32,11 @@ use crate::book::Fence;
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often the lock is tried, and how long is waited in between: a child that is just being started holds what its
+/// parent held, until it is another program.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
+
 /// Why the data folder can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -119,12 +124,15 @@ impl Folder {
             .mode(0o600)
             .open(&path)
             .map_err(at(&path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(FolderError::Locked(root.to_path_buf()));
+        for left in (0..LOCK_TRIES).rev() {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if left > 0 => std::thread::sleep(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(FolderError::Locked(root.to_path_buf()));
+                }
+                Err(error) => return Err(at(&path)(error.into())),
             }
-            Err(error) => return Err(at(&path)(error.into())),
         }
         let root = fs::canonicalize(root).map_err(at(root))?;
         Ok(Self { root, _lock: lock })

@@ -24,8 +24,16 @@ test("a page outlives the program's death in the middle of a job", async () => {
   const eventId = decodeURIComponent(new URL(page.url()).pathname.split("/")[2]);
   await eventually(async () => ["RECEIVING", "RUNNING"].includes(await page.$eval(".analysis", (card) => card.dataset.status)), { what: "work under way" });
 
+  const machines = await openPage(browser);
+  await machines.goto(`${site.origin}/status`);
+  await shows(machines, "Up", "[data-part=workers]");
+  assert.equal((await machines.$$(".status-part.late")).length, 0);
+
   await site.kill();
   await shows(page, "Reconnecting", ".connection");
+  // What was well when the server was last heard no longer looks so.
+  await eventually(async () => (await machines.$$(".status-part.late")).length >= 4, { what: "grey parts on the status page" });
+  await shows(machines, "No answer since", "[data-part=workers]");
   site = await startMunjigi(site.data, new URL(site.origin).host);
 
   await eventually(async () => {
@@ -33,6 +41,7 @@ test("a page outlives the program's death in the middle of a job", async () => {
     return body.status === "DONE";
   }, { within: 120_000, what: "the job's end after the restart" });
   await shows(page, "Done", ".outcome", 30_000);
+  await eventually(async () => (await machines.$$(".status-part.late")).length === 0, { what: "the status page is well again by itself" });
   const stream = await ask(page, `/api/jobs/${eventId}/events`);
   const sent = stream.body.split("\n").filter((line) => line.startsWith("data:")).map((line) => JSON.parse(line.slice(5))).filter((data) => data.seq);
   assert.equal(Number((await textOf(page, ".stream:last-child .stream-extra")).replace(/\D/g, "")), sent.length);

@@ -98,6 +98,23 @@ mod tests {
         }
     }
 
+    /// The Korean pages hold a translation of each card, which names the English `short` that was translated: who changes
+    /// a card here changes it there.
+    #[test]
+    fn every_card_is_translated() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../web/i18n/rules-ko.js");
+        let korean = std::fs::read_to_string(page).unwrap();
+        for rule in ALL.iter().chain(crate::secrets::rules()) {
+            let card = korean.split(&format!("\"{}\": {{", rule.id)).nth(1);
+            let card = card.unwrap_or_else(|| panic!("{} has no Korean card", rule.id));
+            let of = card
+                .split("of: \"")
+                .nth(1)
+                .and_then(|of| of.split('"').next());
+            assert_eq!(of, Some(rule.short), "{}: the English has changed", rule.id);
+        }
+    }
+
     #[test]
     fn ids_are_unique() {
         let mut ids: Vec<_> = ALL.iter().map(|rule| rule.id).collect();

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -51,14 +52,19 @@ impl Document {
     ) -> (Option<T>, Vec<Problem>) {
         let problems = Problems::default();
         let (table, errors): (Spanned<DeTable<'_>>, _) = DeTable::parse_recoverable(&self.text);
-        for error in &errors {
-            problems.error(error.span(), error.message());
-        }
         let reading = Reading {
             document: self,
             problems: &problems,
         };
         let made = read(&Table::root(&reading, root, &table));
+        if !errors.is_empty() {
+            let spans = errors.iter().filter_map(toml::de::Error::span);
+            let broken: Vec<_> = spans.map(|span| lines_around(&self.text, &span)).collect();
+            problems.forget_consequences(&broken);
+        }
+        for error in &errors {
+            problems.error(error.span(), error.message());
+        }
         let made = made.filter(|_| !problems.any_error());
         (made, problems.into_sorted())
     }
@@ -84,4 +90,21 @@ impl Document {
         ));
         text
     }
+}
+
+/// The lines of a syntax error: those it spans, and of a broken header all up to the next one, for whose keys they are
+/// is not known.
+fn lines_around(text: &str, error: &Range<usize>) -> Range<usize> {
+    let (before, after) = text.split_at_checked(error.start).unwrap_or((text, ""));
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let in_header = before
+        .get(start..)
+        .is_some_and(|line| line.trim_start().starts_with('['));
+    let end = if in_header {
+        after.find("\n[")
+    } else {
+        let rest = text.get(error.end..).unwrap_or_default();
+        rest.find('\n').map(|at| error.end - error.start + at)
+    };
+    start..end.map_or(text.len(), |at| error.start + at)
 }

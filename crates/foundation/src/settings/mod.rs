@@ -95,6 +95,86 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_line_has_no_consequences() {
+        for (text, expected) in [
+            // What is missing may be on the broken line; what is wrong elsewhere is said all the same.
+            ("name = \nmode = 'fsat'\n", &["1", "2 `mode` can't be"][..]),
+            (
+                "name = 'a'\n[[route\npath = '/'\npth = 1\n[[route]]\npth = 1\n",
+                &["2", "6 unknown key `pth`"],
+            ),
+            (
+                "wait = '2h'\n[[route]]\npath = '/\n",
+                &["1 `wait` must lie", "3"],
+            ),
+        ] {
+            let document = document(text);
+            let (read, problems) = document.read(&ROOT, read);
+            assert!(read.is_none());
+            let lines = problems
+                .iter()
+                .map(|problem| format!("{} {}", problem.line(text).unwrap_or(0), problem.message));
+            let lines: Vec<_> = lines.collect();
+            assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+            for (line, expected) in lines.iter().zip(expected) {
+                assert!(line.starts_with(expected), "{lines:#?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_outside_its_range_is_told_the_range_of_its_key() {
+        static SIZES: Schema = Schema {
+            place: "the settings file",
+            meaning: "",
+            keys: &[
+                Key::new("most", "number", "8", "1 to 64", ""),
+                Key::new("share", "number", "0.5", "0.0 to 1.0", ""),
+                Key::new("any", "number", "0", "", ""),
+            ],
+        };
+        let text = "most = -1\nshare = -2\nany = -3\n";
+        let (_, problems) = document(text).read(&SIZES, |table| {
+            let most = table.within::<u64>("most", 8, 1..=64);
+            let share = table.within("share", 0.5, 0.0..=1.0);
+            Some((most, share, table.get::<u64>("any")))
+        });
+        let said: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.in_one_line("a.toml", text))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "a.toml:1: `most` is -1, it must lie between 1 and 64",
+                "a.toml:2: `share` is -2, it must lie between 0 and 1",
+                "a.toml:3: `any`: -3 is less than 0 (hint: write a whole number)",
+            ]
+        );
+        for (text, said) in [
+            (
+                "most = 18446744073709551616\n",
+                "`most` is 18446744073709551616, it must",
+            ),
+            ("most = 'x'\n", "`most`: expected a whole number"),
+            (
+                "any = 18446744073709551616\n",
+                "`any`: 18446744073709551616 is more than 18446744073709551615",
+            ),
+        ] {
+            let (_, problems) = document(text).read(&SIZES, |table| {
+                let most = table.within::<u64>("most", 8, 1..=64);
+                Some((most, table.get::<u64>("any")))
+            });
+            assert!(
+                problems[0].message.starts_with(said),
+                "{}",
+                problems[0].message
+            );
+        }
+    }
+
+    #[test]
     fn a_broken_file_says_where() {
         let document = document("name = \nwait = \"5s\n");
         let (read, problems) = document.read(&ROOT, read);

@@ -20,6 +20,8 @@ pub struct Problem {
     pub span: Option<Range<usize>>,
     /// What to do.
     pub hint: Option<String>,
+    /// It says that something is not there: where a line can't be read, that may be what is on it.
+    pub absent: bool,
     /// Where it is, when it is in a file that the settings name. `span` is that name then.
     pub excerpt: Option<Excerpt>,
 }
@@ -61,6 +63,19 @@ impl Problems {
         );
     }
 
+    /// Records that something is not there, and what to write.
+    pub fn absent(
+        &self,
+        span: impl Into<Option<Range<usize>>>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.error_with_hint(span, message, hint);
+        if let Some(last) = self.0.borrow_mut().last_mut() {
+            last.absent = true;
+        }
+    }
+
     /// Records a warning: the program starts all the same.
     pub fn warning(
         &self,
@@ -89,12 +104,25 @@ impl Problems {
             span,
             hint,
             excerpt: None,
+            absent: false,
         });
     }
 
     /// Records a problem of any form.
     pub fn add(&self, problem: Problem) {
         self.0.borrow_mut().push(problem);
+    }
+
+    /// Forgets what `broken` lines may be the only cause of: what is missing, and what stands on them.
+    pub(super) fn forget_consequences(&self, broken: &[Range<usize>]) {
+        let on_them = |span: &Range<usize>| {
+            broken
+                .iter()
+                .any(|lines| span.start < lines.end && lines.start < span.end)
+        };
+        self.0
+            .borrow_mut()
+            .retain(|problem| !problem.absent && !problem.span.as_ref().is_some_and(on_them));
     }
 
     /// True when at least one problem is an error.
@@ -116,6 +144,22 @@ impl Problems {
 }
 
 impl Problem {
+    /// The line of `text` where it stands, from 1; `None` when the whole file is meant.
+    #[must_use]
+    pub fn line(&self, text: &str) -> Option<usize> {
+        let before = text.as_bytes().get(..self.span.as_ref()?.start)?;
+        Some(1 + before.iter().filter(|byte| **byte == b'\n').count())
+    }
+
+    /// The problem in one line, for a log: `munjigi.toml:3: what is wrong (hint: what to do)`.
+    #[must_use]
+    pub fn in_one_line(&self, file: &str, text: &str) -> String {
+        let line = self.line(text).map(|line| format!(":{line}"));
+        let hint = self.hint.as_ref().map(|hint| format!(" (hint: {hint})"));
+        let (line, hint) = (line.unwrap_or_default(), hint.unwrap_or_default());
+        format!("{file}{line}: {}{hint}", self.message)
+    }
+
     /// The problem as a person reads it: file, line, caret, hint.
     #[must_use]
     pub fn render(&self, file: &str, text: &str, colour: bool) -> String {

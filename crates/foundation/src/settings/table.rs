@@ -224,22 +224,30 @@ impl<'a> Table<'a> {
     where
         T: Setting + PartialOrd + std::fmt::Display,
     {
-        match self.item::<T>(key) {
-            Some(item) if range.contains(&item.value) => item.value,
-            Some(item) => {
-                self.problems().error(
-                    item.span,
-                    format!(
-                        "`{key}` is {}, it must lie between {} and {}",
-                        item.value,
-                        range.start(),
-                        range.end()
-                    ),
-                );
-                default
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        let found = match value.get_ref() {
+            // A number that the type does not even hold (a negative one, mostly) breaks the same limits.
+            DeValue::Integer(number) if T::WHOLE => {
+                T::read(value.get_ref()).map_err(|_| number.as_str().to_owned())
             }
-            None => default,
-        }
+            _ => match self.convert::<T>(key, value) {
+                Some(item) => Ok(item.value),
+                None => return default,
+            },
+        };
+        let found = match found {
+            Ok(found) if range.contains(&found) => return found,
+            Ok(found) => found.to_string(),
+            Err(number) => number,
+        };
+        let (least, most) = (range.start(), range.end());
+        self.problems().error(
+            value.span(),
+            format!("`{key}` is {found}, it must lie between {least} and {most}"),
+        );
+        default
     }
 
     /// A duration that must lie in `range`.
@@ -279,7 +287,7 @@ impl<'a> Table<'a> {
     /// Records that `key` must be there.
     pub fn missing(&self, key: &'static str) {
         let meaning = self.schema.key(key).map_or("", |known| known.meaning);
-        self.problems().error_with_hint(
+        self.problems().absent(
             self.span(),
             format!("{} needs `{key}`", self.schema.place),
             format!("{key}: {meaning}"),
@@ -434,7 +442,7 @@ impl<'a> Table<'a> {
                 );
                 None
             }
-            (Some(file), None) => self.secret_file(file_key, &file),
+            (Some(file), None) => self.secret_file(file_key, &file, None),
             (None, Some(variable)) => {
                 match self.reading.document.environment.get(&variable.value) {
                     Some(value) if !value.is_empty() => Some(Secret::new(value)),
@@ -455,25 +463,28 @@ impl<'a> Table<'a> {
     #[must_use]
     pub fn secret_in_file(&self, key: &'static str) -> Option<Secret> {
         let file = self.item::<PathBuf>(key)?;
-        self.secret_file(key, &file)
+        self.secret_file(key, &file, None)
     }
 
-    fn secret_file(&self, key: &str, file: &Item<PathBuf>) -> Option<Secret> {
-        match std::fs::read_to_string(self.base().join(&file.value)) {
-            Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim())),
-            Ok(_) => {
-                self.problems()
-                    .error(file.span.clone(), format!("`{key}`: the file is empty"));
-                None
-            }
-            Err(error) => {
-                self.problems().error(
-                    file.span.clone(),
-                    format!("`{key}`: can't read {}: {error}", file.value.display()),
-                );
-                None
-            }
+    /// As [`Table::secret_in_file`]; `hint` says how to make one when there is none.
+    #[must_use]
+    pub fn secret_in_file_or(&self, key: &'static str, hint: &str) -> Option<Secret> {
+        let file = self.item::<PathBuf>(key)?;
+        self.secret_file(key, &file, Some(hint))
+    }
+
+    fn secret_file(&self, key: &str, file: &Item<PathBuf>, hint: Option<&str>) -> Option<Secret> {
+        let why = match std::fs::read_to_string(self.base().join(&file.value)) {
+            Ok(text) if !text.trim().is_empty() => return Some(Secret::new(text.trim())),
+            Ok(_) => format!("`{key}`: the file is empty"),
+            Err(error) => format!("`{key}`: can't read {}: {error}", file.value.display()),
+        };
+        let span = file.span.clone();
+        match hint {
+            Some(hint) => self.problems().error_with_hint(span, why, hint),
+            None => self.problems().error(span, why),
         }
+        None
     }
 
     /// Declared keys that were never read: a role's own test asserts that there are none.

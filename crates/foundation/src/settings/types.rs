@@ -10,6 +10,8 @@ use toml::de::DeValue;
 pub trait Setting: Sized {
     /// With an article and an example: `a duration such as "5s"`.
     const EXPECTED: &'static str;
+    /// A whole number, of which not each that can be written fits.
+    const WHOLE: bool = false;
 
     /// Reads a value.
     ///
@@ -54,13 +56,17 @@ macro_rules! whole_numbers {
     ($($number:ty),*) => {$(
         impl Setting for $number {
             const EXPECTED: &'static str = "a whole number";
+            const WHOLE: bool = true;
             fn read(value: &DeValue<'_>) -> Result<Self, String> {
                 let integer = value
                     .as_integer()
                     .ok_or_else(|| format!("expected a whole number, found {}", value.type_str()))?;
                 let digits = integer.as_str().replace('_', "");
                 Self::from_str_radix(&digits, integer.radix())
-                    .map_err(|_| format!("{} does not lie between {} and {}", integer.as_str(), Self::MIN, Self::MAX))
+                    .map_err(|_| match digits.strip_prefix('-') {
+                        Some(_) => format!("{} is less than {}", integer.as_str(), Self::MIN),
+                        None => format!("{} is more than {}", integer.as_str(), Self::MAX),
+                    })
             }
         }
     )*};

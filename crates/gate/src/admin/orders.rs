@@ -134,7 +134,7 @@ async fn set_log_level(body: Body) -> Result<Json<Value>, Problem> {
     let before = telemetry::log_filter();
     telemetry::set_log_filter(&wanted.filter).map_err(|why| {
         Problem::bad_request("bad_filter", format!("the log's filter: {why}"))
-            .hint("write \"info\", or \"info,munjigi_gate=debug\"")
+            .hint(telemetry::FILTER_HINT)
     })?;
     tracing::warn!(before, now = wanted.filter, "the log's filter was changed");
     Ok(Json(json!({ "filter": telemetry::log_filter() })))

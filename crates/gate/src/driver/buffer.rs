@@ -145,6 +145,11 @@ impl Buffer {
         self.start = (self.start + count).min(self.end);
     }
 
+    /// Forgets what is filled beyond the first `count` bytes.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.end = self.end.min(self.start + count);
+    }
+
     pub(crate) fn capacity(&self) -> usize {
         self.block.size
     }

@@ -218,6 +218,10 @@ impl Timer {
         }
     }
 
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
     /// Expires `after` from now (rounded up to a tick).
     pub(crate) fn set(&self, after: Duration) {
         let tick = self.core.tick_after(after);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::answer::{grpc_request, grpc_status};
+use super::http2::{self, bad};
 use super::line::Line;
 use super::probe::Fault;
 
@@ -14,10 +15,6 @@ const ANSWER_MAX: usize = 4_096;
 /// `SERVING` in grpc.health.v1.
 const SERVING: u64 = 1;
 
-fn bad(what: &str) -> impl Fn(h2::Error) -> Fault + '_ {
-    move |error| Fault::Bad(format!("{what}: {error}"))
-}
-
 /// Asks for the health of `service` over `stream`.
 pub(super) async fn check(
     stream: Box<dyn Line>,
@@ -25,45 +22,16 @@ pub(super) async fn check(
     target: SocketAddr,
     sealed: bool,
 ) -> Result<(), Fault> {
-    let (client, connection) = h2::client::Builder::new()
-        .initial_window_size(64 * 1024)
-        .max_header_list_size(16 * 1024)
-        .enable_push(false)
-        .handshake::<_, Bytes>(stream)
-        .await
-        .map_err(bad("HTTP/2"))?;
-    let asked = exchange(client, service, target, sealed);
-    let mut asked = std::pin::pin!(asked);
-    let mut connection = std::pin::pin!(connection);
-    // Both on this task: what is left of the connection ends with it.
-    std::future::poll_fn(|context| {
-        if let std::task::Poll::Ready(outcome) = asked.as_mut().poll(context) {
-            return std::task::Poll::Ready(outcome);
-        }
-        if let std::task::Poll::Ready(ended) = connection.as_mut().poll(context) {
-            let why = ended
-                .err()
-                .map_or_else(|| "closed".to_owned(), |error| error.to_string());
-            // It may have answered before it closed.
-            return match asked.as_mut().poll(context) {
-                std::task::Poll::Pending => {
-                    std::task::Poll::Ready(Err(Fault::Bad(format!("connection: {why}"))))
-                }
-                ready @ std::task::Poll::Ready(_) => ready,
-            };
-        }
-        std::task::Poll::Pending
-    })
-    .await
+    let asked = async |client| exchange(client, service, target, sealed).await;
+    http2::over(stream, asked).await
 }
 
 async fn exchange(
-    client: h2::client::SendRequest<Bytes>,
+    mut client: h2::client::SendRequest<Bytes>,
     service: &str,
     target: SocketAddr,
     sealed: bool,
 ) -> Result<(), Fault> {
-    let mut client = client.ready().await.map_err(bad("HTTP/2"))?;
     let scheme = if sealed { "https" } else { "http" };
     let request = Request::post(format!("{scheme}://{target}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")

@@ -3,6 +3,7 @@
 
 pub mod answer;
 mod grpc;
+mod http2;
 mod icmp;
 pub(crate) mod keeper;
 mod line;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::line::{self, Line};
-use super::{grpc, icmp};
+use super::{grpc, http2, icmp};
 use crate::http1::head::{HeadLimits, ResponseHead, find_end};
 use crate::service::Service;
-use crate::settings::{HealthSettings, HttpProbe, Probe};
+use crate::settings::{HealthSettings, HttpProbe, Probe, Protocol};
 
 /// Largest head of an answer, and all interim ones before it.
 const ANSWER_MAX: usize = 32 * 1024;
@@ -54,6 +54,12 @@ async fn ask(
 ) -> Result<(), Fault> {
     match probe {
         Probe::Tcp => line::connect(target).await.map(drop),
+        // A port of its own is not the one that serves requests.
+        Probe::Http(probe) if http2_for(service) && target == address => {
+            let sealed = service.way.get().is_some();
+            let stream = line::open(service, target, b"h2").await?;
+            http2::check(probe, stream, address, sealed).await
+        }
         Probe::Http(probe) => {
             let stream = line::open(service, target, b"http/1.1").await?;
             http(probe, stream, address).await
@@ -65,6 +71,10 @@ async fn ask(
         }
         Probe::Icmp => icmp::ping(target.ip()).await,
     }
+}
+
+fn http2_for(service: &Service) -> bool {
+    service.settings.protocol == Protocol::Http2
 }
 
 async fn http(
@@ -106,7 +116,7 @@ async fn http(
     }
 }
 
-fn judge(probe: &HttpProbe, status: u16) -> Result<(), Fault> {
+pub(super) fn judge(probe: &HttpProbe, status: u16) -> Result<(), Fault> {
     if probe.statuses.iter().any(|range| range.contains(&status)) {
         Ok(())
     } else {

@@ -191,7 +191,7 @@ impl Chunked {
 }
 
 /// Fields for framing, routing, authentication or content, which come too late in a trailer.
-fn is_forbidden(name: &str) -> bool {
+pub(crate) fn is_forbidden(name: &str) -> bool {
     const FORBIDDEN: [&str; 24] = [
         "authorization",
         "cache-control",

@@ -1,22 +1,19 @@
 //! TCP: a connection of a client and one to a backend become a tunnel; each side may end its
 //! direction and go on reading.
 
-use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::arrival;
 use crate::connection::Connection;
 use crate::decide::{self, Routed};
 use crate::driver::timer::Timer;
-use crate::live;
 use crate::pipeline::Stop;
 use crate::reach::Search;
 use crate::reason::Reason;
 use crate::record::Record;
 use crate::service::Outcome;
 use crate::shard::Shard;
-use crate::tunnel;
+use crate::tunnel::{First, Tunnel};
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(shard: Rc<Shard>, mut connection: Connection) {
@@ -32,7 +29,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, mut connection: Connection) {
         Ok(reason) => reason,
         Err(Stop::Reject(rejection)) => rejection.reason,
         Err(Stop::End(reason)) => reason,
-        Err(Stop::Quiet | Stop::NotYet | Stop::Stale | Stop::Again(_)) => Reason::BackendClosed,
+        Err(Stop::Quiet | Stop::NotYet | Stop::Stale | Stop::Unseen | Stop::Again(_)) => {
+            Reason::BackendClosed
+        }
     };
     record.finish(&shard, &connection.listener().name, None, reason);
 }
@@ -56,25 +55,14 @@ async fn run(
     let set = line.service().set.load_full();
     let wanted = decide::wanted_by_address(line.service(), connection.peer.ip());
     let mut search = Search::new(shard, &snapshot, &routed, (&set, &wanted), true);
-    // A kept connection has spoken HTTP.
-    search.fresh.set(true);
+    search.passes_bytes();
     let timer = Timer::new(&shard.core);
     let upstream = Box::pin(search.reach(&timer, record)).await?;
-    let figures = live::Tunnel {
-        route: line.settings.name.clone(),
-        service: line.settings.service.clone(),
-        backend: Arc::clone(upstream.backend()),
-        received: Cell::new(0),
-        sent: Cell::new(0),
-        last: Cell::new(shard.core.now()),
-    };
-    let both = tunnel::plain(
-        shard,
-        connection,
-        &upstream.stream,
-        (figures, line.idle),
-        record,
-    );
+    let socket = upstream.socket().ok_or(Stop::End(Reason::ConnectFailed))?;
+    let names = (line.settings.name.as_str(), line.settings.service.as_str());
+    let seen = (&connection.timer, &*record, &connection.listed);
+    let tunnel = Tunnel::plain(shard, names, (upstream.backend(), line.idle), seen);
+    let both = tunnel.run(&connection.stream, socket, First::default());
     let reason = Box::pin(both).await;
     // That the connection stood is all that is known of the backend here.
     search.settle(&upstream, Outcome::Good);

@@ -558,6 +558,7 @@ fn tell(
         message,
         span: span.or_else(|| table.span()),
         hint: problem.hint(),
+        absent: false,
         excerpt,
     });
 }

@@ -3,6 +3,7 @@
 mod actions;
 mod conditions;
 mod discovery;
+mod http2;
 mod ip_filter;
 mod read;
 mod schema;
@@ -34,6 +35,7 @@ pub use crate::rewrite::Rewrite;
 pub use crate::routes::{HostPattern, Lookup, LookupSource, PathPattern};
 pub use crate::template::{Placeholder, Template};
 pub use discovery::{DiscoverySettings, DnsName, DnsSettings};
+pub use http2::{Http2Limits, Protocol};
 pub(crate) use ip_filter::{Complaint, Refused};
 pub use ip_filter::{Inline, IpFilterSettings, Reject, RuleFile};
 pub use schema::ALL as SCHEMAS;
@@ -127,6 +129,8 @@ pub struct ListenerSettings {
     pub name: String,
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
+    /// What it speaks; nothing of HTTP at layer 4.
+    pub protocols: Vec<Protocol>,
     /// Connections at once; of UDP, sessions.
     pub connections_max: usize,
     /// Of these, how many one address may have (of IPv6, one /64); no limit when absent.
@@ -146,6 +150,7 @@ impl ListenerSettings {
         Self {
             name: name.to_owned(),
             address,
+            protocols: vec![Protocol::Http1],
             connections_max: 10_000,
             connections_per_address: None,
             layer4: None,
@@ -285,6 +290,8 @@ pub struct ServiceSettings {
     pub discovery: DiscoverySettings,
     /// Discovered addresses outside are refused; all are good when absent.
     pub networks: Option<Vec<Network>>,
+    /// What the backends speak.
+    pub protocol: Protocol,
     /// How one is chosen.
     pub balance: Balance,
     /// Its backends are called over verified TLS.
@@ -406,6 +413,8 @@ pub struct LimitsSettings {
     pub drain: Duration,
     /// How long tunnels go on once another process has taken over.
     pub drain_max: Duration,
+    /// What HTTP/2 has of its own.
+    pub http2: Http2Limits,
 }
 
 impl Default for LimitsSettings {
@@ -426,6 +435,7 @@ impl Default for LimitsSettings {
             file_queue: 1_024,
             drain: Duration::from_secs(10),
             drain_max: Duration::from_secs(3_600),
+            http2: Http2Limits::default(),
         }
     }
 }

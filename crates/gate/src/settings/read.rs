@@ -1,12 +1,13 @@
 //! As written → as meant. Every problem is recorded; reading goes on to find the next one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
 
+use super::http2::{self, Protocol};
 use super::{
     AccessLog, Action, AdminSettings, Direction, GateSettings, HostPattern, Layer4Settings,
     LimitsSettings, ListenerSettings, Lookup, LookupSource, Network, PathPattern, ProxyMode,
@@ -26,7 +27,7 @@ impl GateSettings {
     pub fn read(table: &Table<'_>) -> Option<Self> {
         let defaults = Self::default();
         let (listeners, names) = read_listeners(table);
-        let services = table
+        let services: BTreeMap<String, ServiceSettings> = table
             .named_tables("service", &schema::SERVICE)
             .into_iter()
             .filter_map(|(name, table)| Some((name.value, read_service(&table)?)))
@@ -46,7 +47,11 @@ impl GateSettings {
             routes: table
                 .tables("route", &schema::ROUTE)
                 .iter()
-                .filter_map(|route| read_route(route, &names))
+                .filter_map(|table| {
+                    let route = read_route(table, &names)?;
+                    upstream_read::judge_hedge(table, &route, &services);
+                    Some(route)
+                })
                 .collect(),
             error_pages: actions::read_error_pages(table),
             services,
@@ -88,16 +93,16 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
     let mut names = BTreeSet::new();
     for listener in table.tables("listener", &schema::LISTENER) {
         let name = listener.required::<String>("name");
-        names.extend(name.clone());
+        // Before the rest of the table is read: a problem there must not hide this one.
+        if let Some(name) = name.as_ref().filter(|name| !names.insert((*name).clone())) {
+            listener.problems().error(
+                listener.span_of("name"),
+                format!("there are two listeners `{name}`"),
+            );
+        }
         let Some(settings) = read_listener(&listener, name) else {
             continue;
         };
-        if listeners.iter().any(|other| other.name == settings.name) {
-            listener.problems().error(
-                listener.span_of("name"),
-                format!("there are two listeners `{}`", settings.name),
-            );
-        }
         let same_address = |other: &&ListenerSettings| {
             other.address == settings.address
                 && settings.address.port() != 0
@@ -118,33 +123,7 @@ fn read_listeners(table: &Table<'_>) -> (Vec<ListenerSettings>, BTreeSet<String>
 }
 
 fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSettings> {
-    let mut transport = None;
-    let protocols = table.list::<String>("protocols").unwrap_or_default();
-    for protocol in &protocols {
-        match protocol.value.as_str() {
-            "http/1.1" => {}
-            "tcp" => transport = Some(Transport::Tcp),
-            "udp" => transport = Some(Transport::Udp),
-            "h2" | "h3" => later(
-                table,
-                protocol.span.clone(),
-                &format!("protocol \"{}\"", protocol.value),
-                "\"http/1.1\", \"tcp\" and \"udp\"",
-            ),
-            other => table.problems().error_with_hint(
-                protocol.span.clone(),
-                format!("\"{other}\" is no protocol"),
-                "write \"http/1.1\", \"tcp\" or \"udp\"",
-            ),
-        }
-    }
-    if transport.is_some() && protocols.len() > 1 {
-        table.problems().error_with_hint(
-            table.span_of("protocols"),
-            "\"tcp\" and \"udp\" stand alone: their bytes are not looked at",
-            "write a listener for each",
-        );
-    }
+    let (protocols, transport) = read_protocols(table);
     let layer4 = read_layer4(table, transport);
     let connections_max = table.within("connections_max", 10_000, 1..=1_000_000);
     let connections_per_address = table
@@ -169,6 +148,7 @@ fn read_listener(table: &Table<'_>, name: Option<String>) -> Option<ListenerSett
     Some(ListenerSettings {
         name: name?,
         address: address?,
+        protocols,
         connections_max,
         connections_per_address,
         layer4,
@@ -204,6 +184,60 @@ fn read_layer4(table: &Table<'_>, transport: Option<Transport>) -> Option<Layer4
         attempts: table.within("attempts", defaults.attempts, 1..=10),
         ..defaults
     })
+}
+
+/// What a listener speaks: of HTTP, or bytes that are not looked at.
+fn read_protocols(table: &Table<'_>) -> (Vec<Protocol>, Option<Transport>) {
+    let Some(items) = table.list::<String>("protocols") else {
+        return (vec![Protocol::Http1], None);
+    };
+    if items.is_empty() {
+        table.problems().error_with_hint(
+            table.span_of("protocols"),
+            "`protocols` is empty",
+            "write \"http/1.1\", \"h2\", or both",
+        );
+    }
+    let (mut protocols, mut transport) = (Vec::new(), None);
+    let many = items.len() > 1;
+    for item in items {
+        let known = match item.value.as_str() {
+            "http/1.1" => Protocol::Http1,
+            "h2" => Protocol::Http2,
+            "tcp" => {
+                transport = Some(Transport::Tcp);
+                continue;
+            }
+            "udp" => {
+                transport = Some(Transport::Udp);
+                continue;
+            }
+            "h3" => {
+                let known = "\"http/1.1\", \"h2\", \"tcp\" and \"udp\"";
+                later(table, item.span, "protocol \"h3\"", known);
+                continue;
+            }
+            other => {
+                table.problems().error_with_hint(
+                    item.span,
+                    format!("\"{other}\" is no protocol"),
+                    "write \"http/1.1\", \"h2\", \"tcp\" or \"udp\"",
+                );
+                continue;
+            }
+        };
+        if !protocols.contains(&known) {
+            protocols.push(known);
+        }
+    }
+    if transport.is_some() && many {
+        table.problems().error_with_hint(
+            table.span_of("protocols"),
+            "\"tcp\" and \"udp\" stand alone: their bytes are not looked at",
+            "write a listener for each",
+        );
+    }
+    (protocols, transport)
 }
 
 /// An address to listen on: a literal one, or `localhost`.
@@ -287,7 +321,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
 fn read_listener_names(table: &Table<'_>, known: &BTreeSet<String>) -> Option<Vec<String>> {
     let names = table.list::<String>("listener")?;
     for name in names.iter().filter(|name| !known.contains(&name.value)) {
-        table.problems().error_with_hint(
+        table.problems().absent(
             name.span.clone(),
             format!("there is no listener `{}`", name.value),
             format!(
@@ -443,17 +477,26 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     let backends = upstream_read::backends(table);
     let count = backends.as_ref().map(Vec::len);
     let discovery = discovery::read(table, backends);
-    read_protocol(table);
     let discovery = discovery?;
     let tls = tls::read_service_tls(table, &discovery);
+    let protocol = read_protocol(table);
+    let proxy_protocol = tls::read_proxy_out(table);
+    if protocol == Protocol::Http2 && proxy_protocol.is_some() {
+        table.problems().error_with_hint(
+            table.span_of("proxy_protocol"),
+            "`proxy_protocol` does not go with \"h2\": one connection carries the requests of many clients",
+            "leave it out: each request has `Forwarded` and `X-Forwarded-For`",
+        );
+    }
     let balance = upstream_read::balance(table);
     let slow_start = table.has("slow_start").then(|| {
         let range = Duration::from_millis(10)..=Duration::from_secs(3_600);
         table.duration("slow_start", Duration::from_secs(10), range)
     });
     Some(ServiceSettings {
+        protocol,
         tls,
-        proxy_protocol: tls::read_proxy_out(table),
+        proxy_protocol,
         discovery,
         networks: table.list::<Network>("networks").map(values),
         balance,
@@ -468,18 +511,12 @@ fn read_service(table: &Table<'_>) -> Option<ServiceSettings> {
     })
 }
 
-fn read_protocol(table: &Table<'_>) {
-    if let Some(item) = table.item::<String>("protocol") {
-        match item.value.as_str() {
-            "http/1.1" => {}
-            "h2" => later(table, item.span, "HTTP/2 to backends", "\"http/1.1\""),
-            other => table.problems().error_with_hint(
-                item.span,
-                format!("`protocol` can't be \"{other}\""),
-                "write \"http/1.1\"",
-            ),
-        }
-    }
+fn read_protocol(table: &Table<'_>) -> Protocol {
+    table.choice(
+        "protocol",
+        Protocol::Http1,
+        &[("http/1.1", Protocol::Http1), ("h2", Protocol::Http2)],
+    )
 }
 
 fn read_registry(table: &Table<'_>) -> RegistrySettings {
@@ -583,5 +620,6 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
         file_queue: table.within("file_queue", defaults.file_queue, 1..=100_000),
         drain: table.duration("drain", defaults.drain, short..=hour),
         drain_max: table.duration("drain_max", defaults.drain_max, short..=MONTH),
+        http2: http2::read_limits(table),
     }
 }

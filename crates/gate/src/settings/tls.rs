@@ -3,7 +3,7 @@
 use munjigi_foundation::settings::Table;
 use munjigi_foundation::tls;
 
-use super::{DiscoverySettings, ListenerSettings, ServiceSettings};
+use super::{DiscoverySettings, ListenerSettings, Protocol, ServiceSettings};
 use crate::proxy_protocol::Version;
 
 /// The PROXY header in front of each connection of a listener.
@@ -21,16 +21,24 @@ pub enum ProxyMode {
 }
 
 impl ListenerSettings {
-    /// What TLS offers by ALPN, in this order.
+    /// What TLS offers by ALPN (RFC 7301): the client takes the first that it knows.
     pub(crate) fn alpn(&self) -> &'static [&'static [u8]] {
-        &[b"http/1.1"]
+        let speaks = |protocol| self.protocols.contains(&protocol);
+        match (speaks(Protocol::Http1), speaks(Protocol::Http2)) {
+            (true, true) => &[b"h2", b"http/1.1"],
+            (false, true) => &[b"h2"],
+            _ => &[b"http/1.1"],
+        }
     }
 }
 
 impl ServiceSettings {
     /// What TLS to the backends offers by ALPN.
     pub(crate) fn alpn(&self) -> &'static [&'static [u8]] {
-        &[b"http/1.1"]
+        match self.protocol {
+            Protocol::Http1 => &[b"http/1.1"],
+            Protocol::Http2 => &[b"h2"],
+        }
     }
 }
 

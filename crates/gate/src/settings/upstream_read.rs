@@ -1,5 +1,6 @@
 //! Reads what `upstream` describes, and says what contradicts itself.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use munjigi_foundation::settings::{HostPort, Size, Table};
 use super::upstream_schema as schema;
 use super::{
     BackendSettings, Balance, BreakerSettings, EjectionSettings, HashSource, HealthSettings,
-    HttpProbe, LimitSettings, Placement, Probe, RetryOn, RetrySettings, Share, StickySettings,
-    TimeoutSettings,
+    HttpProbe, LimitSettings, Placement, Probe, Protocol, RetryOn, RetrySettings, RouteSettings,
+    ServiceSettings, Share, StickySettings, TimeoutSettings,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -90,6 +91,26 @@ pub(super) fn hedge(
         );
     }
     Some(after)
+}
+
+/// A second try beside the first needs a connection of its own.
+pub(super) fn judge_hedge(
+    table: &Table<'_>,
+    route: &RouteSettings,
+    services: &BTreeMap<String, ServiceSettings>,
+) {
+    let service = services.get(&route.service);
+    let http2 = service.is_some_and(|service| service.protocol == Protocol::Http2);
+    if http2 && route.hedge_after.is_some() {
+        table.problems().error_with_hint(
+            table.span_of("hedge"),
+            format!(
+                "`hedge` does nothing for service {}: it speaks \"h2\"",
+                route.service
+            ),
+            "leave it out, or write protocol = \"http/1.1\" for the service",
+        );
+    }
 }
 
 /// Methods that are never sent again make all of `on` but `connect` idle.

@@ -79,7 +79,13 @@ pub(super) static HEALTH: Schema = Schema {
     place: "health = { … }",
     meaning: "probes: one of `http`, `tcp`, `grpc`, `icmp`; the first one is sent at once and decides alone",
     keys: &[
-        Key::new("http", "text", "", "", "path of a request over HTTP/1.1"),
+        Key::new(
+            "http",
+            "text",
+            "",
+            "",
+            "path of a request, over what the service speaks; over HTTP/1.1 with `port`",
+        ),
         Key::new(
             "method",
             "text",

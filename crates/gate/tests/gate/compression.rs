@@ -7,7 +7,7 @@ use munjigi_gate::Gate;
 
 use crate::support::*;
 
-fn decoded(coding: &str, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn decoded(coding: &str, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     match coding {
         "zstd" => out = zstd::decode_all(bytes).unwrap(),

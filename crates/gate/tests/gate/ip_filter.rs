@@ -7,6 +7,7 @@ use std::path::Path;
 use munjigi_gate::{Gate, GateSettings};
 use tokio::net::{TcpSocket, UdpSocket};
 
+use crate::http2_support::*;
 use crate::support::*;
 use crate::tls_support::*;
 
@@ -203,6 +204,36 @@ async fn behind_a_trusted_proxy_the_client_is_judged_that_it_names() {
             ))
             .await;
         assert_eq!(status(&proxy.response().await.0), expected, "{client}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_of_http2_is_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = echo().await;
+    let rules = r#"
+        [gate.client_ip]
+        trusted = ["127.0.0.1"]
+        [gate.ip_filter]
+        deny = ["192.0.2.0/24"]
+        "#;
+    let mut settings = filtered(folder.path(), &origin, rules);
+    settings.listeners[0].protocols = both(&[]).listeners[0].protocols.clone();
+    let gate = start(settings).await;
+    let proxy = client2(&gate).await;
+    for (client, expected) in [
+        ("192.0.2.7", 403),
+        ("198.51.100.1", 200),
+        ("192.0.2.8", 403),
+    ] {
+        let mut request = get("/");
+        let fields = request.headers_mut();
+        fields.insert("x-forwarded-for", client.parse().unwrap());
+        assert_eq!(
+            proxy.ask(request).await.unwrap().status(),
+            expected,
+            "{client}"
+        );
     }
 }
 

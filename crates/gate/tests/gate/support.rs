@@ -1,6 +1,7 @@
 //! A gate, origins and clients for the stories: real sockets on port 0, nothing mocked.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -299,6 +300,7 @@ pub(crate) fn static_service(addresses: &[SocketAddr]) -> ServiceSettings {
 pub(crate) fn settings(addresses: &[SocketAddr]) -> GateSettings {
     let mut settings = GateSettings {
         threads: 1,
+        data: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gate-data"),
         ..GateSettings::default()
     };
     let local = SocketAddr::from(([127, 0, 0, 1], 0));

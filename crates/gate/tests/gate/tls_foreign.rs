@@ -1,9 +1,11 @@
-//! TLS with clients of others: curl and openssl, where they are installed.
+//! TLS with clients of others: curl, openssl, h2load, where they are installed.
 
 use std::process::Stdio;
 
+use munjigi_gate::settings::Protocol;
 use tokio::process::Command;
 
+use crate::http2_support::*;
 use crate::support::*;
 use crate::tls_support::*;
 
@@ -53,6 +55,88 @@ async fn curl_speaks_to_the_gate() {
         assert!(output.status.success(), "{version}: {said}");
         let count = output.stdout.iter().filter(|byte| **byte == b'x').count();
         assert!(count >= 4_000_000, "{version}: {count}");
+    }
+}
+
+/// A gate with both versions over TLS, before a backend that speaks `protocol`.
+async fn both_versions(ca: &Authority, backends: Protocol) -> (munjigi_gate::Gate, Origin) {
+    let pair = ca.issue("b", &["b.test"]);
+    let origin = if backends == Protocol::Http2 {
+        let serve = |request: http::Request<h2::RecvStream>, mut respond| async move {
+            let body = take(&mut request.into_body()).await.unwrap_or_default();
+            let head = http::Response::new(());
+            let respond: &mut h2::server::SendResponse<bytes::Bytes> = &mut respond;
+            let mut stream = respond.send_response(head, false).unwrap();
+            drop(pour(&mut stream, body.into(), true).await);
+        };
+        tls_origin2(server_of(&pair), serve).await
+    } else {
+        tls_origin(server_of(&pair), |peer, _| echo_over(peer)).await
+    };
+    let mut settings = both(&[origin.address]);
+    settings.listeners[0].tls = Some(listener_tls(&[&ca.issue("a", &["a.test"])]));
+    let service = settings.services.get_mut("APP").unwrap();
+    service.protocol = backends;
+    service.tls = Some(ca.trust("b.test"));
+    (start(settings).await, origin)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_speaks_http2_to_the_gate() {
+    if !is_installed("curl").await {
+        return;
+    }
+    let ca = Authority::new();
+    let body = ca.folder.path().join("body");
+    std::fs::write(&body, vec![b'x'; 2_000_000]).unwrap();
+    for backends in [Protocol::Http1, Protocol::Http2] {
+        let (gate, _origin) = both_versions(&ca, backends).await;
+        let port = gate.address("web").unwrap().port();
+        let output = Command::new("curl")
+            .args(["-sS", "--http2", "--max-time", "60", "--cacert"])
+            .arg(ca.ca_file())
+            .args(["--write-out", "<%{http_version} %{num_connects}>"])
+            .args(["--resolve", &format!("a.test:{port}:127.0.0.1")])
+            .args(["--data-binary", &format!("@{}", body.display())])
+            .arg(format!("https://a.test:{port}/echo"))
+            .arg(format!("https://a.test:{port}/again"))
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{backends:?}: {said}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("<2 1>") && text.ends_with("<2 0>"), "{said}");
+        assert!(text.matches('x').count() >= 4_000_000, "{backends:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nghttp2_speaks_to_the_gate() {
+    if !is_installed("h2load").await {
+        return;
+    }
+    let ca = Authority::new();
+    let body = ca.folder.path().join("body");
+    std::fs::write(&body, vec![b'x'; 5_000]).unwrap();
+    for backends in [Protocol::Http1, Protocol::Http2] {
+        let (gate, _origin) = both_versions(&ca, backends).await;
+        let port = gate.address("web").unwrap().port();
+        // Four connections with 50 requests at once on each.
+        let output = Command::new("h2load")
+            .args(["-n", "2000", "-c", "4", "-m", "50", "-d"])
+            .arg(&body)
+            .args(["--connect-to", &format!("127.0.0.1:{port}")])
+            .arg(format!("https://a.test:{port}/"))
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("Application protocol: h2"), "{text}");
+        assert!(
+            text.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"),
+            "{backends:?}: {text}"
+        );
     }
 }
 

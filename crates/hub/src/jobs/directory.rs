@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::placement::Worker;
+use crate::gates::{Drained, is_drained};
+use crate::registry::address;
 
 /// Workers remembered.
 const WORKERS_MAX: usize = 4_096;
@@ -19,13 +21,15 @@ pub type Workers = Arc<Vec<Worker>>;
 /// Tells of the instances of `service` until `shutdown`; while the registry does not answer, they stay.
 pub(crate) async fn watch(
     mut registry: watch::Receiver<Known>,
+    mut drained: watch::Receiver<Drained>,
     service: String,
     tell: watch::Sender<Workers>,
     shutdown: CancellationToken,
 ) {
     loop {
         let applications = registry.borrow_and_update().applications.clone();
-        let workers = workers(applications.instances(&service));
+        let out = drained.borrow_and_update().clone();
+        let workers = workers(applications.instances(&service), &out);
         tell.send_if_modified(|before| {
             let changed = **before != workers;
             if changed {
@@ -40,13 +44,18 @@ pub(crate) async fn watch(
                     return;
                 }
             }
+            // Without gates to ask nobody tells.
+            Ok(()) = drained.changed() => {}
         }
     }
 }
 
-fn workers(instances: &[Instance]) -> Vec<Worker> {
+fn workers(instances: &[Instance], drained: &Drained) -> Vec<Worker> {
     let mut seen = BTreeSet::new();
-    let mut workers: Vec<Worker> = instances.iter().filter_map(worker).collect();
+    let mut workers: Vec<Worker> = instances
+        .iter()
+        .filter_map(|instance| worker(instance, drained))
+        .collect();
     // Two of one id: neither is known to be the one that a request would reach.
     workers.sort_by(|a, b| a.server_id.cmp(&b.server_id));
     let twice: BTreeSet<ServerId> = workers
@@ -59,12 +68,13 @@ fn workers(instances: &[Instance]) -> Vec<Worker> {
     workers
 }
 
-fn worker(instance: &Instance) -> Option<Worker> {
+fn worker(instance: &Instance, drained: &Drained) -> Option<Worker> {
     let text = |key: &str| instance.metadata.get(key).map(String::as_str);
     let status = match instance.overridden_status {
         InstanceStatus::Unknown => instance.status,
         overridden => overridden,
     };
+    let drained = is_drained(drained, &address(instance));
     Some(Worker {
         server_id: ServerId::from(text("serverId").filter(|id| !id.is_empty())?),
         models: text("models")
@@ -77,7 +87,8 @@ fn worker(instance: &Instance) -> Option<Worker> {
         capacity: text("capacity")
             .and_then(|free| free.trim().parse().ok())
             .unwrap_or(1),
-        up: status == InstanceStatus::Up,
+        up: status == InstanceStatus::Up && !drained,
+        drained,
     })
 }
 
@@ -101,19 +112,35 @@ mod tests {
     fn workers_are_what_their_metadata_says() {
         let mut down = instance("c", "3", "4");
         down.overridden_status = InstanceStatus::OutOfService;
-        let found = workers(&[
-            instance("a", "1", "2"),
-            instance("b", "2", "many"),
-            down,
-            instance("d", "4", "1"),
-            instance("e", "4", "1"),
-            instance("f", "", "1"),
-        ]);
+        let mut out = instance("g", "7", "1");
+        out.ip_addr = "10.0.0.7".to_owned();
+        let drained = Drained::from(BTreeSet::from(["10.0.0.7:1".parse().unwrap()]));
+        let found = workers(
+            &[
+                out,
+                instance("a", "1", "2"),
+                instance("b", "2", "many"),
+                down,
+                instance("d", "4", "1"),
+                instance("e", "4", "1"),
+                instance("f", "", "1"),
+            ],
+            &drained,
+        );
         let told: Vec<_> = found
             .iter()
             .map(|worker| (worker.server_id.as_str(), worker.capacity, worker.up))
             .collect();
-        assert_eq!(told, [("1", 2, true), ("2", 1, true), ("3", 4, false)]);
+        assert_eq!(
+            told,
+            [
+                ("1", 2, true),
+                ("2", 1, true),
+                ("3", 4, false),
+                ("7", 1, false)
+            ]
+        );
+        assert!(found[3].drained && !found[2].drained);
         assert_eq!(found[0].models, ["source", "deep"]);
     }
 }

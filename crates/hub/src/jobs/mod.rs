@@ -33,6 +33,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::gates::Drained;
 use crate::push::{Live, Sockets};
 use crate::results::{self, Results};
 use crate::store::ledger::{Ledger, Said};
@@ -57,6 +58,8 @@ pub struct JobsWiring {
     pub clock: Clock,
     /// What the registry says, again and again.
     pub registry: watch::Receiver<Known>,
+    /// Workers that get no new jobs, again and again.
+    pub drained: watch::Receiver<Drained>,
     /// The name under which workers register.
     pub worker_service: String,
     /// Base url of a gate's inner listener.
@@ -255,6 +258,7 @@ impl Jobs {
         let (known, workers) = watch::channel(Workers::default());
         tasks.spawn(directory::watch(
             wiring.registry.clone(),
+            wiring.drained.clone(),
             wiring.worker_service.clone(),
             known,
             shutdown.clone(),

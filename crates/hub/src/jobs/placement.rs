@@ -1,9 +1,12 @@
 //! Which analysis goes to which worker. No I/O here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use munjigi_events::{AnalysisId, ServerId, UserId};
 use munjigi_foundation::clock::Timestamp;
+
+/// Models that are named to who asked for another one.
+const NAMED: usize = 20;
 
 /// A worker, as the registry knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +16,10 @@ pub struct Worker {
     pub models: Vec<String>,
     /// Free slots, as it said last.
     pub capacity: u32,
-    /// It takes work: registered, and `UP`.
+    /// It takes work: registered, `UP`, and drained by no gate's operator.
     pub up: bool,
+    /// An operator drained it: what it has goes on.
+    pub drained: bool,
 }
 
 /// An analysis that waits.
@@ -96,16 +101,34 @@ fn choose(one: &Waiting, workers: &[Worker], loads: &BTreeMap<ServerId, Load>) -
         .map(|(_, _, _, worker)| worker.server_id.clone())
 }
 
+/// Why `one` waits, and what would not: shown to its user.
 fn why_not(one: &Waiting, workers: &[Worker]) -> String {
-    let offering = workers
-        .iter()
-        .filter(|worker| worker.up && worker.models.contains(&one.model))
-        .count();
-    if offering == 0 {
-        format!("no worker offers the model `{}`", one.model)
-    } else {
-        "all workers are busy".to_owned()
+    let offers = |worker: &&Worker| worker.models.contains(&one.model);
+    let up = || workers.iter().filter(|worker| worker.up);
+    if up().any(|worker| offers(&worker)) {
+        return "all workers are busy".to_owned();
     }
+    let model = &one.model;
+    if workers
+        .iter()
+        .filter(|worker| worker.drained)
+        .any(|worker| offers(&worker))
+    {
+        return format!("each worker that offers the model `{model}` is drained");
+    }
+    let offered: BTreeSet<&str> = up()
+        .flat_map(|worker| &worker.models)
+        .map(String::as_str)
+        .collect();
+    if offered.is_empty() {
+        return format!("no worker offers the model `{model}`; none is there");
+    }
+    let more = if offered.len() > NAMED { ", …" } else { "" };
+    let named: Vec<&str> = offered.into_iter().take(NAMED).collect();
+    format!(
+        "no worker offers the model `{model}`; offered: {}{more}",
+        named.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -118,6 +141,7 @@ mod tests {
             models: models.iter().map(|model| (*model).to_owned()).collect(),
             capacity,
             up,
+            drained: false,
         }
     }
 
@@ -156,6 +180,45 @@ mod tests {
             plan.waiting,
             [(AnalysisId::from("x4"), "all workers are busy".to_owned())]
         );
+    }
+
+    #[test]
+    fn who_waits_is_told_why_and_what_would_not() {
+        let why = |workers: &[Worker]| {
+            let one = vec![waiting("x", "u", 3, 0)];
+            let plan = plan(one, workers, BTreeMap::new(), BTreeMap::new());
+            assert!(plan.placed.is_empty());
+            plan.waiting.into_iter().next().unwrap().1
+        };
+        let drained = Worker {
+            up: false,
+            drained: true,
+            ..worker("a", &["source"], 1, true)
+        };
+        let others = [
+            worker("a", &["slow", "deep"], 1, true),
+            worker("b", &["deep"], 1, true),
+            worker("c", &["source", "gone"], 1, false),
+        ];
+        let many: Vec<String> = (0..30).map(|n| format!("m{n:02}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(
+            why(&[]),
+            "no worker offers the model `source`; none is there"
+        );
+        assert_eq!(
+            why(&others),
+            "no worker offers the model `source`; offered: deep, slow"
+        );
+        assert_eq!(
+            why(&[drained]),
+            "each worker that offers the model `source` is drained"
+        );
+        assert_eq!(
+            why(&[worker("a", &["source"], 0, true)]),
+            "all workers are busy"
+        );
+        assert!(why(&[worker("a", &many, 1, true)]).ends_with("m18, m19, …"));
     }
 
     #[test]

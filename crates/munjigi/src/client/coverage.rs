@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::follow::text;
+use super::follow::{list, text};
 use super::hub::Hub;
 
 /// Reasons that are told.
@@ -51,6 +51,16 @@ pub(super) async fn add(hub: &Hub, job: &mut Value) {
     }
 }
 
+/// True when every analysis of `job` says that it looked at nothing.
+pub(super) fn nothing_analysed(job: &Value) -> bool {
+    let analyses = list(job, "analyses");
+    let nothing = |analysis: &Value| {
+        let summary = analysis.get("coverage").map(Summary::deserialize);
+        summary.is_some_and(|read| read.is_ok_and(|summary| summary.analysed == 0))
+    };
+    !analyses.is_empty() && analyses.iter().all(nothing)
+}
+
 /// The line for an analysis, when [`add`] found something to say.
 pub(super) fn line(analysis: &Value) -> Option<String> {
     let summary = Summary::deserialize(analysis.get("coverage")?).ok()?;
@@ -62,11 +72,12 @@ pub(super) fn line(analysis: &Value) -> Option<String> {
         } else {
             "there was nothing to analyse"
         };
+        let what = format!("nothing was analysed: {what}");
         let reasons = summary.reasons.iter().take(REASONS).map(|reason| {
             let place = reason.examples.first().map_or("", String::as_str);
             format!("{place}: {}", reason.reason)
         });
-        let said: Vec<String> = std::iter::once(what.to_owned()).chain(reasons).collect();
+        let said: Vec<String> = std::iter::once(what).chain(reasons).collect();
         return Some(said.join("; "));
     }
     if left == 0 {
@@ -103,9 +114,14 @@ mod tests {
                 0,
                 1,
                 json!([reason(1, "damaged")]),
-                "nothing could be read; a.zip: damaged",
+                "nothing was analysed: nothing could be read; a.zip: damaged",
             ),
-            (0, 0, json!([]), "nothing could be read"),
+            (
+                0,
+                0,
+                json!([]),
+                "nothing was analysed: nothing could be read",
+            ),
             (
                 2,
                 10,
@@ -118,6 +134,19 @@ mod tests {
             }});
             assert_eq!(line(&analysis).as_deref(), Some(expected));
         }
+        let job = |analysed: &[u64]| {
+            let analyses = analysed.iter().map(|analysed| {
+                json!({"coverage": {
+                    "analysed": analysed, "skipped": 1, "truncated": 0, "reasons": [], "otherReasons": 0,
+                }})
+            });
+            json!({ "analyses": analyses.collect::<Vec<_>>() })
+        };
+        assert!(nothing_analysed(&job(&[0])) && nothing_analysed(&job(&[0, 0])));
+        assert!(!nothing_analysed(&job(&[0, 1])) && !nothing_analysed(&job(&[])));
+        assert!(!nothing_analysed(
+            &json!({"analyses": [{"model": "says nothing"}]})
+        ));
         assert_eq!(line(&json!({})), None);
         assert_eq!(line(&json!({"coverage": {"analysed": "x"}})), None);
     }

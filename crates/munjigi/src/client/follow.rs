@@ -241,6 +241,9 @@ impl Position {
             *attempt = event.attempt;
             *levels = Levels::default();
         }
+        if event.attempt < *attempt {
+            return;
+        }
         if let Some(finding) = &event.finding {
             levels.add(text(finding, "level"));
         }
@@ -293,6 +296,14 @@ async fn count_findings(hub: &Hub, event_id: &str) -> Result<Levels, Failure> {
             _ => return Ok(levels),
         }
     }
+}
+
+/// A list of a JSON object, empty when there is none.
+pub(super) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// A text of a JSON object, empty when there is none.

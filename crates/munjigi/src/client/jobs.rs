@@ -1,13 +1,13 @@
-//! `munjigi jobs` and `munjigi cancel`.
+//! `munjigi jobs`, `munjigi cancel` and `munjigi delete`.
 
 use clap::Args;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use super::HubArgs;
-use super::follow::text;
+use super::follow::{list, text};
 use super::hub::{Hub, good};
-use super::submit::printable;
+use super::screen::printable;
 use crate::outcome::{Exit, Failure, say};
 
 /// `munjigi jobs`
@@ -35,6 +35,15 @@ pub(crate) struct CancelArgs {
     hub: HubArgs,
 }
 
+/// `munjigi delete`
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The job's id, as `submit` and `jobs` print it
+    event_id: String,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
 /// Lists the user's jobs.
 pub(crate) async fn jobs(args: JobsArgs) -> Result<Exit, Failure> {
     let hub = Hub::find(&args.hub)?;
@@ -49,10 +58,7 @@ pub(crate) async fn jobs(args: JobsArgs) -> Result<Exit, Failure> {
         .json()
         .await
         .map_err(|error| hub.unreachable(&error))?;
-    let jobs = answer
-        .get("jobs")
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
+    let jobs = list(&answer, "jobs");
     if jobs.is_empty() && !args.json {
         say("no jobs yet; `munjigi submit FILE` starts one");
     }
@@ -67,13 +73,7 @@ pub(crate) async fn jobs(args: JobsArgs) -> Result<Exit, Failure> {
 }
 
 fn row(job: &Value) -> String {
-    let findings: u64 = job
-        .get("analyses")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|analysis| analysis.get("findings").and_then(Value::as_u64))
-        .sum();
+    let findings = findings(job);
     printable(&format!(
         "{}  {:<10}  {}  {findings:>6} findings  {}",
         text(job, "eventId"),
@@ -83,16 +83,26 @@ fn row(job: &Value) -> String {
     ))
 }
 
+fn findings(job: &Value) -> u64 {
+    let analyses = list(job, "analyses").iter();
+    analyses
+        .filter_map(|analysis| analysis.get("findings").and_then(Value::as_u64))
+        .sum()
+}
+
+fn has_ended(job: &Value) -> bool {
+    matches!(text(job, "status"), "DONE" | "FAILED" | "CANCELLED")
+}
+
 /// Cancels a job; what it left is removed.
 pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Failure> {
     let hub = Hub::find(&args.hub)?;
     let path = format!("/api/jobs/{}", args.event_id);
     let job = hub.json(Method::GET, &path).await?;
-    if matches!(text(&job, "status"), "DONE" | "FAILED" | "CANCELLED") {
-        return Err(Failure::no(format!(
-            "the job has ended: {}",
-            text(&job, "status")
-        )));
+    if has_ended(&job) {
+        let ended = format!("the job has ended: {}", text(&job, "status"));
+        let removes = format!("`munjigi delete {}` removes it", args.event_id);
+        return Err(Failure::no(ended).hint(removes));
     }
     let answer = good(hub.send(hub.request(Method::DELETE, &path)).await?).await?;
     say(if answer.status() == StatusCode::ACCEPTED {
@@ -101,4 +111,54 @@ pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Failure> {
         format!("{}  removed", args.event_id)
     });
     Ok(Exit::Good)
+}
+
+/// Deletes a job that has ended, and says what went.
+pub(crate) async fn delete(args: DeleteArgs) -> Result<Exit, Failure> {
+    let hub = Hub::find(&args.hub)?;
+    let path = format!("/api/jobs/{}", args.event_id);
+    let job = hub.json(Method::GET, &path).await?;
+    if !has_ended(&job) {
+        let going = format!("the job has not ended: {}", text(&job, "status"));
+        let stops = format!("`munjigi cancel {}` stops it first", args.event_id);
+        return Err(Failure::no(going).hint(stops));
+    }
+    good(hub.send(hub.request(Method::DELETE, &path)).await?).await?;
+    say(printable(&gone(&job)));
+    Ok(Exit::Good)
+}
+
+/// What went with a job that has ended.
+fn gone(job: &Value) -> String {
+    let results = list(job, "analyses")
+        .iter()
+        .filter(|analysis| analysis.get("result").is_some_and(Value::is_object))
+        .count();
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let (found, results) = (findings(job), u64::try_from(results).unwrap_or(0));
+    format!(
+        "{}  deleted: {}, its events, {found} finding{}, {results} result{}",
+        text(job, "eventId"),
+        text(job, "name"),
+        plural(found),
+        plural(results),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_went_is_counted() {
+        let job = json!({"eventId": "E", "name": "a.zip", "analyses": [
+            {"findings": 2, "result": {"size": 1}}, {"findings": 1}, {},
+        ]});
+        assert_eq!(
+            gone(&job),
+            "E  deleted: a.zip, its events, 3 findings, 1 result"
+        );
+    }
 }

@@ -1,14 +1,16 @@
-//! The commands that speak to a hub: submit, jobs, watch, cancel, result.
+//! The commands that speak to a hub: submit, jobs, watch, cancel, result, delete.
 
 mod coverage;
 mod follow;
 mod hub;
 mod jobs;
+mod progress;
 mod result;
+mod screen;
 mod submit;
 mod upload;
 
-pub(crate) use jobs::{CancelArgs, JobsArgs, cancel, jobs};
+pub(crate) use jobs::{CancelArgs, DeleteArgs, JobsArgs, cancel, delete, jobs};
 pub(crate) use result::{ResultArgs, result};
 pub(crate) use submit::{SubmitArgs, WatchArgs, submit, watch};
 

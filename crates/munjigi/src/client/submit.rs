@@ -1,21 +1,25 @@
 //! `munjigi submit` and `munjigi watch`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use munjigi_events::{Event, Status};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::coverage;
-use super::follow::{Followed, Levels, Listener, follow, text};
+use super::follow::{Followed, Levels, Listener, follow, list, text};
 use super::hub::{Hub, good};
+use super::screen::{Screen, printable};
 use super::upload::{Memory, Source, upload};
 use super::{FailOn, HubArgs};
-use crate::outcome::{Exit, Failure, say};
+use crate::outcome::{Exit, Failure, remark, say};
+
+/// A model that nobody offers is asked for so often …
+const MODELS_TRIES: u32 = 5;
+/// … at this distance, before it is said.
+const MODELS_AGAIN: Duration = Duration::from_millis(500);
 
 /// `munjigi submit`
 #[derive(Debug, Args)]
@@ -65,22 +69,62 @@ pub(crate) async fn submit(args: SubmitArgs) -> Result<Exit, Failure> {
         }
     };
     let job = start(&hub, &upload, &args.model).await?;
-    let event_id = text(&job, "eventId");
     if args.follow || args.fail_on.is_some() {
-        return follow_to_the_end(&hub, event_id, args.json, args.fail_on).await;
+        return follow_to_the_end(&hub, &job, args.json, args.fail_on).await;
     }
+    let event_id = text(&job, "eventId");
     if args.json {
         say(json!({"summary": job}));
     } else {
         say(format!("{event_id}  {}", text(&job, "status")));
     }
+    remark_on_models(&hub, event_id, &args.model).await;
     Ok(Exit::Good)
+}
+
+/// Says which of `models` nobody offers now: the job is there, and waits. When the hub can't say, nothing is said.
+async fn remark_on_models(hub: &Hub, event_id: &str, models: &[String]) {
+    let mut tries = 0;
+    let (missing, offered) = loop {
+        let Ok(answer) = hub.json(Method::GET, "/api/models").await else {
+            return;
+        };
+        let offered = list(&answer, "models").iter();
+        let offered: Vec<String> = offered
+            .map(|model| text(model, "name").to_owned())
+            .collect();
+        let missing: Vec<&String> = models
+            .iter()
+            .filter(|model| !offered.contains(model))
+            .collect();
+        tries += 1;
+        if missing.is_empty() || tries > MODELS_TRIES {
+            break (missing, offered);
+        }
+        // Workers that have just started are known a moment later.
+        tokio::time::sleep(MODELS_AGAIN).await;
+    };
+    for model in &missing {
+        let others = if offered.is_empty() {
+            "none offers any".to_owned()
+        } else {
+            format!("offered: {}", offered.join(", "))
+        };
+        let line = format!("no worker offers the model `{model}` now; {others}");
+        remark("warning", printable(&line));
+    }
+    if !missing.is_empty() {
+        let ends = format!("the job waits until one does; `munjigi cancel {event_id}` ends it");
+        remark("hint", ends);
+    }
 }
 
 /// Shows a job's events to its end.
 pub(crate) async fn watch(args: WatchArgs) -> Result<Exit, Failure> {
     let hub = Hub::find(&args.hub)?;
-    follow_to_the_end(&hub, &args.event_id, args.json, args.fail_on).await
+    let path = format!("/api/jobs/{}", args.event_id);
+    let job = hub.json(Method::GET, &path).await?;
+    follow_to_the_end(&hub, &job, args.json, args.fail_on).await
 }
 
 async fn start(hub: &Hub, upload: &str, models: &[String]) -> Result<Value, Failure> {
@@ -114,14 +158,18 @@ async fn start(hub: &Hub, upload: &str, models: &[String]) -> Result<Value, Fail
 
 async fn follow_to_the_end(
     hub: &Hub,
-    event_id: &str,
+    job: &Value,
     json: bool,
     fail_on: Option<FailOn>,
 ) -> Result<Exit, Failure> {
+    let event_id = text(job, "eventId");
     let mut listener: Box<dyn Listener> = if json {
+        // Standard output is for events and the summary alone.
+        remark("job", event_id);
         Box::new(Lines)
     } else {
-        Box::new(Screen::new())
+        say(printable(&format!("job {event_id}  {}", text(job, "name"))));
+        Box::new(Screen::of(job))
     };
     let mut followed = tokio::select! {
         followed = follow(hub, event_id, listener.as_mut()) => followed?,
@@ -154,21 +202,21 @@ fn report(event_id: &str, followed: &Followed, json: bool) {
         }}));
         return;
     }
-    say(format!(
-        "{status}: {} error{}, {} warning{}, {} note{}",
-        levels.error,
-        plural(levels.error),
-        levels.warning,
-        plural(levels.warning),
-        levels.note,
-        plural(levels.note),
-    ));
-    for analysis in job
-        .get("analyses")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    let unread = status == Status::Done.as_str() && coverage::nothing_analysed(job);
+    if unread {
+        say(format!("{status}, but nothing was analysed"));
+    } else {
+        say(format!(
+            "{status}: {} error{}, {} warning{}, {} note{}",
+            levels.error,
+            plural(levels.error),
+            levels.warning,
+            plural(levels.warning),
+            levels.note,
+            plural(levels.note),
+        ));
+    }
+    for analysis in list(job, "analyses") {
         let error = analysis.get("error").and_then(Value::as_str);
         let lines = error.map(str::to_owned).into_iter();
         for line in lines.chain(coverage::line(analysis)) {
@@ -176,7 +224,12 @@ fn report(event_id: &str, followed: &Followed, json: bool) {
             say(printable(&format!("{model}: {line}")));
         }
     }
-    if status == Status::Done.as_str() {
+    if unread {
+        remark(
+            "warning",
+            "no finding here does not mean that there is none: check the file and submit it again",
+        );
+    } else if status == Status::Done.as_str() {
         say(format!("munjigi result {event_id} -o DIR fetches them"));
     }
 }
@@ -207,117 +260,9 @@ impl Listener for Lines {
     fn note(&mut self, _: &str) {}
 }
 
-/// For a person: a line for each change of status and each finding, and below them what moves.
-struct Screen {
-    bar: ProgressBar,
-    last: Option<(Status, u32)>,
-}
-
-impl Screen {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-        if std::io::stderr().is_terminal() {
-            bar.set_style(
-                ProgressStyle::with_template("{spinner} {msg}  {elapsed}")
-                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            );
-            bar.enable_steady_tick(Duration::from_millis(200));
-        } else {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        Self { bar, last: None }
-    }
-
-    fn line(&self, line: &str) {
-        self.bar.suspend(|| say(line));
-    }
-}
-
-impl Listener for Screen {
-    fn event(&mut self, event: &Event, _: &Value) {
-        if let Some(finding) = &event.finding {
-            self.line(&finding_line(finding));
-        }
-        let now = (event.status, event.attempt);
-        if self.last != Some(now) {
-            self.last = Some(now);
-            let place = match (&event.server_id, event.status) {
-                (Some(server), Status::Placed) => format!(" on worker {server}"),
-                _ => String::new(),
-            };
-            let why = event.error.as_ref().or(event.message.as_ref());
-            let why = why.map_or_else(String::new, |why| format!(": {why}"));
-            self.line(&format!("{}{place}{why}", event.status));
-        }
-        if let Some(progress) = &event.progress {
-            let total = progress
-                .total
-                .map_or_else(String::new, |total| format!(" of {total}"));
-            let unit = progress.unit.as_deref().unwrap_or_default();
-            self.bar.set_message(format!(
-                "{} {}{total} {unit}",
-                progress.phase, progress.done
-            ));
-        }
-    }
-
-    fn note(&mut self, text: &str) {
-        self.bar.set_message(text.to_owned());
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// `error  src/App.java:12  SQL injection: …`
-fn finding_line(finding: &Value) -> String {
-    let place = finding
-        .pointer("/locations/0/physicalLocation")
-        .unwrap_or(&Value::Null);
-    let file = place
-        .pointer("/artifactLocation/uri")
-        .and_then(Value::as_str)
-        .unwrap_or("?");
-    let line = place
-        .pointer("/region/startLine")
-        .and_then(Value::as_u64)
-        .unwrap_or(0);
-    let message = finding
-        .pointer("/message/text")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let level = match text(finding, "level") {
-        "" => "warning",
-        level => level,
-    };
-    printable(&format!("  {level:<7}  {file}:{line}  {message}"))
-}
-
-/// What comes from a scanned file must not steer the terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_finding_is_one_line_that_steers_no_terminal() {
-        let finding = json!({"level": "error", "message": {"text": "bad \u{1b}[31mred"}, "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": "a.py"}, "region": {"startLine": 3}}}
-        ]});
-        assert_eq!(
-            finding_line(&finding),
-            "  error    a.py:3  bad \u{fffd}[31mred"
-        );
-        assert_eq!(finding_line(&json!({})), "  warning  ?:0  ");
-    }
 
     #[test]
     fn levels_reach() {

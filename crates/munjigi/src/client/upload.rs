@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{IsTerminal, SeekFrom};
+use std::io::SeekFrom;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,7 +10,6 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::fs::File;
@@ -18,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::hub::{Hub, good};
+use super::progress::Progress;
 use crate::outcome::Failure;
 
 /// Bytes of one request: a cut connection costs at most what of it was not yet durable.
@@ -48,6 +48,10 @@ impl Source {
         if !metadata.is_file() {
             return Err(Failure::could_not(format!("{} is no file", path.display()))
                 .hint("pack a folder first, for example with `tar -czf app.tar.gz app/`, or use `munjigi scan`"));
+        }
+        if metadata.len() == 0 {
+            return Err(Failure::could_not(format!("{} is empty", path.display()))
+                .hint("there is nothing to analyse; was it written to its end?"));
         }
         let whole = path.canonicalize().map_err(cannot)?;
         let changed = metadata
@@ -80,10 +84,10 @@ pub(super) async fn upload(hub: &Hub, source: &Source, memory: &Memory) -> Resul
         None => (create(hub, source).await?, 0),
     };
     memory.remember(&key, &place);
-    let bar = progress_bar(source, offset);
+    let progress = Progress::new(&source.name, source.length, offset);
     let mut failures = 0;
     while offset < source.length {
-        match send_piece(hub, source, &place, offset, &bar).await {
+        match send_piece(hub, source, &place, offset, &progress).await {
             Ok(reached) => {
                 offset = reached;
                 failures = 0;
@@ -94,7 +98,7 @@ pub(super) async fn upload(hub: &Hub, source: &Source, memory: &Memory) -> Resul
                 if failures > FAILURES_MAX {
                     return Err(failure.hint("the same command goes on where it stopped"));
                 }
-                bar.set_message(format!("reconnecting ({failures})"));
+                progress.arrived(offset, failures);
                 tokio::time::sleep(Duration::from_millis(100 << failures)).await;
                 if let Ok(Some(reached)) = offset_of(hub, &place).await {
                     if reached > offset {
@@ -102,12 +106,11 @@ pub(super) async fn upload(hub: &Hub, source: &Source, memory: &Memory) -> Resul
                     }
                     offset = reached;
                 }
-                bar.set_message("");
             }
         }
-        bar.set_position(offset);
+        progress.arrived(offset, failures);
     }
-    bar.finish_and_clear();
+    progress.finish();
     memory.forget(&key);
     Ok(place
         .trim_end_matches('/')
@@ -169,7 +172,7 @@ async fn send_piece(
     source: &Source,
     place: &str,
     offset: u64,
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Result<u64, Piece> {
     let cannot = |error: std::io::Error| {
         Piece::Final(Failure::could_not(format!(
@@ -180,10 +183,10 @@ async fn send_piece(
     let mut file = File::open(&source.path).await.map_err(cannot)?;
     file.seek(SeekFrom::Start(offset)).await.map_err(cannot)?;
     let length = PIECE.min(source.length - offset);
-    let sent = bar.clone();
+    let sent = progress.clone();
     let pieces = ReaderStream::with_capacity(file.take(length), READ).inspect(move |read| {
         if let Ok(bytes) = read {
-            sent.inc(u64::try_from(bytes.len()).unwrap_or(0));
+            sent.sent(u64::try_from(bytes.len()).unwrap_or(0));
         }
     });
     let request = hub
@@ -226,23 +229,6 @@ async fn send_piece(
             })
         }
     }
-}
-
-fn progress_bar(source: &Source, offset: u64) -> ProgressBar {
-    let bar =
-        ProgressBar::with_draw_target(Some(source.length), ProgressDrawTarget::stderr_with_hz(5));
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = "{prefix} {bar:30} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
-    bar.set_style(
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar.set_prefix(source.name.clone());
-    bar.set_position(offset);
-    // Rate and time left count from what is sent now, not from what an earlier run sent.
-    bar.reset_eta();
-    bar
 }
 
 /// Where unfinished uploads lie, kept from run to run in a file of the user.
@@ -350,9 +336,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_no_upload() {
+    fn a_folder_and_an_empty_file_are_no_upload() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Source::open(folder.path()).is_err());
         assert!(Source::open(&folder.path().join("none")).is_err());
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let refused = Source::open(&file).err().unwrap();
+        assert!(refused.to_string().contains("file is empty"), "{refused}");
+        fs::write(&file, "x").unwrap();
+        assert!(Source::open(&file).is_ok());
     }
 }

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use crate::binary;
 
 const MIB: u64 = 1 << 20;
+/// Bytes read or written at once.
+const CHUNK: usize = 1 << 20;
 const AT_ONCE: u8 = 8;
 /// Longest that the gate may take to listen.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -57,7 +59,7 @@ async fn origin(mib: u64) -> (SocketAddr, JoinSet<()>) {
 }
 
 async fn serve(stream: TcpStream, mib: u64) {
-    let mut stream = BufReader::with_capacity(MIB as usize, stream);
+    let mut stream = BufReader::with_capacity(CHUNK, stream);
     let (mut who, mut line) = (0, String::new());
     loop {
         line.clear();
@@ -70,7 +72,7 @@ async fn serve(stream: TcpStream, mib: u64) {
         }
     }
     let (mut digest, mut left) = (Sha256::new(), mib * MIB);
-    let mut chunk = vec![0; MIB as usize];
+    let mut chunk = vec![0; CHUNK];
     while left > 0 {
         let count = stream.read(&mut chunk).await.unwrap();
         assert!(count > 0, "{left} bytes of the upload are missing");
@@ -122,7 +124,7 @@ async fn both_ways(mib: u64, most: u64) {
     );
     std::fs::write(&file, text).unwrap();
     let arguments = ["run", file.to_str().unwrap()];
-    let mut program = Program::start(binary(), &arguments, &folder.path().join("log")).unwrap();
+    let program = Program::start(binary(), &arguments, &folder.path().join("log")).unwrap();
     eventually("the gate listens", WITHIN, async || {
         TcpStream::connect(web).await.ok()
     })

@@ -14,6 +14,7 @@ mod handover;
 mod load;
 mod main_job;
 mod memory;
+mod newcomer;
 mod operators;
 mod reload;
 mod sarif;

@@ -10,13 +10,13 @@ use tokio::process::Command;
 
 use crate::{VULNERABLE, binary};
 
-struct Up {
-    program: Program,
-    line: String,
-    runtime: Value,
+pub(crate) struct Up {
+    pub(crate) program: Program,
+    pub(crate) line: String,
+    pub(crate) runtime: Value,
 }
 
-async fn up(data: &Path) -> Up {
+pub(crate) async fn up(data: &Path) -> Up {
     let arguments = [
         "up",
         "--data",
@@ -36,7 +36,7 @@ async fn up(data: &Path) -> Up {
     }
 }
 
-async fn munjigi(up: &Up, data: &Path, arguments: &[&str]) -> Output {
+pub(crate) async fn munjigi(up: &Up, data: &Path, arguments: &[&str]) -> Output {
     Command::new(binary())
         .args(arguments)
         .env("MUNJIGI_HUB", up.runtime["url"].as_str().unwrap())
@@ -150,10 +150,20 @@ async fn an_archive_becomes_findings_with_one_command() {
     let broken = folder.path().join("broken.zip");
     std::fs::write(&broken, "this is no archive").unwrap();
     let arguments = ["submit", broken.to_str().unwrap(), "--follow"];
-    let said = munjigi(&up, &data, &arguments).await;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let line = "source: nothing could be read; broken.zip: not a zip archive";
+    let output = munjigi(&up, &data, &arguments).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = "source: nothing was analysed: nothing could be read; broken.zip: not a zip archive";
     assert!(said.contains(line), "{said}");
+    assert!(
+        said.contains("\nDONE, but nothing was analysed\n"),
+        "{said}"
+    );
+    assert!(!said.contains("munjigi result"), "{said}");
+    let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        warned.contains("warning: no finding here does not mean"),
+        "{warned}"
+    );
     assert_eq!(summary["analyses"][0]["coverage"]["analysed"], 1);
 
     // --fail-on makes findings an exit code.

@@ -186,6 +186,13 @@ async fn a_reload_says_what_changed_and_a_broken_file_changes_nothing() {
         log.contains("sokcet") && log.contains("nowhere"),
         "all reasons: {log}"
     );
+    // As `check` says it: where, and what to do.
+    let mut lines = broken.lines();
+    let line = 1 + lines.position(|line| line.contains("sokcet")).unwrap();
+    let named = format!(
+        "gate.toml:{line}: unknown key `sokcet` in [gate.admin] (hint: did you mean `socket`?)"
+    );
+    assert!(log.contains(&named), "{named}: {log}");
     assert_eq!(status(gate.web).await, 200);
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -209,7 +209,8 @@ impl Site {
             "error,munjigi_worker=warn",
             munjigi_foundation::telemetry::LogFormat::Text,
             false,
-        );
+        )
+        .unwrap();
         let hub = Hub::default();
         let url = hub.start().await;
         Self {

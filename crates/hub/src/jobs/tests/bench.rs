@@ -382,6 +382,7 @@ impl Bench {
             uploads: uploads.clone(),
             clock,
             registry,
+            drained: watch::channel(Drained::default()).1,
             worker_service: "MODEL-SERVER".to_owned(),
             gate_inner_url: self.gate.clone(),
             trust: munjigi_foundation::tls::for_urls(None).unwrap(),

@@ -422,7 +422,7 @@ async fn a_model_that_nobody_offers_is_waited_for_and_said() {
     let events = bench.wait(&id, |events| events.len() == 2).await;
     assert_eq!(
         events[1].message.as_deref(),
-        Some("no worker offers the model `rare`")
+        Some("no worker offers the model `rare`; offered: deep, source")
     );
     bench
         .hub()
