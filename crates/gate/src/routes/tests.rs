@@ -289,7 +289,8 @@ fn a_lookup_costs_the_same_with_one_route_and_with_ten_thousand() {
             costs.push(cost(&table, &requests));
         }
         println!("{kind}: 1,000 look-ups among 1, 1,000 and 10,000 routes took {costs:?}");
-        // A walk over the routes would be a thousand times dearer.
-        assert!(costs[2] < costs[0] * 4, "{kind}: {costs:?}");
+        // A walk over the routes would be a thousand times dearer; a busy machine is never fifty times slower for one of
+        // the two. The figures themselves are the bench's.
+        assert!(costs[2] < costs[0] * 50, "{kind}: {costs:?}");
     }
 }
