@@ -127,7 +127,9 @@ impl Folder {
         for left in (0..LOCK_TRIES).rev() {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if left > 0 => std::thread::sleep(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) if left > 0 => {
+                    std::thread::park_timeout(LOCK_PAUSE);
+                }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     return Err(FolderError::Locked(root.to_path_buf()));
                 }
