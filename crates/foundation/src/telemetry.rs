@@ -25,7 +25,7 @@ pub const FILTER_HINT: &str =
     "write error, warn, info, debug, trace or off; more for one part: \"info,munjigi_gate=debug\"";
 
 /// Our own parts, as filters name them.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "munjigi",
     "munjigi_analyzer",
     "munjigi_eureka",
@@ -33,6 +33,7 @@ const PARTS: [&str; 9] = [
     "munjigi_foundation",
     "munjigi_gate",
     "munjigi_hub",
+    "munjigi_ipfilter",
     "munjigi_registry",
     "munjigi_worker",
 ];
