@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::reason::Reason;
 use crate::tls::figures::{HandshakeTotals, Handshakes};
+use crate::ws::doctor::{Closing, End};
+use crate::ws::handshake::Fault;
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub(crate) const BOUNDS: [u64; 12] = [
@@ -13,6 +15,8 @@ pub(crate) const BOUNDS: [u64; 12] = [
 ];
 
 const REASONS: usize = Reason::ALL.len();
+const FAULTS: usize = Fault::ALL.len();
+const CLOSINGS: usize = End::ALL.len();
 
 /// The figures of one thread.
 #[derive(Debug)]
@@ -34,6 +38,27 @@ pub(crate) struct ThreadStats {
     pub(crate) client_handshakes: Handshakes,
     pub(crate) backend_handshakes: Handshakes,
     pub(crate) http2: Http2Stats,
+    pub(crate) websockets: WebSocketStats,
+}
+
+/// How WebSockets and other tunnels began and ended.
+#[derive(Debug)]
+pub(crate) struct WebSocketStats {
+    /// WebSockets that were opened.
+    pub(crate) opened: AtomicU64,
+    faults: [AtomicU64; FAULTS],
+    /// Tunnels by who ended them, and how.
+    closings: [AtomicU64; CLOSINGS],
+}
+
+impl WebSocketStats {
+    const fn new() -> Self {
+        Self {
+            opened: AtomicU64::new(0),
+            faults: [const { AtomicU64::new(0) }; FAULTS],
+            closings: [const { AtomicU64::new(0) }; CLOSINGS],
+        }
+    }
 }
 
 /// What HTTP/2 adds.
@@ -65,6 +90,7 @@ impl ThreadStats {
             active: AtomicI64::new(0),
             tunnels: AtomicI64::new(0),
             http2: Http2Stats::default(),
+            websockets: WebSocketStats::new(),
             client_handshakes: Handshakes::new(),
             backend_handshakes: Handshakes::new(),
         }
@@ -72,6 +98,18 @@ impl ThreadStats {
 
     pub(crate) fn reason(&self, reason: Reason) {
         if let Some(counter) = self.reasons.get(reason.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
+        if let Some(counter) = self.websockets.faults.get(fault.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn closing(&self, closing: &Closing) {
+        if let Some(counter) = self.websockets.closings.get(closing.end.index()) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -106,6 +144,9 @@ pub(crate) struct Totals {
     pub(crate) tunnels: i64,
     /// Connections, requests, resets received and sent.
     pub(crate) http2: [u64; 4],
+    pub(crate) websockets: u64,
+    pub(crate) faults: Vec<(Fault, u64)>,
+    pub(crate) closings: Vec<(End, u64)>,
     pub(crate) client_handshakes: HandshakeTotals,
     pub(crate) backend_handshakes: HandshakeTotals,
 }
@@ -155,6 +196,15 @@ impl Totals {
                 sum(&|thread| &thread.http2.resets_received),
                 sum(&|thread| &thread.http2.resets_sent),
             ],
+            websockets: sum(&|thread| &thread.websockets.opened),
+            faults: Fault::ALL
+                .iter()
+                .map(|fault| (*fault, column(&|t| &t.websockets.faults, fault.index())))
+                .collect(),
+            closings: End::ALL
+                .iter()
+                .map(|end| (*end, column(&|t| &t.websockets.closings, end.index())))
+                .collect(),
             client_handshakes: HandshakeTotals::of(
                 threads.iter().map(|thread| &thread.client_handshakes),
             ),
