@@ -163,16 +163,21 @@ type Ends = (Option<End>, Option<End>);
 struct Seen {
     at: Instant,
     silences: [Duration; 2],
+    /// The direction that ended, by its source; none did where the tunnel was just silent.
+    first: Option<(Side, End)>,
 }
 
 impl Seen {
-    fn now(shared: &Shared<'_>) -> Self {
+    fn now(shared: &Shared<'_>, (up, down): Ends) -> Self {
         let at = shared.shard.core.now();
         let figures = &shared.figures;
         let silent = |side| at.saturating_duration_since(figures.heard(side));
         Self {
             at,
             silences: Side::ALL.map(silent),
+            first: up
+                .map(|end| (Side::Client, end))
+                .or_else(|| down.map(|end| (Side::Backend, end))),
         }
     }
 }
@@ -202,7 +207,7 @@ async fn both<C: Pipe, B: Pipe>(
                 ends.1 = Some(end);
             }
             if ends != (None, None) {
-                seen.get_or_insert_with(|| Seen::now(shared));
+                seen.get_or_insert_with(|| Seen::now(shared, ends));
                 shared.end_pings();
             }
             if is_over(ends) {
@@ -228,8 +233,8 @@ async fn both<C: Pipe, B: Pipe>(
     };
     record.received.set(received.get());
     record.sent.set(sent.get());
-    let end = judge(shared, ends);
-    let seen = seen.unwrap_or_else(|| Seen::now(shared));
+    let seen = seen.unwrap_or_else(|| Seen::now(shared, ends));
+    let end = judge(shared, ends, seen.first);
     let closing = Closing {
         route: shared.figures.route.clone(),
         websocket: shared.websocket,
@@ -274,21 +279,19 @@ fn is_over(ends: Ends) -> bool {
 }
 
 /// Who ended it: us, or whoever sent the first close frame, or whose connection ended first.
-fn judge(shared: &Shared<'_>, ends: Ends) -> doctor::End {
+fn judge(shared: &Shared<'_>, ends: Ends, first: Option<(Side, End)>) -> doctor::End {
     if matches!(ends, (Some(End::Drained), _) | (_, Some(End::Drained))) {
         return doctor::End::Drained;
     }
     if let Some(closer) = shared.figures.closer.get() {
         return doctor::End::closed(closer);
     }
-    match ends {
-        (Some(End::Stalled), _) | (_, Some(End::Stalled)) | (None, None) => doctor::End::Idle,
-        (Some(End::Target), _) => doctor::End::broke(Side::Backend),
-        (_, Some(End::Target)) => doctor::End::broke(Side::Client),
-        (Some(End::Broken), _) => doctor::End::broke(Side::Client),
-        (Some(_), _) => doctor::End::ended(Side::Client),
-        (None, Some(End::Broken)) => doctor::End::broke(Side::Backend),
-        (None, Some(_)) => doctor::End::ended(Side::Backend),
+    match first {
+        None | Some((_, End::Stalled)) => doctor::End::Idle,
+        Some((_, End::Drained)) => doctor::End::Drained,
+        Some((source, End::Source)) => doctor::End::ended(source),
+        Some((source, End::Broken)) => doctor::End::broke(source),
+        Some((source, End::Target)) => doctor::End::broke(source.other()),
     }
 }
 

@@ -178,9 +178,7 @@ async fn half_a_frame_is_never_broken_and_half_an_answer_is_not_lost() {
     let last = client.frame().await;
     let half = [&half[..2], &last.payload[..5]].concat();
     client.send_bytes(&half).await;
-    tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
-        .await
-        .unwrap();
+    AsyncWriteExt::shutdown(&mut client.stream).await.unwrap();
     let rest = backend.rest().await;
     assert!(rest.ends_with(&half), "{rest:?}");
 }
@@ -329,7 +327,8 @@ async fn send(
         waiting.extend(frame);
         // Some are sent together, some in pieces.
         while waiting.len() > 200_000 || (!waiting.is_empty() && random.below(3) > 0) {
-            let piece = 1 + random.below(waiting.len().min([3, 20, 70_000][random.below(3)]));
+            let most = [3, 20, 70_000][random.below(3)];
+            let piece = 1 + random.below(waiting.len().min(most));
             stream.write_all(&waiting[..piece]).await.unwrap();
             waiting.drain(..piece);
             match random.below(40) {
