@@ -270,9 +270,7 @@ impl Gate {
             waiting: Mutex::new(bound),
             shared,
         };
-        for index in 0..threads {
-            gate.start_thread(index)?;
-        }
+        (0..threads).try_for_each(|index| gate.start_thread(index))?;
         if !wiring.closed {
             gate.open()?;
         }
