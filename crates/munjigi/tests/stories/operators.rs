@@ -180,11 +180,18 @@ async fn who_closed_websockets_is_explained() {
     .await
     .unwrap();
     let table = said(folder, &["explain", "closed", "app"]).await;
-    assert_eq!(row(&table, "app")[1..4], ["app", "client", "end"], "{table}");
+    assert_eq!(
+        row(&table, "app")[1..4],
+        ["app", "client", "end"],
+        "{table}"
+    );
     let page = said(folder, &["explain", "closed", "--json"]).await;
     let page: serde_json::Value = serde_json::from_str(page.trim()).unwrap();
     assert_eq!(page["opened"], 1, "{page}");
-    assert_eq!(page["routes"][0]["last"][0]["frames"]["client"], 1, "{page}");
+    assert_eq!(
+        page["routes"][0]["last"][0]["frames"]["client"], 1,
+        "{page}"
+    );
     let unknown = command(folder, &["explain", "closed", "nothing"]).await;
     assert_eq!(unknown.status.code(), Some(1));
     assert_eq!(gate.program.stop().await.unwrap(), 0);
