@@ -231,18 +231,20 @@ fn a_path_known_with_other_methods_counts_only_where_the_rest_fits() {
     assert_eq!(ask(&table, "x", &head("GET", "/b", "")), Choice::None);
 }
 
-fn cost(table: &Routes, requests: &[RequestHead]) -> Duration {
-    // The best of several rounds: what else the machine does only adds.
-    (0..7)
-        .map(|_| {
+/// The least that 50 look-ups took in each table. The tables take turns in many rounds, each short beside what else the
+/// machine does: that meets all of them, and leaves each of them some rounds alone.
+fn least_costs(tables: &[(Routes, Vec<RequestHead>)]) -> Vec<Duration> {
+    let mut least = vec![Duration::MAX; tables.len()];
+    for first in (0..1_000).step_by(50).cycle().take(600) {
+        for ((table, requests), least) in tables.iter().zip(&mut least) {
             let start = Instant::now();
-            for head in requests {
+            for head in &requests[first..first + 50] {
                 assert_ne!(ask(table, "www.example", head), Choice::None);
             }
-            start.elapsed()
-        })
-        .min()
-        .unwrap_or_default()
+            *least = start.elapsed().min(*least);
+        }
+    }
+    least
 }
 
 #[test]
@@ -275,17 +277,13 @@ fn a_lookup_costs_the_same_with_one_route_and_with_ten_thousand() {
         }),
     ];
     for (kind, make) in kinds {
-        let mut costs = Vec::new();
-        for count in [1, 1_000, 10_000] {
-            let table = table((0..count).map(make).collect());
-            let requests: Vec<RequestHead> = (0..1_000)
-                .map(|n| head("GET", &format!("/r{}/api/x", n * 7 % count), ""))
-                .collect();
-            costs.push(cost(&table, &requests));
-        }
-        println!("{kind}: 1,000 look-ups among 1, 1,000 and 10,000 routes took {costs:?}");
-        // A walk over the routes would be a thousand times dearer; a busy machine is never fifty times slower for one of
-        // the two. The figures themselves are the bench's.
-        assert!(costs[2] < costs[0] * 50, "{kind}: {costs:?}");
+        let tables = [1, 1_000, 10_000].map(|count| {
+            let asked = |n: usize| head("GET", &format!("/r{}/api/x", n * 7 % count), "");
+            let routes = (0..count).map(make).collect();
+            (table(routes), (0..1_000).map(asked).collect())
+        });
+        let costs = least_costs(&tables);
+        println!("{kind}: 50 look-ups among 1, 1,000 and 10,000 routes took {costs:?}");
+        assert!(costs[2] < costs[0] * 4, "{kind}: {costs:?}");
     }
 }
