@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use munjigi_gate::explain::{self, Asked, Outcome};
-use munjigi_gate::settings::{AccessLog, Placement};
-use munjigi_gate::{Backends, Discovery, Gate, Instance, Wiring};
-use tokio::sync::watch;
+use munjigi_gate::settings::AccessLog;
+use munjigi_gate::{Gate, Wiring};
 
 use crate::support::*;
 
@@ -306,37 +304,6 @@ fn unhex(text: &str) -> String {
     String::from_utf8(bytes.collect()).unwrap()
 }
 
-#[derive(Debug)]
-struct Registry(watch::Sender<Arc<Backends>>);
-
-impl Discovery for Registry {
-    fn watch(&self, service: &str) -> watch::Receiver<Arc<Backends>> {
-        if service == "MODELS" {
-            return self.0.subscribe();
-        }
-        watch::Sender::new(Arc::new(Backends::default())).subscribe()
-    }
-}
-
-fn registry(addresses: &[SocketAddr]) -> Registry {
-    let instances = addresses
-        .iter()
-        .zip(["143", "144", "7"])
-        .map(|(address, id)| Instance {
-            host: address.ip().to_string(),
-            port: address.port(),
-            weight: 1,
-            placement: Placement::default(),
-            up: true,
-            metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
-        });
-    let backends = Backends {
-        instances: instances.collect(),
-        unsure: false,
-    };
-    Registry(watch::Sender::new(Arc::new(backends)))
-}
-
 /// What was expected of one request, to be compared with its line of the access log.
 struct Expected {
     story: String,
@@ -479,8 +446,10 @@ async fn what_is_explained_is_what_happens() {
         let mut settings = written(folder.path(), &[("HUB", addresses[2])], &text);
         let file = folder.path().join("access.log");
         settings.access_log = AccessLog::File(file.clone());
+        let workers = addresses.iter().zip(["143", "144", "7"]);
+        let workers = workers.map(|(address, id)| worker(*address, id));
         let wiring = Wiring {
-            discovery: Some(Arc::new(registry(&addresses))),
+            discovery: Some(told("MODELS", workers.collect())),
             ..Wiring::default()
         };
         let gate = Gate::start(settings, wiring).await.unwrap();
