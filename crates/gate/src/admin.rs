@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::extract::{Query, Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -207,6 +208,7 @@ fn router(view: View) -> Router {
         .route("/backends", get(backends))
         .route("/routes", get(routes))
         .route("/connections", get(connections))
+        .route("/websockets", get(websockets))
         .merge(orders::router())
         .route("/ip-filter", get(ip_filter))
         .route("/ip-filter/explain", get(explain_ip))
@@ -380,6 +382,12 @@ async fn explain_ip(
 
 async fn connections(Extract(view): Extract<View>) -> Json<Value> {
     Json(connection_counts(&view))
+}
+
+/// How WebSockets began and ended, and what that adds up to.
+async fn websockets(Extract(view): Extract<View>) -> Json<Value> {
+    let totals = Totals::of(&view.shared.threads);
+    Json(view.shared.doctor.page(&totals, Instant::now()))
 }
 
 async fn status(Extract(view): Extract<View>) -> Json<Value> {

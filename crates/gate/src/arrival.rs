@@ -19,6 +19,7 @@ use crate::relay::{self, Patience};
 use crate::settings::{Protocol, ProxyMode};
 use crate::shard::{Listener, Shard};
 use crate::tls::Door;
+use crate::ws::handshake::{self, Fault};
 
 /// True when the listener of a connection asks for more than its requests.
 pub(crate) fn has_door(shard: &Shard, listener: &Listener) -> bool {
@@ -53,8 +54,8 @@ pub(crate) async fn arrive(shard: &Rc<Shard>, connection: &mut Connection) -> bo
     let Err(reason) = outcome else {
         return true;
     };
-    if reason == Reason::PlainOnTls {
-        answer_plain(shard, connection).await;
+    if matches!(reason, Reason::PlainOnTls | Reason::WsPlainOnTls) {
+        answer_plain(shard, connection, reason).await;
     } else {
         shard.stats.reason(reason);
         if reason == Reason::IpClosed {
@@ -166,7 +167,12 @@ async fn shake_hands(
         // A look whether someone listens is no handshake.
         Some(Err(HandshakeError::Gone)) => Reason::ClientGone,
         None => Reason::HandshakeTimeout,
-        Some(Err(HandshakeError::NotTls(first))) if first.is_ascii_alphabetic() => {
+        Some(Err(HandshakeError::NotTls(said))) if handshake::is_plain(&said) => {
+            Reason::WsPlainOnTls
+        }
+        Some(Err(HandshakeError::NotTls(said)))
+            if said.first().is_some_and(u8::is_ascii_alphabetic) =>
+        {
             Reason::PlainOnTls
         }
         Some(Err(HandshakeError::NotTls(_))) => Reason::HandshakeFailed,
@@ -194,14 +200,21 @@ fn refusal(error: &rustls::Error) -> Reason {
 }
 
 /// Plain HTTP where TLS is spoken: said in plain HTTP, as far as the client takes it at once.
-async fn answer_plain(shard: &Shard, connection: &Connection) {
-    let rejection = Rejection::new(
-        Reason::PlainOnTls,
-        "this port speaks HTTPS, and was asked in plain HTTP",
-    )
-    .hint("use https:// in the address");
+async fn answer_plain(shard: &Shard, connection: &Connection, reason: Reason) {
     let mut record = Record::new(shard.core.now(), connection.peer);
     record.protocol = Some(Protocol::Http1);
+    let rejection = if reason == Reason::WsPlainOnTls {
+        let fault = Fault::PlainOnTls;
+        record.note(fault);
+        let rejection = Rejection::new(reason, fault.said());
+        rejection.hint(fault.hint()).fault(fault)
+    } else {
+        Rejection::new(
+            reason,
+            "this port speaks HTTPS, and was asked in plain HTTP",
+        )
+        .hint("use https:// in the address")
+    };
     let bytes = shard.with_date(|date| pipeline::rejection_bytes(&rejection, date, true));
     let mut patience = Patience::Idle(Duration::from_secs(1));
     let parts = [bytes.as_slice(), &[], &[]];
@@ -210,6 +223,6 @@ async fn answer_plain(shard: &Shard, connection: &Connection) {
         record.status.set(rejection.reason.status());
         record.sent.set(bytes.len() as u64);
     }
-    record.finish(shard, &connection.listener().name, None, Reason::PlainOnTls);
+    record.finish(shard, &connection.listener().name, None, reason);
     connection::linger(&connection.stream, &connection.timer).await;
 }

@@ -20,6 +20,7 @@ use crate::settings::{Balance, HashSource, LimitBy, RouteSettings};
 use crate::snapshot::{Route, Snapshot};
 use crate::target;
 use crate::template::Facts;
+use crate::ws::handshake::{self, Fault};
 
 /// The service that workers post their events to.
 const HUB: &str = "HUB";
@@ -153,20 +154,11 @@ pub(crate) fn limits(settings: &RouteSettings, head: &RequestHead) -> Result<(),
     {
         return Err(body_too_large(limit));
     }
-    if let (Some(origins), Some(_)) = (&settings.websocket.origins, head.upgrade()) {
-        let origin = head.fields.named("origin").next();
-        let known = origin.is_some_and(|origin| {
-            origins
-                .iter()
-                .any(|known| origin.eq_ignore_ascii_case(known.as_bytes()))
-        });
-        if !known {
-            return Err(Rejection::new(
-                Reason::OriginRefused,
-                "this page may not open a WebSocket here",
-            )
-            .hint("`websocket.origins` of the route lists the pages that may"));
-        }
+    if head.upgrade().is_some() && !handshake::knows_origin(&settings.websocket, head) {
+        let fault = Fault::OriginRefused;
+        return Err(Rejection::new(Reason::OriginRefused, fault.said())
+            .hint(fault.hint())
+            .fault(fault));
     }
     Ok(())
 }
@@ -390,6 +382,21 @@ pub(crate) fn client(snapshot: &Snapshot, peer: IpAddr, head: &RequestHead) -> I
         }
     }
     client
+}
+
+/// The scheme that the client used, as far as is known: that of the connection, or what a trusted
+/// peer says.
+pub(crate) fn scheme(
+    snapshot: &Snapshot,
+    (peer, scheme): (IpAddr, &'static str),
+    head: &RequestHead,
+) -> &'static str {
+    let said = || head.fields.named("x-forwarded-proto");
+    if snapshot.trusts(peer.to_canonical()) && said().any(|said| said == b"https") {
+        "https"
+    } else {
+        scheme
+    }
 }
 
 /// The `for` of one element of `Forwarded`. A comma in a quoted string cuts it: what is left is no

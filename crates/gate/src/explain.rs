@@ -14,8 +14,9 @@ use crate::outgoing::{self, Terms};
 use crate::pipeline::{head_limits, rejection_bytes};
 use crate::reason::{Reason, Rejection};
 use crate::reply::{self, Reply};
-use crate::settings::{Action, DiscoverySettings, GateSettings, RouteSettings};
+use crate::settings::{Action, DiscoverySettings, GateSettings, Protocol, RouteSettings};
 use crate::snapshot::Snapshot;
+use crate::ws::handshake;
 
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -274,6 +275,7 @@ impl<'a> Story<'a> {
     fn serve(&mut self, routed: &Routed<'a>, client: IpAddr) -> Result<(), Rejection> {
         let settings = routed.settings;
         let now = Instant::now();
+        self.handshake(settings)?;
         decide::limits(settings, self.head)?;
         decide::rate(routed.route, (self.head, client), now, false)?;
         self.limits(settings);
@@ -300,6 +302,20 @@ impl<'a> Story<'a> {
                 code: reply.reason.code(),
                 head,
             };
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the handshake of a WebSocket.
+    fn handshake(&mut self, settings: &RouteSettings) -> Result<(), Rejection> {
+        let websocket = &settings.websocket;
+        let fault = handshake::judge(websocket, self.head, Protocol::Http1);
+        let connection = (self.from, self.scheme);
+        let scheme = || decide::scheme(self.snapshot, connection, self.head);
+        handshake::admit(websocket, fault, self.head, scheme)?;
+        if let Some(fault) = fault {
+            let verdict = format!("{} {}: noted", fault.code(), fault.word());
+            self.told.say("handshake", verdict);
         }
         Ok(())
     }

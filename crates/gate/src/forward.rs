@@ -31,6 +31,7 @@ use crate::snapshot::Snapshot;
 use crate::sticky;
 use crate::tunnel::{First, Tunnel};
 use crate::ws;
+use crate::ws::handshake::{self, Fault};
 
 /// Interim responses (1xx) of one exchange.
 pub(crate) const INTERIM_MAX: u32 = 100;
@@ -531,7 +532,7 @@ fn upgrade(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let lead = upgrade_lead(*plan, upload, head, connection)?;
+    let lead = upgrade_lead(*plan, (record, upload), head, connection)?;
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
@@ -542,7 +543,7 @@ fn upgrade(
 /// A 101 counts only as the answer to what was asked: nothing goes raw before that.
 pub(crate) fn upgrade_lead(
     order: Order<'_>,
-    upload: &Upload,
+    (record, upload): (&Record, &Upload),
     head: &ResponseHead,
     waiter: &impl Waiter,
 ) -> Result<Vec<u8>, Stop> {
@@ -565,7 +566,11 @@ pub(crate) fn upgrade_lead(
         let expected = ws::accept_for(key);
         let given = head.fields.first(Name::SecWebSocketAccept);
         if given != Some(expected.as_bytes()) {
-            return refused("the backend's Sec-WebSocket-Accept does not fit the key");
+            let fault = Fault::AcceptWrong;
+            record.note(fault);
+            return Err(Rejection::new(Reason::BadUpgrade, fault.said())
+                .fault(fault)
+                .into());
         }
     }
     if !upload.intact.get() {
@@ -588,6 +593,9 @@ pub(crate) fn response_lead(
 ) -> Lead {
     if head.fields.first(Name::SignIn) == Some(b"failed") {
         record.sign_in_failed.set(true);
+    }
+    if handshake::opens(order.head) {
+        record.note(Fault::NotSwitched);
     }
     let shard = order.shard;
     let must_close = shard.leaving() || !upload.complete.get() || !upload.intact.get();
@@ -630,11 +638,8 @@ fn stick(order: Order<'_>, waiter: &impl Waiter, lead: &mut Vec<u8>) {
     let Some(sticky) = &order.routed.route.service.settings.sticky else {
         return;
     };
-    let secure = waiter.scheme() == "https" || {
-        let said = || order.head.fields.named("x-forwarded-proto");
-        let trusted = order.snapshot.trusts(waiter.peer().to_canonical());
-        trusted && said().any(|scheme| scheme == b"https")
-    };
+    let connection = (waiter.peer(), waiter.scheme());
+    let secure = decide::scheme(order.snapshot, connection, order.head) == "https";
     let field = sticky::field(sticky, &order.upstream.flight.0, secure);
     // Before the empty line.
     lead.truncate(lead.len().saturating_sub(2));

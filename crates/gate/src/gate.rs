@@ -40,6 +40,7 @@ use crate::stats::ThreadStats;
 use crate::sticky;
 use crate::tls::Credentials;
 use crate::trace::{Exporter, Tracer};
+use crate::ws::doctor::Doctor;
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -240,6 +241,7 @@ impl Gate {
             log,
             clock: wiring.clock,
             started: Instant::now(),
+            doctor: Doctor::new(Instant::now()),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
             compressions: Arc::default(),
             files: std::sync::OnceLock::new(),

@@ -12,6 +12,7 @@ use slab::Slab;
 
 use crate::backends::Backend;
 use crate::shard::Listener;
+use crate::ws::Side;
 
 /// The open connections of one thread.
 #[derive(Debug, Default)]
@@ -31,15 +32,64 @@ struct Entry {
 /// What both directions of a tunnel count.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    pub(crate) route: String,
-    pub(crate) service: String,
+    pub(crate) route: Box<str>,
+    pub(crate) service: Box<str>,
     pub(crate) backend: Arc<Backend>,
     /// Bytes from the client.
     pub(crate) received: Cell<u64>,
     /// Bytes to the client.
     pub(crate) sent: Cell<u64>,
+    pub(crate) since: Instant,
+    /// When something of the client passed last, and of the backend: microseconds since then.
+    heard: [Cell<u64>; 2],
+    /// Who sent the first close frame.
+    pub(crate) closer: Cell<Option<Side>>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(
+        (route, service): (&str, &str),
+        backend: &Arc<Backend>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            route: route.into(),
+            service: service.into(),
+            backend: Arc::clone(backend),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            since: now,
+            heard: [Cell::new(0), Cell::new(0)],
+            closer: Cell::new(None),
+        }
+    }
+
+    /// Something of `side` passed.
+    pub(crate) fn hear(&self, side: Side, now: Instant) {
+        let [client, backend] = &self.heard;
+        let heard = match side {
+            Side::Client => client,
+            Side::Backend => backend,
+        };
+        let micros = now.saturating_duration_since(self.since).as_micros();
+        // Rounded up: a limit of silence is never cut short.
+        heard.set(u64::try_from(micros).unwrap_or(u64::MAX).saturating_add(1));
+    }
+
+    /// When something of `side` passed last; at its begin, if nothing did.
+    pub(crate) fn heard(&self, side: Side) -> Instant {
+        let [client, backend] = &self.heard;
+        let heard = match side {
+            Side::Client => client,
+            Side::Backend => backend,
+        };
+        self.since + Duration::from_micros(heard.get())
+    }
+
     /// When something passed last, either way.
-    pub(crate) last: Cell<Instant>,
+    pub(crate) fn last(&self) -> Instant {
+        self.heard(Side::Client).max(self.heard(Side::Backend))
+    }
 }
 
 /// Lists a connection for as long as it lives.
@@ -160,7 +210,7 @@ impl Entry {
         let last = self
             .tunnel
             .as_ref()
-            .map_or(self.last, |tunnel| tunnel.last.get());
+            .map_or(self.last, |tunnel| tunnel.last());
         Row {
             listener: self.listener.name.clone(),
             peer: self.peer.to_string(),
@@ -168,8 +218,8 @@ impl Entry {
             silent_for: since(last),
             requests: self.requests,
             tunnel: self.tunnel.as_ref().map(|tunnel| TunnelRow {
-                route: tunnel.route.clone(),
-                service: tunnel.service.clone(),
+                route: tunnel.route.to_string(),
+                service: tunnel.service.to_string(),
                 backend: tunnel.backend.name.clone(),
                 bytes_received: tunnel.received.get(),
                 bytes_sent: tunnel.sent.get(),

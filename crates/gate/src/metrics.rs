@@ -8,6 +8,7 @@ use crate::health::uptime::Uptimes;
 use crate::ip_filter::{self, Filter};
 use crate::shard::{Listener, Shared};
 use crate::stats::{BOUNDS, Totals};
+use crate::ws::doctor;
 
 /// A page in the making.
 pub(crate) struct Page(String);
@@ -23,7 +24,13 @@ impl Page {
         }
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    pub(crate) fn single(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl std::fmt::Display,
+    ) {
         self.head(name, kind, help);
         self.put(format_args!("{name} {value}\n"));
     }
@@ -47,6 +54,7 @@ pub(crate) fn page(
     let mut page = Page(String::with_capacity(8 * 1024));
     totals_part(&mut page, shared, &totals);
     http2_part(&mut page, &totals);
+    doctor::metrics(&mut page, &shared.doctor, &totals);
     histogram(&mut page, &totals);
     page.head(
         "munjigi_gate_connections",

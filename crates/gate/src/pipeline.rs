@@ -40,6 +40,7 @@ use crate::service::Outcome;
 use crate::settings::{Action, LimitsSettings, Protocol, TimeoutSettings};
 use crate::shard::{Listener, Shard};
 use crate::snapshot::Snapshot;
+use crate::ws::handshake::{self, Fault};
 
 /// How often a request that a backend did not look at is sent again.
 const UNSEEN_MAX: u32 = 3;
@@ -131,7 +132,8 @@ async fn run(
     record: &mut Record,
     kept: &mut Option<RequestHead>,
 ) -> Result<(Reason, After), Stop> {
-    let mut head = read_head(shard, connection, &snapshot.settings.limits).await?;
+    let limits = &snapshot.settings.limits;
+    let mut head = read_head(shard, connection, limits, record).await?;
     let caller = Caller::Http1(connection);
     meet(shard, snapshot, &caller, &mut head, record);
     let head = &*kept.insert(head);
@@ -169,6 +171,13 @@ impl Caller<'_, '_> {
         match self {
             Self::Http1(connection) => connection.listener(),
             Self::Http2(side) => side.client.listener(),
+        }
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+            Self::Http2(_) => Protocol::Http2,
         }
     }
 
@@ -226,6 +235,14 @@ pub(crate) async fn stages(
         record.service = Some(routed.settings.service.clone()).filter(|name| !name.is_empty());
     }
     record.place = Some(routed.route.place);
+    let websocket = &routed.settings.websocket;
+    let fault = handshake::judge(websocket, head, caller.protocol());
+    if let Some(fault) = fault {
+        record.note(fault);
+    }
+    let connection = (record.peer.ip(), caller.scheme());
+    let scheme = || decide::scheme(snapshot, connection, head);
+    handshake::admit(websocket, fault, head, scheme)?;
     decide::limits(routed.settings, head)?;
     decide::rate(routed.route, (head, client), shard.core.now(), true)?;
     if !matches!(routed.settings.action, Action::Forward) {
@@ -402,6 +419,7 @@ async fn read_head(
     shard: &Shard,
     connection: &mut Connection,
     limits: &LimitsSettings,
+    record: &Record,
 ) -> Result<RequestHead, Stop> {
     let most = head_limits(limits);
     let deadline = shard.core.now() + limits.head;
@@ -415,6 +433,7 @@ async fn read_head(
             buffer.consume(head::empty_lines(buffer.filled()));
         }
         if buffer.filled().starts_with(&CLIENT_HELLO) {
+            record.note(Fault::TlsOnPlain);
             return Err(Stop::End(Reason::TlsOnPlain));
         }
         let end = head::find_end(buffer.filled(), scanned, most).map_err(Rejection::from)?;

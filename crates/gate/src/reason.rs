@@ -2,6 +2,7 @@
 //! document, the access log and the metrics.
 
 use crate::http1::BadMessage;
+use crate::ws::handshake::Fault;
 
 macro_rules! reasons {
     ($($(#[$about:meta])* $name:ident = $code:literal, $status:literal, $title:literal;)*) => {
@@ -117,6 +118,41 @@ reasons! {
     BreakerOpen = "breaker_open", 503, "Service Unavailable";
     /// An origin that may not open a WebSocket.
     OriginRefused = "origin_refused", 403, "Forbidden";
+    // Broken handshakes of WebSockets: told in full by `ws::handshake::Fault`.
+    /// A plain request on a route that serves WebSockets only.
+    WsPlainRequest = "WS001", 426, "Upgrade Required";
+    /// A handshake without `Upgrade`.
+    WsUpgradeMissing = "WS002", 426, "Upgrade Required";
+    /// A handshake whose `Upgrade` is not `websocket` alone.
+    WsUpgradeWrong = "WS003", 426, "Upgrade Required";
+    /// A handshake without `Connection`.
+    WsConnectionMissing = "WS004", 426, "Upgrade Required";
+    /// A handshake whose `Connection` does not name `Upgrade`.
+    WsConnectionWrong = "WS005", 426, "Upgrade Required";
+    /// A handshake without `Sec-WebSocket-Key`.
+    WsKeyMissing = "WS006", 400, "Bad Request";
+    /// A `Sec-WebSocket-Key` that is not 16 bytes in base64.
+    WsKeyWrong = "WS007", 400, "Bad Request";
+    /// More than one `Sec-WebSocket-Key`.
+    WsKeyRepeated = "WS008", 400, "Bad Request";
+    /// A handshake without `Sec-WebSocket-Version`.
+    WsVersionMissing = "WS009", 426, "Upgrade Required";
+    /// A `Sec-WebSocket-Version` other than 13.
+    WsVersionWrong = "WS010", 426, "Upgrade Required";
+    /// A handshake of a page that is not in `origins`.
+    WsOriginRefused = "WS011", 400, "Bad Request";
+    /// A handshake that is no GET.
+    WsMethodWrong = "WS012", 400, "Bad Request";
+    /// A handshake by HTTP/1.0.
+    WsOldVersion = "WS013", 426, "Upgrade Required";
+    /// A request by HTTP/2 that is no extended CONNECT.
+    WsNoExtendedConnect = "WS014", 426, "Upgrade Required";
+    /// A handshake with a body.
+    WsBody = "WS015", 400, "Bad Request";
+    /// A handshake in plain HTTP on a TLS port.
+    WsPlainOnTls = "WS017", 400, "Bad Request";
+    /// A handshake that lost `Upgrade` at a proxy on the way.
+    WsUpgradeLost = "WS020", 426, "Upgrade Required";
     /// No PROXY header in time.
     ProxyHeaderTimeout = "proxy_header_timeout", 0, "";
     /// A listener that requires a PROXY header got something else.
@@ -227,6 +263,10 @@ pub(crate) struct Rejection {
     pub retry_after: Option<u64>,
     /// For 405.
     pub allow: Option<String>,
+    /// What is wrong with the handshake of a WebSocket.
+    pub fault: Option<Fault>,
+    /// Where that WebSocket is.
+    pub url: Option<String>,
 }
 
 impl Rejection {
@@ -239,6 +279,8 @@ impl Rejection {
             hint: None,
             retry_after: None,
             allow: None,
+            fault: None,
+            url: None,
         }
     }
 
@@ -256,11 +298,26 @@ impl Rejection {
         self
     }
 
+    /// With what is wrong with the handshake behind it.
+    #[must_use]
+    pub(crate) fn fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
     /// Header fields that belong to it.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
         let retry = self.retry_after.map(|s| ("Retry-After", s.to_string()));
         let allow = self.allow.clone().map(|allow| ("Allow", allow));
-        retry.into_iter().chain(allow)
+        let upgrade = self.reason.status() == 426;
+        let upgrade = upgrade.then(|| ("Upgrade", "websocket".to_owned()));
+        let version = matches!(
+            self.fault,
+            Some(Fault::VersionMissing | Fault::VersionWrong)
+        );
+        let version = version.then(|| ("Sec-WebSocket-Version", "13".to_owned()));
+        let fields = retry.into_iter().chain(allow);
+        fields.chain(upgrade).chain(version)
     }
 
     /// The RFC 9457 problem document.
@@ -272,8 +329,16 @@ impl Rejection {
             "title": self.reason.title(),
             "detail": self.detail,
         });
-        if let (Some(hint), Some(object)) = (self.hint, document.as_object_mut()) {
-            object.insert("hint".to_owned(), hint.into());
+        if let Some(object) = document.as_object_mut() {
+            let mut put = |key: &str, value: Option<&str>| {
+                if let Some(value) = value {
+                    object.insert(key.to_owned(), value.into());
+                }
+            };
+            put("hint", self.hint);
+            put("handshake", self.fault.map(Fault::code));
+            put("reason", self.fault.map(Fault::word));
+            put("url", self.url.as_deref());
         }
         let mut bytes = document.to_string().into_bytes();
         bytes.push(b'\n');

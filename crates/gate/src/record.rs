@@ -1,6 +1,6 @@
 //! What is known of one exchange: filled on the way, counted and logged at its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use crate::settings::Protocol;
 use crate::shard::Shard;
 use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
+use crate::ws::doctor::Closing;
+use crate::ws::handshake::Fault;
 
 /// The story of one exchange.
 #[derive(Debug)]
@@ -49,6 +51,10 @@ pub(crate) struct Record {
     /// The address that the client called, for the PROXY header to a backend.
     pub(crate) called: Option<SocketAddr>,
     pub(crate) trace: Option<Box<Context>>,
+    /// What is wrong with the handshake of a WebSocket: the first fault that was found.
+    fault: Cell<Option<Fault>>,
+    /// How the tunnel ended.
+    pub(crate) closing: OnceCell<Box<Closing>>,
 }
 
 impl Record {
@@ -75,7 +81,14 @@ impl Record {
             tls: None,
             called: None,
             trace: None,
+            fault: Cell::new(None),
+            closing: OnceCell::new(),
         }
+    }
+
+    /// Notes what is wrong with the handshake of a WebSocket; what follows from it is not noted.
+    pub(crate) fn note(&self, fault: Fault) {
+        self.fault.set(self.fault.get().or(Some(fault)));
     }
 
     /// Finish: the one place that counts and logs.
@@ -93,6 +106,15 @@ impl Record {
         shard.stats.reason(reason);
         shard.stats.bytes_received.add(self.received.get());
         shard.stats.bytes_sent.add(self.sent.get());
+        if let Some(fault) = self.fault.get() {
+            let client = self.client.unwrap_or(self.peer.ip());
+            shard.stats.fault(fault);
+            shard.shared.doctor.tell(fault, listener, client, now);
+        }
+        if let Some(closing) = self.closing.get() {
+            shard.stats.closing(closing);
+            shard.shared.doctor.note(closing, now);
+        }
         if self.sign_in_failed.get() {
             shard.stats.failed_sign_ins.add(1);
         }
@@ -191,6 +213,11 @@ impl Record {
             "backend": self.backend.as_ref().map(|backend| &backend.name),
             "attempts": self.attempts,
             "tunnel": self.tunnel,
+            "handshake": self.fault.get().map(|fault| serde_json::json!({
+                "code": fault.code(),
+                "reason": fault.word(),
+            })),
+            "closed": self.closing.get().map(|closing| closing.json()),
             "bytesReceived": self.received.get(),
             "bytesSent": self.sent.get(),
             "ms": {

@@ -26,6 +26,7 @@ use crate::record::Record;
 use crate::relay::{self, Patience, WriteEnd};
 use crate::settings::{Action, FilesSettings, TimeoutSettings};
 use crate::shard::Shard;
+use crate::ws::page;
 
 /// Heads of our own are as long as their settings.
 const LIMITS: HeadLimits = HeadLimits {
@@ -96,13 +97,23 @@ impl Reply {
 pub(crate) fn rejection(rejection: &Rejection, head: &RequestHead, pages: &[&ErrorPages]) -> Reply {
     let status = rejection.reason.status();
     let page = pages.iter().find_map(|pages| pages.find(status, head));
-    let (content_type, body) = match page {
-        Some(page) => (page.content_type.as_str(), Arc::clone(&page.body)),
-        None => ("application/problem+json", rejection.document().into()),
+    let person = rejection.fault.filter(|_| page::is_wanted(head));
+    let (content_type, body) = match (page, person) {
+        (Some(page), _) => (page.content_type.as_str(), Arc::clone(&page.body)),
+        (None, Some(fault)) => (
+            "text/html; charset=utf-8",
+            page::render(rejection, fault).into(),
+        ),
+        (None, None) => ("application/problem+json", rejection.document().into()),
     };
     let mut lines = format!("Content-Type: {content_type}\r\nCache-Control: no-store\r\n");
     for (name, value) in rejection.fields() {
         lines.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if page.is_none() && person.is_some() {
+        for (name, value) in page::fields() {
+            lines.push_str(&format!("{name}: {value}\r\n"));
+        }
     }
     Reply {
         status,

@@ -27,6 +27,7 @@ use crate::settings::{ListenerSettings, Protocol};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::trace::Tracer;
+use crate::ws::doctor::Doctor;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) log: LogHandle,
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
+    pub(crate) doctor: Doctor,
     pub(crate) threads: Vec<Arc<ThreadStats>>,
     /// Responses that are being compressed.
     pub(crate) compressions: Arc<Running>,

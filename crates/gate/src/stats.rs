@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::reason::Reason;
 use crate::tls::figures::{HandshakeTotals, Handshakes};
+use crate::ws::doctor::{Closing, End};
+use crate::ws::handshake::Fault;
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub(crate) const BOUNDS: [u64; 12] = [
@@ -13,6 +15,8 @@ pub(crate) const BOUNDS: [u64; 12] = [
 ];
 
 const REASONS: usize = Reason::ALL.len();
+const FAULTS: usize = Fault::ALL.len();
+const CLOSINGS: usize = End::ALL.len();
 
 /// What one thread counts and all may read. Since nobody else writes, adding takes no locked
 /// instruction.
@@ -56,6 +60,17 @@ pub(crate) struct ThreadStats {
     pub(crate) client_handshakes: Handshakes,
     pub(crate) backend_handshakes: Handshakes,
     pub(crate) http2: Http2Stats,
+    pub(crate) websockets: WebSocketStats,
+}
+
+/// How WebSockets and other tunnels began and ended.
+#[derive(Debug)]
+pub(crate) struct WebSocketStats {
+    /// WebSockets that were opened.
+    pub(crate) opened: Counter,
+    faults: [Counter; FAULTS],
+    /// Tunnels by who ended them, and how.
+    closings: [Counter; CLOSINGS],
 }
 
 /// What HTTP/2 adds.
@@ -87,6 +102,11 @@ impl ThreadStats {
             active: Counter::default(),
             tunnels: Counter::default(),
             http2: Http2Stats::default(),
+            websockets: WebSocketStats {
+                opened: Counter::default(),
+                faults: std::array::from_fn(|_| Counter::default()),
+                closings: std::array::from_fn(|_| Counter::default()),
+            },
             client_handshakes: Handshakes::default(),
             backend_handshakes: Handshakes::default(),
         }
@@ -94,6 +114,18 @@ impl ThreadStats {
 
     pub(crate) fn reason(&self, reason: Reason) {
         if let Some(counter) = self.reasons.get(reason.index()) {
+            counter.add(1);
+        }
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
+        if let Some(counter) = self.websockets.faults.get(fault.index()) {
+            counter.add(1);
+        }
+    }
+
+    pub(crate) fn closing(&self, closing: &Closing) {
+        if let Some(counter) = self.websockets.closings.get(closing.end.index()) {
             counter.add(1);
         }
     }
@@ -128,6 +160,9 @@ pub(crate) struct Totals {
     pub(crate) tunnels: u64,
     /// Connections, requests, resets received and sent.
     pub(crate) http2: [u64; 4],
+    pub(crate) websockets: u64,
+    pub(crate) faults: Vec<(Fault, u64)>,
+    pub(crate) closings: Vec<(End, u64)>,
     pub(crate) client_handshakes: HandshakeTotals,
     pub(crate) backend_handshakes: HandshakeTotals,
 }
@@ -168,6 +203,15 @@ impl Totals {
                 sum(&|thread| &thread.http2.resets_received),
                 sum(&|thread| &thread.http2.resets_sent),
             ],
+            websockets: sum(&|thread| &thread.websockets.opened),
+            faults: Fault::ALL
+                .iter()
+                .map(|fault| (*fault, column(&|t| &t.websockets.faults, fault.index())))
+                .collect(),
+            closings: End::ALL
+                .iter()
+                .map(|end| (*end, column(&|t| &t.websockets.closings, end.index())))
+                .collect(),
             client_handshakes: HandshakeTotals::of(
                 threads.iter().map(|thread| &thread.client_handshakes),
             ),

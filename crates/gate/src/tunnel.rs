@@ -1,12 +1,14 @@
 //! Tunnels: after a 101 the bytes of both sides pass as they are. Nothing of ours cuts a tunnel
 //! but `websocket.idle`, and a shutdown, which says so with close frames (1001) between frames.
+//! Where a route asks for `ping` the gate pings both sides, and takes their answers out.
 
-use std::cell::Cell;
+mod direction;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::backends::Backend;
@@ -18,14 +20,15 @@ use crate::reason::Reason;
 use crate::record::Record;
 use crate::relay::{self, Patience, Pipe};
 use crate::shard::Shard;
-use crate::ws::{Frames, close_frame};
+use crate::ws::doctor::{self, Closing};
+use crate::ws::handshake;
+use crate::ws::{Pings, Side};
+use direction::{Direction, End};
 
 /// How long the other side may go on after one side ended.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 /// How long the peers may take to answer our close frames.
 const CLOSING: Duration = Duration::from_secs(2);
-/// RFC 6455 §7.4.1: going away.
-const GOING_AWAY: u16 = 1001;
 
 /// What both directions know.
 struct Shared<'a> {
@@ -33,6 +36,8 @@ struct Shared<'a> {
     figures: Rc<live::Tunnel>,
     websocket: bool,
     idle: Duration,
+    ping: Option<Duration>,
+    pings: Option<Box<Pings>>,
 }
 
 /// Counts a tunnel for as long as it lives.
@@ -42,17 +47,6 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.stats.tunnels.take(1);
     }
-}
-
-/// How one direction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Its source ended.
-    Source,
-    /// Its target broke.
-    Target,
-    /// We said that we go away.
-    Drained,
 }
 
 /// What passes before the bytes of the peers.
@@ -75,6 +69,7 @@ pub(crate) struct Tunnel<'a> {
     figures: Rc<live::Tunnel>,
     websocket: bool,
     idle: Duration,
+    ping: Option<Duration>,
 }
 
 impl<'a> Tunnel<'a> {
@@ -86,11 +81,12 @@ impl<'a> Tunnel<'a> {
         listed: &Listed,
     ) -> Self {
         let settings = order.routed.settings;
-        let asked = order.head.upgrade().unwrap_or_default();
         let names = (settings.name.as_str(), settings.service.as_str());
         let about = (order.upstream.backend(), settings.websocket.idle);
+        let websocket = handshake::opens(order.head);
         Self {
-            websocket: asked.eq_ignore_ascii_case(b"websocket"),
+            websocket,
+            ping: settings.websocket.ping.filter(|_| websocket),
             ..Self::plain(order.shard, names, about, (timer, record, listed))
         }
     }
@@ -98,18 +94,11 @@ impl<'a> Tunnel<'a> {
     /// One of bytes that nobody asked for by HTTP; it ends after `idle` without a byte.
     pub(crate) fn plain(
         shard: &'a Shard,
-        (route, service): (&str, &str),
+        names: (&str, &str),
         (backend, idle): (&Arc<Backend>, Duration),
         (timer, record, listed): (&'a Timer, &'a Record, &Listed),
     ) -> Self {
-        let figures = Rc::new(live::Tunnel {
-            route: route.to_owned(),
-            service: service.to_owned(),
-            backend: Arc::clone(backend),
-            received: Cell::new(0),
-            sent: Cell::new(0),
-            last: Cell::new(shard.core.now()),
-        });
+        let figures = Rc::new(live::Tunnel::new(names, backend, shard.core.now()));
         listed.tunnel(&figures);
         Self {
             shard,
@@ -118,6 +107,7 @@ impl<'a> Tunnel<'a> {
             figures,
             websocket: false,
             idle,
+            ping: None,
         }
     }
 
@@ -133,11 +123,14 @@ impl<'a> Tunnel<'a> {
         let counted = Counted(shard);
         client.keep_alive();
         backend.keep_alive();
+        let now = shard.core.now();
         let shared = Shared {
             shard,
             figures: Rc::clone(&self.figures),
             websocket: self.websocket,
             idle: self.idle,
+            ping: self.ping,
+            pings: self.ping.map(|every| Box::new(Pings::new(every, now))),
         };
         let mut patience = Patience::Idle(Duration::from_secs(30));
         let First { lead, early, rest } = first;
@@ -147,13 +140,43 @@ impl<'a> Tunnel<'a> {
         let reason = if greeted.is_err() {
             Reason::ClientGone
         } else {
-            let up = Direction::new(&shared, client, backend, true);
-            let down = Direction::new(&shared, backend, client, false);
+            if self.websocket {
+                shard.stats.websockets.opened.add(1);
+            }
+            let up = Direction::new(&shared, client, backend, Side::Client);
+            let down = Direction::new(&shared, backend, client, Side::Backend);
             let ends = (up, early);
             both(&shared, self.timer, ends, (down, rest), self.record).await
         };
         drop(counted);
         reason
+    }
+}
+
+/// How both directions ended, so far.
+type Ends = (Option<End>, Option<End>);
+
+/// The moment at which the first side ended, and how silent the sides were then.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Instant,
+    silences: [Duration; 2],
+    /// The direction that ended, by its source; none did where the tunnel was just silent.
+    first: Option<(Side, End)>,
+}
+
+impl Seen {
+    fn now(shared: &Shared<'_>, (up, down): Ends) -> Self {
+        let at = shared.shard.core.now();
+        let figures = &shared.figures;
+        let silent = |side| at.saturating_duration_since(figures.heard(side));
+        Self {
+            at,
+            silences: Side::ALL.map(silent),
+            first: up
+                .map(|end| (Side::Client, end))
+                .or_else(|| down.map(|end| (Side::Backend, end))),
+        }
     }
 }
 
@@ -165,36 +188,38 @@ async fn both<C: Pipe, B: Pipe>(
     record: &Record,
 ) -> Reason {
     let live::Tunnel { received, sent, .. } = &*shared.figures;
-    let mut ends = (None, None);
-    let reason = {
+    let mut ends: Ends = (None, None);
+    let mut seen: Option<Seen> = None;
+    {
         let mut upward = pin!(up.run(early, received));
         let mut downward = pin!(down.run(rest, sent));
-        let mut deadline: Option<Instant> = None;
         poll_fn(|context| {
             if ends.0.is_none()
                 && let Poll::Ready(end) = upward.as_mut().poll(context)
             {
                 ends.0 = Some(end);
-                deadline = Some(shared.shard.core.now() + HALF_CLOSED);
             }
             if ends.1.is_none()
                 && let Poll::Ready(end) = downward.as_mut().poll(context)
             {
                 ends.1 = Some(end);
-                deadline.get_or_insert(shared.shard.core.now() + HALF_CLOSED);
             }
-            if let Some(reason) = outcome(ends) {
-                return Poll::Ready(reason);
+            if ends != (None, None) {
+                seen.get_or_insert_with(|| Seen::now(shared, ends));
+                shared.end_pings();
+            }
+            if is_over(ends) {
+                return Poll::Ready(());
             }
             loop {
-                let silent = shared.figures.last.get() + shared.idle;
+                let silent = shared.figures.last() + shared.idle;
                 // Only a WebSocket's peers owe each other an end; other protocols may half-close.
-                let limit = match deadline {
-                    Some(deadline) if shared.websocket => silent.min(deadline),
+                let limit = match seen {
+                    Some(seen) if shared.websocket => silent.min(seen.at + HALF_CLOSED),
                     _ => silent,
                 };
                 if shared.shard.core.now() >= limit {
-                    return Poll::Ready(after_one(ends));
+                    return Poll::Ready(());
                 }
                 timer.set_at(limit);
                 if timer.poll_expired(context).is_pending() {
@@ -202,34 +227,82 @@ async fn both<C: Pipe, B: Pipe>(
                 }
             }
         })
-        .await
+        .await;
     };
     record.received.set(received.get());
     record.sent.set(sent.get());
-    if reason == Reason::Draining {
+    let seen = seen.unwrap_or_else(|| Seen::now(shared, ends));
+    let end = judge(shared, ends, seen.first);
+    let closing = Closing {
+        route: shared.figures.route.clone(),
+        websocket: shared.websocket,
+        end,
+        code: match shared.figures.closer.get() {
+            Some(Side::Client) => up.frames().close_code(),
+            Some(Side::Backend) => down.frames().close_code(),
+            None => None,
+        },
+        age: seen.at.saturating_duration_since(shared.figures.since),
+        silences: seen.silences,
+        frames: [up.frames().count(), down.frames().count()],
+        bytes: [received.get(), sent.get()],
+        ping: shared.ping_counts(),
+    };
+    // A tunnel has one end.
+    drop(record.closing.set(Box::new(closing)));
+    if end == doctor::End::Drained {
         Box::pin(await_closes(timer, &mut up, &mut down)).await;
     }
-    reason
+    reason(end)
 }
 
-/// The reason once nothing more can pass.
-fn outcome(ends: (Option<End>, Option<End>)) -> Option<Reason> {
-    match ends {
-        (Some(End::Drained), Some(End::Drained)) => Some(Reason::Draining),
-        (Some(End::Drained), Some(_)) | (Some(_), Some(End::Drained)) => Some(Reason::Draining),
-        (Some(End::Target), _) => Some(Reason::TunnelClosedByBackend),
-        (_, Some(End::Target)) => Some(Reason::TunnelClosedByClient),
-        (Some(_), Some(_)) => Some(after_one(ends)),
-        _ => None,
+impl Shared<'_> {
+    fn end_pings(&self) {
+        if let Some(pings) = &self.pings {
+            pings.end();
+        }
+    }
+
+    fn ping_counts(&self) -> Option<(Duration, [(u32, u32); 2])> {
+        let (every, pings) = (self.ping?, self.pings.as_ref()?);
+        Some((every, Side::ALL.map(|side| pings.leg(side).marks.counts())))
     }
 }
 
-/// Whoever ended first; neither: it was silent for too long.
-fn after_one(ends: (Option<End>, Option<End>)) -> Reason {
-    match ends {
-        (Some(_), _) => Reason::TunnelClosedByClient,
-        (None, Some(_)) => Reason::TunnelClosedByBackend,
-        (None, None) => Reason::TunnelIdle,
+/// Nothing more can pass.
+fn is_over(ends: Ends) -> bool {
+    // After our close frame the other direction still gets its own.
+    let stopped = |end| matches!(end, Some(End::Target | End::Stalled));
+    (ends.0.is_some() && ends.1.is_some()) || stopped(ends.0) || stopped(ends.1)
+}
+
+/// Who ended it: us, or whoever sent the first close frame, or whose connection ended first.
+fn judge(shared: &Shared<'_>, ends: Ends, first: Option<(Side, End)>) -> doctor::End {
+    if matches!(ends, (Some(End::Drained), _) | (_, Some(End::Drained))) {
+        return doctor::End::Drained;
+    }
+    if let Some(closer) = shared.figures.closer.get() {
+        return doctor::End::closed(closer);
+    }
+    match first {
+        None | Some((_, End::Stalled)) => doctor::End::Idle,
+        Some((_, End::Drained)) => doctor::End::Drained,
+        Some((source, End::Source)) => doctor::End::ended(source),
+        Some((source, End::Broken)) => doctor::End::broke(source),
+        Some((source, End::Target)) => doctor::End::broke(source.other()),
+    }
+}
+
+fn reason(end: doctor::End) -> Reason {
+    match end {
+        doctor::End::ClientClosed | doctor::End::ClientEnded | doctor::End::ClientBroke => {
+            Reason::TunnelClosedByClient
+        }
+        doctor::End::BackendClosed | doctor::End::BackendEnded | doctor::End::BackendBroke => {
+            Reason::TunnelClosedByBackend
+        }
+        doctor::End::Idle => Reason::TunnelIdle,
+        doctor::End::Drained => Reason::Draining,
     }
 }
 
@@ -241,8 +314,8 @@ async fn await_closes<C: Pipe, B: Pipe>(
     down: &mut Direction<'_, B, C>,
 ) {
     timer.set(CLOSING);
-    let mut buffer = Buffer::new(up.from.core(), SMALL);
-    let mut open = [!up.frames.saw_close(), !down.frames.saw_close()];
+    let mut buffer = Buffer::new(timer.core(), SMALL);
+    let mut open = [!up.frames().saw_close(), !down.frames().saw_close()];
     poll_fn(|context| {
         let [above, below] = &mut open;
         up.read_on(&mut buffer, above, context);
@@ -253,144 +326,4 @@ async fn await_closes<C: Pipe, B: Pipe>(
         timer.poll_expired(context)
     })
     .await;
-}
-
-/// One direction of a tunnel.
-struct Direction<'a, F, T> {
-    shared: &'a Shared<'a>,
-    from: &'a F,
-    to: &'a T,
-    frames: Frames,
-    /// Toward the backend frames are masked.
-    upward: bool,
-    timer: Timer,
-}
-
-impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
-    fn new(shared: &'a Shared<'a>, from: &'a F, to: &'a T, upward: bool) -> Self {
-        Self {
-            shared,
-            from,
-            to,
-            frames: Frames::default(),
-            upward,
-            timer: Timer::new(from.core()),
-        }
-    }
-
-    /// Reads what is there, until a close frame went by.
-    fn read_on(&mut self, buffer: &mut Buffer, open: &mut bool, context: &mut Context<'_>) {
-        while *open {
-            let Poll::Ready(read) = self.from.poll_read(context, buffer.spare()) else {
-                return;
-            };
-            let count = read.unwrap_or(0);
-            buffer.fill(count);
-            self.frames.follow(buffer.filled(), false);
-            buffer.consume(count);
-            *open = count > 0 && !self.frames.saw_close();
-        }
-    }
-
-    async fn run(&mut self, first: Option<Buffer>, moved: &Cell<u64>) -> End {
-        let mut next = first;
-        loop {
-            if let Some(mut buffer) = next.take() {
-                // Boxed, as all that is not waiting: an idle tunnel is small.
-                if let Err(end) = Box::pin(self.pass(&mut buffer, moved)).await {
-                    return end;
-                }
-                continue;
-            }
-            if self.goes_away() {
-                return Box::pin(self.say_goodbye()).await;
-            }
-            let ready = poll_fn(|context| {
-                if self.goes_away() {
-                    return Poll::Ready(false);
-                }
-                self.from.poll_readable(context).map(|()| true)
-            })
-            .await;
-            if !ready {
-                continue;
-            }
-            let mut buffer = Buffer::new(self.from.core(), SMALL);
-            let read = poll_fn(
-                |context| match self.from.poll_read(context, buffer.spare()) {
-                    Poll::Ready(result) => Poll::Ready(Some(result)),
-                    Poll::Pending => Poll::Ready(None),
-                },
-            )
-            .await;
-            match read {
-                None => {}
-                Some(Ok(0)) => {
-                    self.to.shutdown_write();
-                    return End::Source;
-                }
-                Some(Err(_)) => {
-                    self.to.cut_write();
-                    return End::Source;
-                }
-                Some(Ok(count)) => {
-                    self.shared.figures.last.set(self.shared.shard.core.now());
-                    buffer.fill(count);
-                    next = Some(buffer);
-                }
-            }
-        }
-    }
-
-    /// The gate ends, and this direction is between two frames.
-    fn goes_away(&self) -> bool {
-        self.shared.websocket && self.shared.shard.draining() && self.frames.at_border()
-    }
-
-    /// Passes what was read on; while the gate ends, only up to the next border of frames.
-    async fn pass(&mut self, buffer: &mut Buffer, moved: &Cell<u64>) -> Result<(), End> {
-        while !buffer.is_empty() {
-            let stop = self.shared.shard.draining();
-            let count = if self.shared.websocket {
-                self.frames.follow(buffer.filled(), stop)
-            } else {
-                buffer.filled().len()
-            };
-            if count == 0 {
-                return Err(self.say_goodbye().await);
-            }
-            let part = buffer.filled().get(..count).unwrap_or_default();
-            self.write(part).await?;
-            buffer.consume(count);
-            moved.set(moved.get() + count as u64);
-            self.shared.figures.last.set(self.shared.shard.core.now());
-        }
-        Ok(())
-    }
-
-    async fn write(&self, bytes: &[u8]) -> Result<(), End> {
-        // A reader that stands still is silent: `idle` is the limit for it, too.
-        let mut patience = Patience::Idle(self.shared.idle);
-        relay::write_all(self.to, [bytes, &[], &[]], &mut patience, &self.timer)
-            .await
-            .map_err(|_| End::Target)
-    }
-
-    async fn say_goodbye(&self) -> End {
-        if self.frames.saw_close() {
-            return End::Drained;
-        }
-        let mask = self.upward.then(|| {
-            let mut mask = [0; 4];
-            if getrandom::fill(&mut mask).is_err() {
-                tracing::debug!("no randomness for a mask: zero is valid, too");
-            }
-            mask
-        });
-        let frame = close_frame(GOING_AWAY, "the gate goes away", mask);
-        match self.write(&frame).await {
-            Ok(()) => End::Drained,
-            Err(end) => end,
-        }
-    }
 }

@@ -1,5 +1,5 @@
 //! The commands that speak to a running gate, over its admin face: `backends`, `drain`, `weight`, `connections`,
-//! `log-level`.
+//! `log-level`, `explain closed`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -78,6 +78,18 @@ pub(crate) struct ConnectionsArgs {
     #[command(flatten)]
     admin: AdminArgs,
     /// Prints one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// `munjigi explain closed`
+#[derive(Debug, Args)]
+pub(crate) struct ClosedArgs {
+    /// Only those of this route
+    route: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Prints all that is known as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -381,6 +393,67 @@ pub(crate) async fn connections(args: ConnectionsArgs) -> Result<Exit, Failure> 
 fn seconds(value: &Value, key: &str) -> String {
     let seconds = value.get(key).and_then(Value::as_f64).unwrap_or_default();
     format!("{seconds:.1}s")
+}
+
+/// Says who closed WebSockets, and which timers did.
+pub(crate) async fn explain_closed(args: ClosedArgs) -> Result<Exit, Failure> {
+    let mut answer = Admin::find(&args.admin)?
+        .ask(Method::GET, "/websockets", None)
+        .await?;
+    if let Some(wanted) = &args.route
+        && let Some(routes) = answer.get_mut("routes").and_then(Value::as_array_mut)
+    {
+        routes.retain(|route| cell(route, "route") == *wanted);
+        if routes.is_empty() {
+            return Err(Failure::no(format!(
+                "no WebSocket of a route {wanted} has ended since the gate started"
+            )));
+        }
+    }
+    if args.json {
+        say(&answer);
+        return Ok(Exit::Good);
+    }
+    let routes = list(&answer, "routes");
+    let mut causes = 0;
+    for route in routes {
+        for cause in list(route, "causes") {
+            causes += 1;
+            say(format!("{}: {}", cell(route, "route"), cell(cause, "said")));
+        }
+    }
+    if causes == 0 {
+        say("no timer shows in how WebSockets ended");
+    }
+    table(&ends(routes)).iter().for_each(say);
+    Ok(Exit::Good)
+}
+
+/// The last ends of all routes, the youngest first.
+fn ends(routes: &[Value]) -> Vec<Vec<String>> {
+    let titles = [
+        "AGO", "ROUTE", "BY", "HOW", "CODE", "AFTER", "SILENT", "CLIENT", "BACKEND",
+    ];
+    let mut ends: Vec<(String, &Value)> = Vec::new();
+    for route in routes {
+        let name = cell(route, "route");
+        ends.extend(list(route, "last").iter().map(|end| (name.clone(), end)));
+    }
+    if ends.is_empty() {
+        return Vec::new();
+    }
+    let ago = |end: &Value| end.get("ago").and_then(Value::as_f64).unwrap_or_default();
+    ends.sort_by(|left, right| ago(left.1).total_cmp(&ago(right.1)));
+    let rows = ends.into_iter().map(|(route, end)| {
+        let mut row = vec![seconds(end, "ago"), route];
+        row.extend(["by", "how", "code"].map(|key| cell(end, key)));
+        let times = ["after", "silentFor", "clientSilentFor", "backendSilentFor"];
+        row.extend(times.map(|key| seconds(end, key)));
+        row
+    });
+    std::iter::once(titles.map(str::to_owned).to_vec())
+        .chain(rows)
+        .collect()
 }
 
 /// Prints or changes what the program's own log tells.

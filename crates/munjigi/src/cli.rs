@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Prints every setting with its default, limit and meaning
     #[command(after_help = "Examples:\n  munjigi settings\n  munjigi settings gate")]
     Settings(SettingsArgs),
-    /// Explains a request's way, the IP filter's verdict, or a finding
+    /// Explains a request's way, the IP filter's verdict, how WebSockets ended, or a finding
     #[command(subcommand)]
     Explain(ExplainCommand),
     /// Runs the analyser on files, folders or archives, with no server

@@ -1,4 +1,4 @@
-//! `munjigi explain`: a request's way, the IP filter's verdict, and a finding.
+//! `munjigi explain`: a request's way, the IP filter's verdict, how WebSockets ended, and a finding.
 
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -10,9 +10,11 @@ use munjigi_gate::GateSettings;
 use munjigi_gate::explain::{Asked, request, snapshot};
 use munjigi_gate::settings::ListenerSettings;
 
+use crate::admin::{self, ClosedArgs};
 use crate::check::print_problems;
 use crate::outcome::{Exit, Failure, remark, say};
 use crate::settings;
+use crate::wait;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExplainCommand {
@@ -24,6 +26,11 @@ pub(crate) enum ExplainCommand {
     /// Whether an address may come in, and the rule and the line that say so
     #[command(after_help = "Example:\n  munjigi explain ip 203.0.113.7 --config munjigi.toml")]
     Ip(IpArgs),
+    /// Who closed WebSockets of a running gate, how, and which timers on the way cut them
+    #[command(
+        after_help = "Examples:\n  munjigi explain closed\n  munjigi explain closed live --json --admin unix:/run/munjigi/admin.sock"
+    )]
+    Closed(ClosedArgs),
     /// A finding in words: its flow, score, contributions, counterfactuals
     #[command(
         after_help = "Example:\n  munjigi scan src/ --results findings/\n  munjigi explain finding 3f1c --results findings/"
@@ -71,10 +78,11 @@ pub(crate) struct FindingArgs {
 }
 
 /// Explains.
-pub(crate) fn explain(command: &ExplainCommand) -> Result<Exit, Failure> {
+pub(crate) fn explain(command: ExplainCommand) -> Result<Exit, Failure> {
     match command {
-        ExplainCommand::Request(args) => explain_request(args),
-        ExplainCommand::Ip(args) => explain_ip(args),
+        ExplainCommand::Request(args) => explain_request(&args),
+        ExplainCommand::Ip(args) => explain_ip(&args),
+        ExplainCommand::Closed(args) => wait(admin::explain_closed(args)),
         ExplainCommand::Finding(args) => {
             let style = if std::io::stdout().is_terminal() {
                 Style::coloured()

@@ -74,7 +74,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Settings(args) => Ok(check::settings(&args)),
-        Command::Explain(command) => explain::explain(&command),
+        Command::Explain(command) => explain::explain(command),
         Command::Scan(args) => scan::scan(&args),
         Command::Submit(args) => wait(client::submit(args)),
         Command::Jobs(args) => wait(client::jobs(args)),

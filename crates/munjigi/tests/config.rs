@@ -177,6 +177,7 @@ fn every_command_shows_an_example() {
         &["settings"],
         &["explain", "request"],
         &["explain", "ip"],
+        &["explain", "closed"],
         &["explain", "finding"],
         &["scan"],
         &["submit"],

@@ -41,8 +41,8 @@ enum Side {
 /// Why a handshake ended early.
 #[derive(Debug)]
 pub(crate) enum HandshakeError {
-    /// The peer speaks something else; its first byte.
-    NotTls(u8),
+    /// The peer speaks something else; what it said so far.
+    NotTls(Vec<u8>),
     /// The connection ended or broke.
     Gone,
     /// The peer's hello can't be served, its certificate is not believed, it breaks the protocol.
@@ -193,15 +193,12 @@ impl Session {
 
     /// Moves the handshake on with what was read; true at its end.
     pub(super) fn shake_hands(&mut self) -> Result<bool, HandshakeError> {
-        let first = self
-            .incoming
-            .as_ref()
-            .and_then(|buffer| buffer.filled().first());
-        if let (Some(first), Side::Server(_), None) =
-            (first, &self.side, self.state().protocol_version())
-            && *first != HANDSHAKE
+        let said = self.incoming.as_ref().map(Buffer::filled);
+        if let (Some(said), Side::Server(_), None) =
+            (said, &self.side, self.state().protocol_version())
+            && said.first().is_some_and(|first| *first != HANDSHAKE)
         {
-            return Err(HandshakeError::NotTls(*first));
+            return Err(HandshakeError::NotTls(said.to_vec()));
         }
         while self.state().is_handshaking() && self.more && self.ended.is_none() {
             self.step(Want::Nothing, &mut []);

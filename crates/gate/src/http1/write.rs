@@ -283,6 +283,7 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) 
     let names = connection_names_fields(fields);
     let bodyless = delivery.framing == Framing::None && head.status >= 200 && head.status != 204;
     let mut dated = head.status < 200;
+    let offers = offers_websocket(head);
     for (name, key, value, line) in fields.lines() {
         match name {
             Name::TransferEncoding
@@ -310,12 +311,31 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) 
         if let Some(protocol) = head.upgrade() {
             put(out, b"Upgrade", protocol);
         }
+    } else if offers {
+        put(out, b"Upgrade", b"websocket");
+        let more = match (delivery.close, delivery.say_keep_alive) {
+            (true, _) => &b"Upgrade, close"[..],
+            (false, true) => b"Upgrade, keep-alive",
+            (false, false) => b"Upgrade",
+        };
+        put(out, b"Connection", more);
     } else if delivery.close {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if delivery.say_keep_alive {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// A 426 has to say what to change to (RFC 9110 §15.5.22); of what it may name only WebSockets can
+/// pass the gate.
+fn offers_websocket(head: &ResponseHead) -> bool {
+    head.status == 426
+        && head
+            .fields
+            .all(Name::Upgrade)
+            .flat_map(elements)
+            .any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The size line of a chunk of `size` bytes.

@@ -36,6 +36,7 @@ use crate::retry;
 use crate::service::Outcome as Verdict;
 use crate::settings::{RetryOn, RouteSettings};
 use crate::tunnel::{First, Tunnel};
+use crate::ws::handshake;
 
 use super::answer::{self, unanswerable};
 use super::backend::{Lease, is_unseen};
@@ -349,7 +350,7 @@ fn begin_stream<'a>(order: Order<'a>, lease: &Lease, lead: Vec<u8>) -> Result<Ba
     let head = order.head;
     let ask = Ask {
         trailers: head.fields.named("te").any(|value| value == b"trailers"),
-        websocket: asks_for_websocket(order),
+        websocket: handshake::opens(order.head),
     };
     if ask.websocket && !lease.takes_websockets() {
         let detail = "the backend takes no WebSockets over HTTP/2 (RFC 8441)";
@@ -375,11 +376,6 @@ fn begin_stream<'a>(order: Order<'a>, lease: &Lease, lead: Vec<u8>) -> Result<Ba
             body: None,
         },
     })
-}
-
-fn asks_for_websocket(order: Order<'_>) -> bool {
-    let asked = order.head.upgrade();
-    asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Body and response at the same time: a response may come before the body has ended.
@@ -540,7 +536,8 @@ impl<'a> Responding<'a, '_> {
             }
             if head.status == 101 {
                 self.record.responded.set(Some(self.order.shard.core.now()));
-                let lead = upgrade_lead(self.order, self.upload, &head, &self.output)?;
+                let told = (self.record, self.upload);
+                let lead = upgrade_lead(self.order, told, &head, &self.output)?;
                 return Ok(Outcome::Upgraded { lead });
             }
             if head.status >= 200 {
@@ -587,7 +584,7 @@ impl<'a> Responding<'a, '_> {
         let ends = body.as_ref().is_some_and(RecvStream::is_end_stream);
         let limits = head_limits(&self.order.snapshot.settings.limits);
         let head = self.order.head;
-        let opened = asks_for_websocket(self.order) && parts.status.is_success();
+        let opened = handshake::opens(self.order.head) && parts.status.is_success();
         let translated = if opened {
             let key = head.fields.first(Name::SecWebSocketKey).unwrap_or_default();
             translate::websocket_answer(&parts, key, limits)

@@ -257,6 +257,11 @@ impl RouteSettings {
 pub struct WebSocketSettings {
     /// How long a tunnel may be silent in both directions.
     pub idle: Duration,
+    /// How long one direction between the gate and a peer may be silent before that peer is pinged;
+    /// nobody is when absent.
+    pub ping: Option<Duration>,
+    /// The route serves WebSockets only.
+    pub required: bool,
     /// Pages that may open it; not checked when absent.
     pub origins: Option<Vec<String>>,
 }
@@ -265,6 +270,8 @@ impl Default for WebSocketSettings {
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(3_600),
+            ping: None,
+            required: false,
             origins: None,
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table};
+use munjigi_foundation::settings::{HostPort, Item, Rate, Secret, Size, Table, format_duration};
 
 use super::http2::{self, Protocol};
 use super::{
@@ -278,6 +278,7 @@ fn read_route(table: &Table<'_>, listeners: &BTreeSet<String>) -> Option<RouteSe
     let conditions = conditions::read(table);
     let lookup = read_lookup(table, path.as_ref());
     let websocket = read_websocket(&table.table_or_empty("websocket", &schema::WEBSOCKET));
+    judge_required(table, &websocket, methods.as_deref());
     let timeout = read_timeout(&table.table_or_empty("timeout", &schema::TIMEOUT));
     let request_body_max = table.get::<Size>("request_body_max").map(Size::bytes);
     let retry = upstream_read::retry(&table.table_or_empty("retry", &upstream_schema::RETRY));
@@ -456,9 +457,35 @@ fn read_lookup(table: &Table<'_>, path: Option<&PathPattern>) -> Option<Lookup> 
 
 fn read_websocket(table: &Table<'_>) -> WebSocketSettings {
     let defaults = WebSocketSettings::default();
+    let idle = table.duration("idle", defaults.idle, Duration::from_secs(1)..=MONTH);
+    let ping = table.has("ping").then(|| {
+        let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
+        table.duration("ping", Duration::from_secs(30), range)
+    });
+    if let Some(ping) = ping.filter(|ping| *ping >= idle) {
+        let (ping, idle) = (format_duration(ping), format_duration(idle));
+        table.problems().error_with_hint(
+            table.span_of("ping"),
+            format!("`ping` of {ping} never comes: a tunnel ends after `idle` of {idle}"),
+            "answers to pings are no word of a peer: raise `idle`, or ping more often",
+        );
+    }
     WebSocketSettings {
-        idle: table.duration("idle", defaults.idle, Duration::from_secs(1)..=MONTH),
+        idle,
+        ping,
+        required: table.or("required", defaults.required),
         origins: table.list::<String>("origins").map(values),
+    }
+}
+
+/// A handshake is a GET.
+fn judge_required(route: &Table<'_>, websocket: &WebSocketSettings, methods: Option<&[String]>) {
+    if websocket.required && methods.is_some_and(|methods| methods.iter().all(|m| m != "GET")) {
+        route.problems().error_with_hint(
+            route.span_of("method"),
+            "`websocket.required` needs GET: no other method opens a WebSocket",
+            "add \"GET\", or remove `method`",
+        );
     }
 }
 

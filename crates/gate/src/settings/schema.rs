@@ -365,8 +365,20 @@ pub(super) static WEBSOCKET: Schema = Schema {
             "",
             "pages that may open it; not checked when absent",
         ),
-        Key::later("ping", "pings both sides"),
-        Key::later("required", "serves WebSockets only"),
+        Key::new(
+            "ping",
+            "duration",
+            "",
+            "100ms to 1d",
+            "pings each side that was silent, or not spoken to, for so long; its answers are swallowed; off when absent",
+        ),
+        Key::new(
+            "required",
+            "true or false",
+            "false",
+            "",
+            "serves WebSockets only: any other request gets 426 or 400 with its own code (docs/websocket.md)",
+        ),
     ],
 };
 

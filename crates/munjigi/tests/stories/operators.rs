@@ -163,6 +163,41 @@ async fn open_connections_are_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_closed_websockets_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (origin, _origin) = origin().await;
+    let gate = start(folder, [origin, origin]).await;
+    let nothing = said(folder, &["explain", "closed"]).await;
+    assert_eq!(nothing, "no timer shows in how WebSockets ended\n");
+    let mut tunnel = Tunnel::open(gate.web).await;
+    assert!(tunnel.lives().await);
+    drop(tunnel);
+    eventually("its end is known", WITHIN, async || {
+        let table = said(folder, &["explain", "closed"]).await;
+        table.contains("AGO").then_some(table)
+    })
+    .await
+    .unwrap();
+    let table = said(folder, &["explain", "closed", "app"]).await;
+    assert_eq!(
+        row(&table, "app")[1..4],
+        ["app", "client", "end"],
+        "{table}"
+    );
+    let page = said(folder, &["explain", "closed", "--json"]).await;
+    let page: serde_json::Value = serde_json::from_str(page.trim()).unwrap();
+    assert_eq!(page["opened"], 1, "{page}");
+    assert_eq!(
+        page["routes"][0]["last"][0]["frames"]["client"], 1,
+        "{page}"
+    );
+    let unknown = command(folder, &["explain", "closed", "nothing"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(gate.program.stop().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_changed_over_tcp_with_the_token() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

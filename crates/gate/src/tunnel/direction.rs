@@ -1,0 +1,342 @@
+//! One direction of a tunnel.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::timer::Timer;
+use crate::relay::{self, Patience, Pipe, WriteEnd};
+use crate::ws::{Frames, Look, Side, close_frame};
+
+use super::Shared;
+
+/// RFC 6455 §7.4.1: going away.
+const GOING_AWAY: u16 = 1001;
+/// With so much under way to a peer a ping adds nothing, and might have to wait for room.
+const UNDER_WAY: u64 = 16 * 1024;
+
+/// How one direction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its source ended.
+    Source,
+    /// Its source broke.
+    Broken,
+    /// Its target broke.
+    Target,
+    /// Its target took nothing for too long.
+    Stalled,
+    /// We said that we go away.
+    Drained,
+}
+
+/// What a direction that waits wakes up for.
+enum Woken {
+    Bytes,
+    Ping,
+    Leave,
+}
+
+/// One direction of a tunnel.
+pub(super) struct Direction<'a, F, T> {
+    shared: &'a Shared<'a>,
+    from: &'a F,
+    to: &'a T,
+    frames: Frames,
+    /// Where it comes from.
+    source: Side,
+    timer: Timer,
+}
+
+impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
+    pub(super) fn new(shared: &'a Shared<'a>, from: &'a F, to: &'a T, source: Side) -> Self {
+        Self {
+            shared,
+            from,
+            to,
+            frames: Frames::default(),
+            source,
+            timer: Timer::new(from.core()),
+        }
+    }
+
+    pub(super) fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// Reads what is there, until a close frame went by.
+    pub(super) fn read_on(
+        &mut self,
+        buffer: &mut Buffer,
+        open: &mut bool,
+        context: &mut Context<'_>,
+    ) {
+        while *open {
+            let Poll::Ready(read) = self.from.poll_read(context, buffer.spare()) else {
+                return;
+            };
+            let count = read.unwrap_or(0);
+            buffer.fill(count);
+            self.frames.follow(buffer.filled(), |_| false);
+            buffer.consume(count);
+            *open = count > 0 && !self.frames.saw_close();
+        }
+    }
+
+    pub(super) async fn run(&mut self, first: Option<Buffer>, moved: &Cell<u64>) -> End {
+        let mut next = first;
+        loop {
+            if let Some(mut buffer) = next.take() {
+                // Boxed, as all that is not waiting: an idle tunnel is small.
+                if let Err(end) = Box::pin(self.pass(&mut buffer, moved)).await {
+                    return end;
+                }
+                continue;
+            }
+            match self.wait().await {
+                Woken::Leave => return Box::pin(self.say_goodbye()).await,
+                Woken::Ping => {
+                    if let Err(end) = Box::pin(self.ping()).await {
+                        return end;
+                    }
+                    continue;
+                }
+                Woken::Bytes => {}
+            }
+            let (mut buffer, held) = self.buffer();
+            let read = poll_fn(
+                |context| match self.from.poll_read(context, buffer.spare()) {
+                    Poll::Ready(result) => Poll::Ready(Some(result)),
+                    Poll::Pending => Poll::Ready(None),
+                },
+            )
+            .await;
+            match read {
+                None => self.hold(held),
+                Some(Ok(0)) => {
+                    if let Err(end) = Box::pin(self.pass_on(&held, moved)).await {
+                        return end;
+                    }
+                    self.to.shutdown_write();
+                    return End::Source;
+                }
+                Some(Err(_)) => {
+                    self.to.cut_write();
+                    return End::Broken;
+                }
+                Some(Ok(count)) => {
+                    buffer.fill(count);
+                    if let Some(pings) = &self.shared.pings {
+                        pings.leg(self.source).from.set(self.now());
+                    }
+                    next = Some(buffer);
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.shard.core.now()
+    }
+
+    /// Waits for bytes, or for something of our own to be said.
+    async fn wait(&self) -> Woken {
+        poll_fn(|context| {
+            if self.goes_away() {
+                return Poll::Ready(Woken::Leave);
+            }
+            if self.from.poll_readable(context).is_ready() {
+                return Poll::Ready(Woken::Bytes);
+            }
+            self.poll_ping(context).map(|()| Woken::Ping)
+        })
+        .await
+    }
+
+    /// A buffer that begins with what was held back.
+    fn buffer(&self) -> (Buffer, Vec<u8>) {
+        let mut buffer = Buffer::new(self.from.core(), SMALL);
+        let held = match &self.shared.pings {
+            Some(pings) => pings.leg(self.source).held.take(),
+            None => Vec::new(),
+        };
+        if let Some(room) = buffer.spare().get_mut(..held.len()) {
+            room.copy_from_slice(&held);
+        }
+        buffer.fill(held.len());
+        (buffer, held)
+    }
+
+    fn hold(&self, bytes: Vec<u8>) {
+        if let Some(pings) = &self.shared.pings {
+            pings.leg(self.source).held.replace(bytes);
+        }
+    }
+
+    /// The gate ends, and this direction is between two frames.
+    fn goes_away(&self) -> bool {
+        self.shared.websocket && self.shared.shard.draining() && self.frames.at_border()
+    }
+
+    /// Ready when the target is to be pinged, here and now.
+    fn poll_ping(&self, context: &Context<'_>) -> Poll<()> {
+        while let Some(due) = self.ping_due() {
+            if !self.frames.at_border() {
+                break;
+            }
+            if self.now() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.set_at(due);
+            if self.timer.poll_expired(context).is_pending() {
+                break;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn ping_due(&self) -> Option<Instant> {
+        self.shared.pings.as_ref()?.due(self.source.other())
+    }
+
+    /// Passes what was read on; up to the next border of frames where something of our own is to
+    /// be done there.
+    async fn pass(&mut self, buffer: &mut Buffer, moved: &Cell<u64>) -> Result<(), End> {
+        while !buffer.is_empty() {
+            let count = self.follow(buffer.filled());
+            if count > 0 {
+                let part = buffer.filled().get(..count).unwrap_or_default();
+                self.pass_on(part, moved).await?;
+                buffer.consume(count);
+            } else if self.shared.shard.draining() {
+                return Err(self.say_goodbye().await);
+            } else if !self.swallow(buffer) {
+                self.ping().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of `bytes` may be passed on before something of our own is to be done.
+    fn follow(&mut self, bytes: &[u8]) -> usize {
+        if !self.shared.websocket {
+            return bytes.len();
+        }
+        let draining = self.shared.shard.draining();
+        let Some(pings) = &self.shared.pings else {
+            let count = self.frames.follow(bytes, |_| draining);
+            self.note_close();
+            return count;
+        };
+        let now = self.now();
+        let target = self.source.other();
+        let due = pings.due(target).is_some_and(|due| now >= due);
+        let marks = &pings.leg(self.source).marks;
+        let stop = |rest: &[u8]| draining || due || marks.look(rest) != Look::Foreign;
+        let count = self.frames.follow(bytes, stop);
+        if self.frames.take_ping() {
+            pings.leg(target).pinged.set(now);
+        }
+        // Without borders nothing can be put in, nor be found; behind a close nothing follows.
+        if self.frames.is_malformed() || self.frames.saw_close() {
+            pings.end();
+        }
+        self.note_close();
+        count
+    }
+
+    fn note_close(&self) {
+        let closer = &self.shared.figures.closer;
+        if self.frames.saw_close() && closer.get().is_none() {
+            closer.set(Some(self.source));
+        }
+    }
+
+    /// Takes the answer to a ping of ours out of the front of `buffer`, or keeps its begin for
+    /// later; false when there is none.
+    fn swallow(&self, buffer: &mut Buffer) -> bool {
+        let Some(pings) = &self.shared.pings else {
+            return false;
+        };
+        let marks = &pings.leg(self.source).marks;
+        match marks.look(buffer.filled()) {
+            Look::Foreign => return false,
+            Look::Ours(length, number) => {
+                marks.answer(number);
+                buffer.consume(length);
+            }
+            Look::Unclear => {
+                self.hold(buffer.filled().to_vec());
+                buffer.consume(buffer.filled().len());
+            }
+        }
+        true
+    }
+
+    /// Passes bytes of the source on.
+    async fn pass_on(&self, bytes: &[u8], moved: &Cell<u64>) -> Result<(), End> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let figures = &self.shared.figures;
+        figures.hear(self.source, self.now());
+        self.write(bytes).await?;
+        figures.hear(self.source, self.now());
+        moved.set(moved.get() + bytes.len() as u64);
+        Ok(())
+    }
+
+    async fn write(&self, bytes: &[u8]) -> Result<(), End> {
+        // A reader that stands still is silent: `idle` is the limit for it, too.
+        let mut patience = Patience::Idle(self.shared.idle);
+        relay::write_all(self.to, [bytes, &[], &[]], &mut patience, &self.timer)
+            .await
+            .map_err(|end| match end {
+                WriteEnd::Gone => End::Target,
+                WriteEnd::Slow => End::Stalled,
+            })?;
+        if let Some(pings) = &self.shared.pings {
+            pings.leg(self.source.other()).to.set(self.now());
+        }
+        Ok(())
+    }
+
+    /// Pings the target, between two frames of the source.
+    async fn ping(&self) -> Result<(), End> {
+        let target = self.source.other();
+        let Some(pings) = &self.shared.pings else {
+            return Ok(());
+        };
+        let leg = pings.leg(target);
+        leg.pinged.set(self.now());
+        if self.to.unsent() >= UNDER_WAY {
+            return Ok(());
+        }
+        let frame = leg.marks.ping(self.mask());
+        self.write(&frame).await
+    }
+
+    /// Toward the backend frames are masked.
+    fn mask(&self) -> Option<[u8; 4]> {
+        (self.source == Side::Client).then(|| {
+            let mut mask = [0; 4];
+            if getrandom::fill(&mut mask).is_err() {
+                tracing::debug!("no randomness for a mask: zero is valid, too");
+            }
+            mask
+        })
+    }
+
+    async fn say_goodbye(&self) -> End {
+        if self.frames.saw_close() {
+            return End::Drained;
+        }
+        let frame = close_frame(GOING_AWAY, "the gate goes away", self.mask());
+        match self.write(&frame).await {
+            Ok(()) => End::Drained,
+            Err(end) => end,
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! How tunnels ended: the last ones of each route, and what they add up to. Told in the log, in the
+//! metrics, on the admin face and by `munjigi explain closed`. Bounded: so many routes, so many
+//! ends of each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use munjigi_foundation::settings::format_duration;
+use serde_json::{Value, json};
+
+use super::Side;
+use super::cuts::{self, Cluster, Cut, Measure};
+use super::handshake::Fault;
+use crate::metrics::{Page, label};
+use crate::stats::Totals;
+
+/// Routes whose ends are kept.
+const ROUTES_MAX: usize = 1_000;
+/// Cuts of one side of a route that are looked at together.
+const CUTS_MAX: usize = 100;
+/// Older ones say nothing about today.
+const CUTS_AGE: f64 = 86_400.0;
+/// Ends of a route that are shown one by one.
+const SHOWN_MAX: usize = 20;
+/// The same fault is logged once in so many milliseconds.
+const TELL_AGAIN: u64 = 10_000;
+
+macro_rules! ends {
+    ($($(#[$about:meta])* $name:ident = $by:literal, $how:literal;)*) => {
+        /// Who ended a tunnel, and how.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum End {
+            $($(#[$about])* $name,)*
+        }
+
+        impl End {
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// `client`, `backend` or `gate`.
+            pub(crate) const fn by(self) -> &'static str {
+                match self { $(Self::$name => $by,)* }
+            }
+
+            pub(crate) const fn how(self) -> &'static str {
+                match self { $(Self::$name => $how,)* }
+            }
+        }
+    };
+}
+
+ends! {
+    /// The client sent a close frame.
+    ClientClosed = "client", "close_frame";
+    /// The client's connection ended without one.
+    ClientEnded = "client", "end";
+    /// The client's connection broke.
+    ClientBroke = "client", "reset";
+    /// The backend sent a close frame.
+    BackendClosed = "backend", "close_frame";
+    /// The backend's connection ended without one.
+    BackendEnded = "backend", "end";
+    /// The backend's connection broke.
+    BackendBroke = "backend", "reset";
+    /// It was silent, or one side took nothing, for `idle`.
+    Idle = "gate", "idle";
+    /// The gate goes away.
+    Drained = "gate", "drain";
+}
+
+impl End {
+    /// Its place in [`End::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+
+    pub(crate) fn closed(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientClosed,
+            Side::Backend => Self::BackendClosed,
+        }
+    }
+
+    pub(crate) fn ended(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientEnded,
+            Side::Backend => Self::BackendEnded,
+        }
+    }
+
+    pub(crate) fn broke(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientBroke,
+            Side::Backend => Self::BackendBroke,
+        }
+    }
+
+    /// The side that cut it: that ended it without a close frame.
+    fn cut_by(self) -> Option<Side> {
+        match self {
+            Self::ClientEnded | Self::ClientBroke => Some(Side::Client),
+            Self::BackendEnded | Self::BackendBroke => Some(Side::Backend),
+            Self::ClientClosed | Self::BackendClosed | Self::Idle | Self::Drained => None,
+        }
+    }
+}
+
+/// How one tunnel ended.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) route: Box<str>,
+    pub(crate) websocket: bool,
+    pub(crate) end: End,
+    /// The code of the first close frame.
+    pub(crate) code: Option<u16>,
+    /// All up to the moment at which the first side ended.
+    pub(crate) age: Duration,
+    /// Since something of the client passed, and of the backend.
+    pub(crate) silences: [Duration; 2],
+    /// Of the client, and of the backend.
+    pub(crate) frames: [u64; 2],
+    pub(crate) bytes: [u64; 2],
+    /// How often the route pings; to client and backend so many were sent, and this one was the
+    /// last that was answered.
+    pub(crate) ping: Option<(Duration, [(u32, u32); 2])>,
+}
+
+impl Closing {
+    fn silence(&self) -> Duration {
+        let [client, backend] = self.silences;
+        client.min(backend)
+    }
+
+    /// As the access log and the admin face show it; times in seconds.
+    pub(crate) fn json(&self) -> Value {
+        let [client, backend] = self.silences;
+        let pair = |[client, backend]: [u64; 2]| json!({ "client": client, "backend": backend });
+        let mut row = json!({
+            "by": self.end.by(),
+            "how": self.end.how(),
+            "code": self.code,
+            "after": rounded(self.age),
+            "silentFor": rounded(self.silence()),
+            "clientSilentFor": rounded(client),
+            "backendSilentFor": rounded(backend),
+            "bytes": pair(self.bytes),
+        });
+        if let Some(row) = row.as_object_mut().filter(|_| self.websocket) {
+            row.insert("frames".to_owned(), pair(self.frames));
+            if let Some((_, [client, backend])) = self.ping {
+                let told =
+                    |(sent, answered): (u32, u32)| json!({ "sent": sent, "answered": answered });
+                let pings = json!({ "client": told(client), "backend": told(backend) });
+                row.insert("pings".to_owned(), pings);
+            }
+        }
+        row
+    }
+}
+
+fn rounded(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
+}
+
+/// What is known of one route.
+#[derive(Debug, Default)]
+struct Ward {
+    ping: Option<Duration>,
+    /// Of client and backend.
+    cuts: [VecDeque<Cut>; 2],
+    named: [Option<Named>; 2],
+    /// The last ends, with their moment.
+    last: VecDeque<(f64, Value)>,
+}
+
+/// A cause that was found.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    cluster: Cluster,
+    /// Of how many cuts it was when it was told in the log.
+    told: usize,
+    /// When the last of them was.
+    last: f64,
+}
+
+/// Keeps how tunnels ended.
+#[derive(Debug)]
+pub(crate) struct Doctor {
+    started: Instant,
+    wards: Mutex<BTreeMap<Box<str>, Ward>>,
+    /// When each fault may be logged again, in milliseconds since the start.
+    told: [AtomicU64; Fault::ALL.len()],
+}
+
+impl Doctor {
+    pub(crate) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            wards: Mutex::default(),
+            told: [const { AtomicU64::new(0) }; Fault::ALL.len()],
+        }
+    }
+
+    fn wards(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Ward>> {
+        self.wards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seconds(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.started).as_secs_f64()
+    }
+
+    /// Logs a broken handshake, unless one like it was logged just now.
+    pub(crate) fn tell(&self, fault: Fault, listener: &str, client: IpAddr, now: Instant) {
+        let millis = now.saturating_duration_since(self.started).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        let Some(next) = self.told.get(fault.index()) else {
+            return;
+        };
+        let again = |next: u64| (millis >= next).then(|| millis.saturating_add(TELL_AGAIN));
+        if next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, again)
+            .is_ok()
+        {
+            let (code, reason) = (fault.code(), fault.word());
+            tracing::info!(code, reason, listener, %client, "broken WebSocket handshake: {}", fault.said());
+        }
+    }
+
+    /// Notes how a tunnel ended. Only what is known of WebSockets is kept.
+    pub(crate) fn note(&self, closing: &Closing, now: Instant) {
+        if !closing.websocket {
+            return;
+        }
+        let at = self.seconds(now);
+        let mut wards = self.wards();
+        if wards.len() >= ROUTES_MAX && !wards.contains_key(&closing.route) {
+            wards.pop_first();
+        }
+        let ward = wards.entry(closing.route.clone()).or_default();
+        let found = ward.note(closing, at);
+        drop(wards);
+        if let Some(told) = found {
+            tracing::warn!(route = &*closing.route, "WebSockets: {told}");
+        }
+    }
+
+    /// For the admin face.
+    pub(crate) fn page(&self, totals: &Totals, now: Instant) -> Value {
+        let now = self.seconds(now);
+        let faults = totals.faults.iter().filter(|(_, count)| *count > 0);
+        let faults = faults.map(|(fault, count)| {
+            json!({ "code": fault.code(), "reason": fault.word(), "count": count, "said": fault.said() })
+        });
+        let ends = totals.closings.iter().filter(|(_, count)| *count > 0);
+        let ends =
+            ends.map(|(end, count)| json!({ "by": end.by(), "how": end.how(), "count": count }));
+        let wards = self.wards();
+        let routes = wards.iter().map(|(route, ward)| {
+            json!({
+                "route": route,
+                "causes": ward.causes(now),
+                "last": ward.shown(now),
+            })
+        });
+        json!({
+            "opened": totals.websockets,
+            "handshakes": faults.collect::<Vec<_>>(),
+            "closed": ends.collect::<Vec<_>>(),
+            "routes": routes.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Ward {
+    /// What is to be logged, if something was found, or found once more.
+    fn note(&mut self, closing: &Closing, at: f64) -> Option<String> {
+        let ping = closing.ping.map(|(every, _)| every);
+        if ping != self.ping {
+            // What was cut by other rules says nothing about these.
+            *self = Self {
+                ping,
+                last: std::mem::take(&mut self.last),
+                ..Self::default()
+            };
+        }
+        if self.last.len() >= SHOWN_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back((at, closing.json()));
+        let side = closing.end.cut_by()?;
+        let [client_silence, backend_silence] = closing.silences.map(|s| s.as_secs_f64());
+        let (cuts, named) = self.of(side);
+        while cuts.len() >= CUTS_MAX || cuts.front().is_some_and(|cut| at - cut.at > CUTS_AGE) {
+            cuts.pop_front();
+        }
+        cuts.push_back(Cut {
+            at,
+            silence: client_silence.min(backend_silence),
+            client_silence,
+            backend_silence,
+            age: closing.age.as_secs_f64(),
+        });
+        let Some(cluster) = cuts::find(cuts.make_contiguous()) else {
+            *named = None;
+            return None;
+        };
+        let known = named.filter(|known| {
+            let same = known.cluster.measure == cluster.measure;
+            same && (known.cluster.seconds - cluster.seconds).abs() < 1.0
+        });
+        let told = known.map_or(0, |known| known.told);
+        // Told at first, and whenever it is twice as sure.
+        let tell = cluster.count >= 2 * told.max(1);
+        let now = Named {
+            cluster,
+            told: if tell { cluster.count } else { told },
+            last: at,
+        };
+        *named = Some(now);
+        tell.then(|| said(&cluster, side, self.ping))
+    }
+
+    fn of(&mut self, side: Side) -> (&mut VecDeque<Cut>, &mut Option<Named>) {
+        let ([client_cuts, backend_cuts], [client, backend]) = (&mut self.cuts, &mut self.named);
+        match side {
+            Side::Client => (client_cuts, client),
+            Side::Backend => (backend_cuts, backend),
+        }
+    }
+
+    fn named(&self) -> impl Iterator<Item = (Side, Named)> {
+        let sides = Side::ALL.into_iter().zip(self.named);
+        sides.filter_map(|(side, named)| Some((side, named?)))
+    }
+
+    fn causes(&self, now: f64) -> Vec<Value> {
+        let causes = self.named().map(|(side, named)| {
+            let cluster = named.cluster;
+            json!({
+                "side": side.name(),
+                "measure": cluster.measure.name(),
+                "seconds": tenth(cluster.seconds),
+                "count": cluster.count,
+                "of": cluster.of,
+                "ping": advice(&cluster, self.ping).map(format_duration),
+                "lastAgo": (now - named.last).max(0.0).round(),
+                "said": said(&cluster, side, self.ping),
+            })
+        });
+        causes.collect()
+    }
+
+    /// The last ends, the youngest first.
+    fn shown(&self, now: f64) -> Vec<Value> {
+        let rows = self.last.iter().rev().map(|(at, row)| {
+            let mut row = row.clone();
+            if let Some(row) = row.as_object_mut() {
+                row.insert("ago".to_owned(), json!((now - at).max(0.0).round()));
+            }
+            row
+        });
+        rows.collect()
+    }
+}
+
+fn tenth(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
+}
+
+/// How often to ping against a timer: twice in its time. Nothing helps against one of age, and
+/// what is pinged more often already was cut by another one.
+fn advice(cluster: &Cluster, ping: Option<Duration>) -> Option<Duration> {
+    let silence = cluster.measure != Measure::Age;
+    let faster = ping.is_none_or(|ping| ping.as_secs_f64() >= cluster.seconds);
+    let half = cluster.seconds / 2.0;
+    let half = if half >= 1.0 {
+        half.round()
+    } else {
+        (half * 10.0).floor() / 10.0
+    };
+    (silence && faster).then(|| Duration::from_secs_f64(half.max(0.1)))
+}
+
+/// In words: "6 of 6 closed by the client side after 60 s of silence: …".
+fn said(cluster: &Cluster, side: Side, ping: Option<Duration>) -> String {
+    let (seconds, name) = (tenth(cluster.seconds), side.name());
+    let after = match cluster.measure {
+        Measure::Silence => format!("after {seconds} s of silence"),
+        Measure::BackendSilence => format!("after {seconds} s without a word of the backend"),
+        Measure::ClientSilence => format!("after {seconds} s without a word of the client"),
+        Measure::Age => format!("{seconds} s after they began"),
+    };
+    let place = match side {
+        Side::Client => "in front of this gate",
+        Side::Backend => "of the backend, or of something in front of it",
+    };
+    let cause = match (cluster.measure, advice(cluster, ping)) {
+        (Measure::Age, _) => format!("a limit of age {place}; `ping` does not help against it"),
+        (_, Some(ping)) => {
+            let ping = format_duration(ping);
+            format!("an idle timeout {place}; ping = \"{ping}\" would prevent it")
+        }
+        (_, None) => {
+            let ping = format_duration(ping.unwrap_or_default());
+            format!("a timeout {place} that pings each {ping} do not reset")
+        }
+    };
+    format!(
+        "{} of {} closed by the {name} side {after}: {cause}",
+        cluster.count, cluster.of
+    )
+}
+
+/// The figures of handshakes and ends.
+pub(crate) fn metrics(page: &mut Page, doctor: &Doctor, totals: &Totals) {
+    page.single(
+        "munjigi_gate_websockets_opened_total",
+        "counter",
+        "WebSockets that were opened.",
+        totals.websockets,
+    );
+    let name = "munjigi_gate_websocket_faults_total";
+    page.head(
+        name,
+        "counter",
+        "Broken handshakes of WebSockets, refused or only noted, by their code.",
+    );
+    for (fault, count) in &totals.faults {
+        let (code, reason) = (fault.code(), fault.word());
+        page.put(format_args!(
+            "{name}{{code=\"{code}\",reason=\"{reason}\"}} {count}\n"
+        ));
+    }
+    let name = "munjigi_gate_tunnels_closed_total";
+    page.head(
+        name,
+        "counter",
+        "Tunnels that ended, by who ended them and how.",
+    );
+    for (end, count) in &totals.closings {
+        let (by, how) = (end.by(), end.how());
+        page.put(format_args!(
+            "{name}{{by=\"{by}\",how=\"{how}\"}} {count}\n"
+        ));
+    }
+    let name = "munjigi_gate_websocket_cuts";
+    page.head(
+        name,
+        "gauge",
+        "Of the last cuts of WebSockets, those that one timer on the way explains.",
+    );
+    for (route, ward) in &*doctor.wards() {
+        for (side, named) in ward.named() {
+            let (route, side, cluster) = (label(route), side.name(), named.cluster);
+            let (measure, seconds) = (cluster.measure.name(), tenth(cluster.seconds));
+            page.put(format_args!(
+                "{name}{{route=\"{route}\",side=\"{side}\",measure=\"{measure}\",seconds=\"{seconds}\"}} {}\n",
+                cluster.count
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closing(end: End, silent: f64, ping: Option<u64>) -> Closing {
+        let silent = Duration::from_secs_f64(silent);
+        Closing {
+            route: "live".into(),
+            websocket: true,
+            end,
+            code: None,
+            age: silent,
+            silences: [silent; 2],
+            frames: [0; 2],
+            bytes: [0; 2],
+            ping: ping.map(|every| (Duration::from_secs(every), [(0, 0); 2])),
+        }
+    }
+
+    /// Notes six cuts and says what was logged.
+    fn six(end: End, silent: f64, ping: Option<u64>) -> Vec<String> {
+        let mut ward = Ward::default();
+        let note = |number: u8| {
+            let at = f64::from(number) * 5.0;
+            let late = f64::from(number) * 0.003;
+            ward.note(&closing(end, silent + late, ping), at)
+        };
+        (0..6).filter_map(note).collect()
+    }
+
+    #[test]
+    fn a_cause_is_told_in_words_and_not_with_each_cut() {
+        let told = six(End::ClientEnded, 60.0, None);
+        let whole = "3 of 3 closed by the client side after 60 s of silence: an idle timeout in front of this gate; ping = \"30s\" would prevent it";
+        assert_eq!(told.first().map(String::as_str), Some(whole));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[1].starts_with("6 of 6 closed by the client side after 60 s"),
+            "{told:?}"
+        );
+        let told = six(End::BackendBroke, 30.0, Some(40)).pop().unwrap();
+        assert!(
+            told.contains("by the backend side after 30 s of silence"),
+            "{told}"
+        );
+        assert!(told.ends_with("ping = \"15s\" would prevent it"), "{told}");
+        let told = six(End::BackendBroke, 300.0, Some(40)).pop().unwrap();
+        assert!(told.ends_with("that pings each 40s do not reset"), "{told}");
+        for own in [
+            End::Idle,
+            End::Drained,
+            End::ClientClosed,
+            End::BackendClosed,
+        ] {
+            assert_eq!(six(own, 60.0, None), Vec::<String>::new(), "{own:?}");
+        }
+        let age = Cluster {
+            measure: Measure::Age,
+            seconds: 899.97,
+            count: 9,
+            of: 12,
+        };
+        assert_eq!(
+            said(&age, Side::Client, None),
+            "9 of 12 closed by the client side 900 s after they began: a limit of age in front of this gate; `ping` does not help against it"
+        );
+        let short = Cluster {
+            measure: Measure::BackendSilence,
+            seconds: 1.5,
+            ..age
+        };
+        assert!(said(&short, Side::Client, None).ends_with("ping = \"700ms\" would prevent it"));
+    }
+
+    #[test]
+    fn other_rules_begin_a_new_story_and_memory_is_bounded() {
+        let start = Instant::now();
+        let doctor = Doctor::new(start);
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let causes = || doctor.page(&Totals::default(), at(4_000))["routes"][0].clone();
+        for number in 0..300 {
+            doctor.note(&closing(End::ClientEnded, 60.0, None), at(number));
+        }
+        let page = causes();
+        assert_eq!(page["causes"][0]["count"], CUTS_MAX, "{page}");
+        assert_eq!(page["causes"][0]["lastAgo"], 3_701.0, "{page}");
+        assert_eq!(page["causes"][0]["ping"], "30s", "{page}");
+        assert_eq!(page["last"].as_array().unwrap().len(), SHOWN_MAX);
+        doctor.note(&closing(End::ClientClosed, 5.0, Some(30)), at(301));
+        assert_eq!(causes()["causes"], json!([]));
+        for number in 0..ROUTES_MAX * 2 {
+            let mut closing = closing(End::Idle, 1.0, None);
+            closing.route = format!("{number}").into();
+            doctor.note(&closing, at(400));
+        }
+        assert_eq!(doctor.wards().len(), ROUTES_MAX);
+        let mut other = closing(End::ClientEnded, 60.0, None);
+        other.websocket = false;
+        other.route = "layer 4".into();
+        doctor.note(&other, at(500));
+        assert!(!doctor.wards().contains_key("layer 4"));
+    }
+}
