@@ -7,6 +7,7 @@ use crate::figures;
 use crate::health::uptime::Uptimes;
 use crate::ip_filter::{self, Filter};
 use crate::shard::{Listener, Shared};
+use crate::shield;
 use crate::stats::{BOUNDS, Totals};
 
 /// A page in the making.
@@ -23,7 +24,13 @@ impl Page {
         }
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    pub(crate) fn single(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl std::fmt::Display,
+    ) {
         self.head(name, kind, help);
         self.put(format_args!("{name} {value}\n"));
     }
@@ -62,8 +69,12 @@ pub(crate) fn page(
     }
     tls_part(&mut page, shared, &totals);
     routes_part(&mut page, shared, uptimes);
-    if let Some(filter) = &shared.snapshot.load().ip_filter {
+    let snapshot = shared.snapshot.load();
+    if let Some(filter) = &snapshot.ip_filter {
         ip_filter_part(&mut page, filter);
+    }
+    if snapshot.shield.is_some() {
+        shield::metrics(&mut page, &shared.shield, shared.clock.now());
     }
     page.0
 }

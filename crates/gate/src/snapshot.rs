@@ -13,6 +13,7 @@ use crate::layer4::Line;
 use crate::rate::Limiter;
 use crate::routes::Routes;
 use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
+use crate::shield::Shield;
 use crate::tls::Credentials;
 
 /// A counter on its own cache line, so that threads do not slow each other down.
@@ -65,6 +66,8 @@ pub struct Snapshot {
     pub(crate) own: Vec<SocketAddr>,
     /// Who may come in; all when absent.
     pub(crate) ip_filter: Option<Arc<Filter>>,
+    /// Bans scanners; nobody when absent.
+    pub(crate) shield: Option<Arc<Shield>>,
     /// Layer 4 listeners, by name.
     lines: HashMap<String, Line>,
     /// Somebody keeps its services up to date: what is not known of them is not there.
@@ -125,6 +128,7 @@ impl Snapshot {
             .collect();
         Self {
             ip_filter,
+            shield: settings.shield.as_ref().map(Shield::new),
             settings,
             table,
             routes,

@@ -1,0 +1,24 @@
+//! Any bytes as the file of bans: read as far as they can be, and what was read is what is written.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use munjigi_gate::shield::{BanFile, BanStore, parse};
+
+fuzz_target!(|bytes: &[u8]| {
+    let content = parse(bytes);
+    if content.damage.is_some() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = BanFile::new(folder.path());
+    let bans: Vec<_> = content.bans.into_values().collect();
+    if bans.is_empty() {
+        return;
+    }
+    store.put(&bans).expect("it can be written");
+    let mut again = BanFile::new(folder.path()).load().expect("it can be read");
+    let mut bans = bans;
+    bans.sort_by_key(|ban| ban.address);
+    again.sort_by_key(|ban| ban.address);
+    assert_eq!(bans, again);
+});
