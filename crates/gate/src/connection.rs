@@ -27,6 +27,8 @@ use crate::shield;
 const LINGER: Duration = Duration::from_secs(3);
 /// Bytes read meanwhile.
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+/// So soon a client that is busy sends its next request.
+const BUSY: Duration = Duration::from_millis(100);
 /// After an accept failed for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,7 +89,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
         match accepted {
             None => return,
             Some(Ok((stream, peer))) => {
-                shard.stats.accepted.fetch_add(1, Ordering::Relaxed);
+                shard.stats.accepted.add(1);
                 start(&shard, &listener, stream, peer);
             }
             Some(Err(error)) => {
@@ -185,8 +187,7 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             connection.stream.say_goodbye();
             return;
         }
-        connection.listed.request(shard.core.now());
-        match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
+        match Box::pin(busy(&shard, &mut connection)).await {
             After::Next => {}
             After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
                 connection.stream.say_goodbye();
@@ -199,6 +200,37 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             After::Gone => return,
         }
     }
+}
+
+/// Exchange after exchange while the next request follows soon: what holds one then serves the next, and an idle
+/// connection is small again a moment later.
+async fn busy(shard: &Rc<Shard>, connection: &mut Connection) -> After {
+    loop {
+        connection.listed.request(shard.core.now());
+        let after = pipeline::exchange(shard, connection).await;
+        if after != After::Next || !follows(shard, connection).await {
+            return after;
+        }
+    }
+}
+
+/// True when the next request comes within [`BUSY`].
+async fn follows(shard: &Shard, connection: &Connection) -> bool {
+    let mut armed = false;
+    poll_fn(|context| {
+        if connection.leftover.is_some() || connection.stream.poll_readable(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        if shard.draining() {
+            return Poll::Ready(false);
+        }
+        if !armed {
+            armed = true;
+            connection.timer.set(BUSY);
+        }
+        connection.timer.poll_expired(context).map(|()| false)
+    })
+    .await
 }
 
 /// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.

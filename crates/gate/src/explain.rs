@@ -358,7 +358,7 @@ impl<'a> Story<'a> {
             return String::new();
         };
         let terms = self.terms(settings);
-        let lead = outgoing::response(terms, &head, close, &Arc::default(), NOW);
+        let lead = outgoing::response(Vec::new(), terms, &head, close, &Arc::default(), NOW);
         String::from_utf8_lossy(&lead.bytes).into_owned()
     }
 
@@ -412,7 +412,7 @@ impl<'a> Story<'a> {
     }
 
     fn forward(&mut self, settings: &'a RouteSettings, backend: &str, candidates: Vec<String>) {
-        let head = self.terms(settings).request(backend);
+        let head = self.terms(settings).request(Vec::new(), backend);
         let head = String::from_utf8_lossy(&head).into_owned();
         let timeout = settings.timeout;
         let verdict = format!(

@@ -78,14 +78,14 @@ pub(crate) struct Active<'a>(&'a Shard);
 
 impl<'a> Active<'a> {
     pub(crate) fn new(shard: &'a Shard) -> Self {
-        shard.stats.active.fetch_add(1, Ordering::Relaxed);
+        shard.stats.active.add(1);
         Self(shard)
     }
 }
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.stats.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.active.take(1);
     }
 }
 

@@ -95,18 +95,15 @@ impl Record {
         let total = now.saturating_duration_since(self.started);
         shard.stats.exchange(self.status.get(), total);
         shard.stats.reason(reason);
-        shard
-            .stats
-            .bytes_received
-            .fetch_add(self.received.get(), Relaxed);
-        shard.stats.bytes_sent.fetch_add(self.sent.get(), Relaxed);
+        shard.stats.bytes_received.add(self.received.get());
+        shard.stats.bytes_sent.add(self.sent.get());
         if let (true, Some(head)) = (self.trail.get() != Trail::Over, head) {
             // Nothing was answered, or a tunnel was.
             let outcome = (self.status.get(), reason);
             shield::observe(shard, &shard.snapshot(), head, self, outcome);
         }
         if self.sign_in_failed.get() {
-            shard.stats.failed_sign_ins.fetch_add(1, Relaxed);
+            shard.stats.failed_sign_ins.add(1);
         }
         if let Some(backend) = &self.backend
             && is_backend_failure(reason)

@@ -283,7 +283,8 @@ pub(crate) async fn send(
         || must_close(terms.head, reply.reason)
         || (denied && !terms.snapshot.trusts(terms.peer));
     let running = &shard.shared.compressions;
-    let lead = shard.with_date(|date| outgoing::response(terms, &head, must_close, running, date));
+    let lead = shard
+        .with_date(|date| outgoing::response(Vec::new(), terms, &head, must_close, running, date));
     let after = match lead.close {
         false => After::Next,
         // The client asked for it, and sends nothing more.

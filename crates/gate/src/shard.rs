@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
+use rustc_hash::FxHashMap;
 
 use crate::access_log::LogHandle;
 use crate::compress::Running;
@@ -301,7 +302,7 @@ impl Shard {
 
 /// Idle connections to backends, the one used last first.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(RefCell<HashMap<Kind, Vec<(TcpStream, Instant)>>>);
+pub(crate) struct Pool(RefCell<FxHashMap<Kind, Vec<(TcpStream, Instant)>>>);
 
 /// A backend, and the way it was reached ([`TcpStream::way`]): TLS and plain never mix.
 type Kind = (u64, u64);

@@ -6,7 +6,6 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -41,7 +40,7 @@ struct Counted<'a>(&'a Shard);
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.stats.tunnels.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.tunnels.take(1);
     }
 }
 
@@ -130,7 +129,7 @@ impl<'a> Tunnel<'a> {
         first: First,
     ) -> Reason {
         let shard = self.shard;
-        shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
+        shard.stats.tunnels.add(1);
         let counted = Counted(shard);
         client.keep_alive();
         backend.keep_alive();

@@ -114,6 +114,17 @@ impl GateSettings {
     pub fn service(&self, name: &str) -> ServiceSettings {
         self.services.get(name).cloned().unwrap_or_default()
     }
+
+    /// True when a route or a listener of layer 4 asks the registry for its service.
+    #[must_use]
+    pub fn asks_registry(&self) -> bool {
+        let by_routes = self.routes.iter().map(|route| &route.service);
+        let lines = self.listeners.iter().filter_map(|l| l.layer4.as_ref());
+        by_routes
+            .chain(lines.map(|line| &line.service))
+            .filter(|name| !name.is_empty())
+            .any(|name| self.service(name).discovery == DiscoverySettings::Registry)
+    }
 }
 
 /// Where the access log goes.

@@ -181,6 +181,29 @@ async fn openssl_agrees_on_what_is_safe_alone() {
     ] {
         assert!(!s_client(port, &ca, refused).await.0, "{refused:?}");
     }
+    // The order is the gate's.
+    for (version, option, first, second) in [
+        (
+            "-tls1_3",
+            "-ciphersuites",
+            "TLS_AES_256_GCM_SHA384",
+            "TLS_AES_128_GCM_SHA256",
+        ),
+        (
+            "-tls1_2",
+            "-cipher",
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+        ),
+    ] {
+        for order in [format!("{first}:{second}"), format!("{second}:{first}")] {
+            let (good, text) = s_client(port, &ca, &[version, option, &order]).await;
+            assert!(
+                good && text.contains(&format!("Cipher is {first}")),
+                "{order}: {text}"
+            );
+        }
+    }
     let ticket = ca.folder.path().join("ticket");
     let ticket = ticket.to_str().unwrap();
     let resumed = async |version| {
