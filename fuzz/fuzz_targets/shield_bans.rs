@@ -12,7 +12,9 @@ fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().expect("a folder");
     let store = BanFile::new(folder.path());
     let bans: Vec<_> = content.bans.into_values().collect();
-    if bans.is_empty() {
+    // Escapes make a line longer than it came.
+    let long = |ban| serde_json::to_string(ban).is_ok_and(|line| line.len() > 8 * 1024);
+    if bans.is_empty() || bans.iter().any(long) {
         return;
     }
     store.put(&bans).expect("it can be written");

@@ -103,6 +103,10 @@ pub fn parse(bytes: &[u8]) -> Content {
             serde_json::from_slice::<Line>(line).map_err(|error| error.to_string())
         };
         match read {
+            Ok(Line::Ban(ban)) if !is_sound(&ban) => {
+                let why = "a ban with times that can't be".to_owned();
+                content.damage.get_or_insert((number, why));
+            }
             Ok(Line::Ban(ban)) if content.bans.len() < BANS_MAX => {
                 content.bans.insert(ban.address, ban);
             }
@@ -116,6 +120,11 @@ pub fn parse(bytes: &[u8]) -> Content {
         }
     }
     content
+}
+
+/// Times as they can be: not before 1970, and the end behind the begin.
+fn is_sound(ban: &Ban) -> bool {
+    ban.first_seen.millis() >= 0 && ban.since.millis() >= 0 && ban.until >= ban.since
 }
 
 impl BanFile {
