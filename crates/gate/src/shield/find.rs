@@ -70,10 +70,17 @@ impl Own {
         };
         let payloads = match payloads {
             [] => None,
-            payloads => Some(set(payloads).map_err(|error| error.to_string())?),
+            payloads => Some(set(payloads).map_err(|error| in_a_line(&error))?),
         };
         Ok(Self { agents, payloads })
     }
+}
+
+/// The last line of an error says what is wrong; those before draw it.
+fn in_a_line(error: &regex::Error) -> String {
+    let whole = error.to_string();
+    let last = whole.lines().last().unwrap_or_default().trim();
+    last.trim_start_matches("error: ").to_owned()
 }
 
 fn set<S: AsRef<str>>(patterns: &[S]) -> Result<RegexSet, regex::Error> {
