@@ -20,6 +20,7 @@ use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
 use crate::shard::{Listener, Seat, Shard};
+use crate::shield;
 
 /// How long a closed connection is read on, so that the client sees our last answer instead of
 /// a reset (RFC 9112 §9.6).
@@ -105,6 +106,10 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
     let snapshot = shard.snapshot();
     if ip_filter::closes_at_accept(shard, &snapshot, &listener.name, peer.ip()) {
         shard.stats.reason(Reason::IpClosed);
+        return;
+    }
+    if shield::closes_at_accept(shard, &snapshot, &listener.name, peer.ip()) {
+        shard.stats.reason(Reason::BannedClosed);
         return;
     }
     let timer = Timer::new(&shard.core);

@@ -27,6 +27,7 @@ use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
 use crate::service::Outcome;
 use crate::settings::{RetryOn, TimeoutSettings};
 use crate::shard::Shard;
+use crate::shield;
 use crate::snapshot::Snapshot;
 use crate::sticky;
 use crate::tunnel::{First, Tunnel};
@@ -598,6 +599,8 @@ pub(crate) fn response_lead(
         record.note(Fault::NotSwitched);
     }
     let shard = order.shard;
+    let answered = (head.status, Reason::Done);
+    shield::observe(shard, order.snapshot, order.head, record, answered);
     let must_close = shard.leaving() || !upload.complete.get() || !upload.intact.get();
     let running = &shard.shared.compressions;
     let terms = order.terms(waiter);

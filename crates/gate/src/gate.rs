@@ -35,6 +35,7 @@ use crate::live;
 use crate::reload::{Changes, ReloadError, stays};
 use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Shard, Shared};
+use crate::shield::{self, BanStore};
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::sticky;
@@ -58,6 +59,8 @@ pub struct Wiring {
     pub clock: Clock,
     /// Sockets that the process before left us, and that the one after gets.
     pub sockets: Sockets,
+    /// Keeps bans over a restart; nothing does when absent.
+    pub bans: Option<Arc<dyn BanStore>>,
     /// Listens, and serves nobody before [`Gate::open`].
     pub closed: bool,
 }
@@ -196,6 +199,7 @@ pub struct Gate {
     own: Vec<SocketAddr>,
     log: Mutex<Option<LogWriter>>,
     exporter: Option<Exporter>,
+    keeper: shield::Keeper,
     sockets: Sockets,
     /// What listens and is not served yet.
     waiting: Mutex<Vec<Bound>>,
@@ -244,8 +248,15 @@ impl Gate {
             doctor: Doctor::new(Instant::now()),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
             compressions: Arc::default(),
+            shield: Arc::default(),
             files: std::sync::OnceLock::new(),
         });
+        let keeper = shield::Keeper::start(
+            Arc::clone(&shared.shield),
+            Arc::clone(&shared.snapshot),
+            wiring.bans,
+            shared.clock.clone(),
+        );
         followers.watch_files(&shared.snapshot);
         let listeners = Arc::new(Mutex::new(HashMap::new()));
         let remotes = Remotes::default();
@@ -266,6 +277,7 @@ impl Gate {
             own,
             log: Mutex::new(Some(writer)),
             exporter,
+            keeper,
             sockets,
             waiting: Mutex::new(bound),
             shared,
@@ -274,7 +286,7 @@ impl Gate {
             gate.start_thread(index)?;
         }
         if !wiring.closed {
-            gate.open()?;
+            gate.serve()?;
         }
         Ok(gate)
     }
@@ -284,6 +296,12 @@ impl Gate {
     /// # Errors
     /// When a thread of the gate has ended.
     pub fn open(&self) -> Result<(), StartError> {
+        // The process before this one may have banned somebody meanwhile.
+        self.keeper.load();
+        self.serve()
+    }
+
+    fn serve(&self) -> Result<(), StartError> {
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         self.listen(waiting)
     }
@@ -533,6 +551,7 @@ impl Gate {
             tracing::warn!(left, "connections were cut after the drain time");
         }
         self.followers.stop().await;
+        self.keeper.stop().await;
         if let Some(exporter) = &self.exporter {
             exporter.stop().await;
         }

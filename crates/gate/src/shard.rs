@@ -24,6 +24,7 @@ use crate::live::Live;
 use crate::rate::network_of;
 use crate::reason::Reason;
 use crate::settings::{ListenerSettings, Protocol};
+use crate::shield;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::trace::Tracer;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Vec<Arc<ThreadStats>>,
     /// Responses that are being compressed.
     pub(crate) compressions: Arc<Running>,
+    /// Who is banned, and who may be soon.
+    pub(crate) shield: Arc<shield::State>,
     /// Threads for files; started by the first route that needs them.
     pub(crate) files: OnceLock<files::pool::Pool>,
 }

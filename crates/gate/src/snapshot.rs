@@ -12,6 +12,7 @@ use crate::layer4::Line;
 use crate::rate::Limiter;
 use crate::routes::Routes;
 use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
+use crate::shield::Shield;
 use crate::stats::Counter;
 use crate::tls::Credentials;
 
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub(crate) own: Vec<SocketAddr>,
     /// Who may come in; all when absent.
     pub(crate) ip_filter: Option<Arc<Filter>>,
+    /// Bans scanners; nobody when absent.
+    pub(crate) shield: Option<Arc<Shield>>,
     /// Layer 4 listeners, by name.
     lines: HashMap<String, Line>,
     /// Somebody keeps its services up to date: what is not known of them is not there.
@@ -122,6 +125,7 @@ impl Snapshot {
             .collect();
         Self {
             ip_filter,
+            shield: settings.shield.as_ref().map(Shield::new),
             settings,
             table,
             routes,

@@ -117,6 +117,11 @@ impl Fields {
         span.get(&self.bytes)
     }
 
+    /// The bytes of the whole head, as they came.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Every field as (what it is to us, name as written, value).
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
         self.fields

@@ -25,6 +25,7 @@ use crate::record::Record;
 use crate::ring::stable_hash;
 use crate::service::{Outcome, Service};
 use crate::shard::{Listener, Seat, Shard};
+use crate::shield;
 
 /// Once the gate ends, a session that is silent for so long is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -135,6 +136,9 @@ impl Desk {
         let line = snapshot.line(&self.listener.name).ok_or(Reason::NoRoute)?;
         if ip_filter::closes_at_accept(shard, &snapshot, &self.listener.name, client.ip()) {
             return Err(Reason::IpClosed);
+        }
+        if shield::closes_at_accept(shard, &snapshot, &self.listener.name, client.ip()) {
+            return Err(Reason::BannedClosed);
         }
         let seat = Seat::take(&self.listener, client.ip(), &snapshot)?;
         shard.stats.accepted.add(1);
