@@ -53,6 +53,31 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// For so many threads.
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        (tracer, log): (Option<Tracer>, LogHandle),
+        clock: Clock,
+        threads: usize,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            snapshot: Arc::new(ArcSwap::new(snapshot)),
+            leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            hold: Hold::default(),
+            tracer,
+            log,
+            clock,
+            started: now,
+            doctor: Doctor::new(now),
+            threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
+            compressions: Arc::default(),
+            shield: Arc::default(),
+            files: OnceLock::new(),
+        }
+    }
+
     /// The threads for files.
     pub(crate) fn files(&self, snapshot: &Snapshot) -> &files::pool::Pool {
         self.files.get_or_init(|| {

@@ -90,44 +90,37 @@ pub(crate) fn state_page(state: &State, shield: &Shield, now: Timestamp) -> Valu
 /// The shield's metrics.
 pub(crate) fn metrics(page: &mut Page, state: &State, now: Timestamp) {
     let figures = &state.figures;
-    let name = "munjigi_gate_shield_signals_total";
-    page.head(name, "counter", "What spoke against clients, by signal.");
-    for (signal, count) in Signal::ALL.iter().zip(&figures.signals) {
-        let count = load(count);
-        page.put(format_args!("{name}{{signal=\"{signal}\"}} {count}\n"));
-    }
-    let name = "munjigi_gate_shield_bans_total";
-    page.head(
-        name,
-        "counter",
-        "Bans that began, by whose word: of signals, of an operator, or only said (dry_run).",
+    labelled(
+        page,
+        ("munjigi_gate_shield_signals_total", "signal"),
+        "What spoke against clients, by signal.",
+        Signal::ALL
+            .iter()
+            .map(|signal| signal.code())
+            .zip(&figures.signals),
     );
-    let by = [
-        ("signals", &figures.bans),
-        ("operator", &figures.manual_bans),
-        ("dry_run", &figures.dry_bans),
-    ];
-    for (by, count) in by {
-        let count = load(count);
-        page.put(format_args!("{name}{{by=\"{by}\"}} {count}\n"));
-    }
-    let name = "munjigi_gate_shield_alarms_total";
-    page.head(
-        name,
-        "counter",
-        "Alarms for the webhook, by what became of them.",
+    labelled(
+        page,
+        ("munjigi_gate_shield_bans_total", "by"),
+        "Bans that began, by whose word: of signals, of an operator, or only said (dry_run).",
+        [
+            ("signals", &figures.bans),
+            ("operator", &figures.manual_bans),
+            ("dry_run", &figures.dry_bans),
+        ],
     );
     let alarms = &state.alarms;
-    let results = [
-        ("sent", &alarms.sent),
-        ("failed", &alarms.failed),
-        ("dropped", &alarms.dropped),
-    ];
-    for (result, count) in results {
-        let count = load(count);
-        page.put(format_args!("{name}{{result=\"{result}\"}} {count}\n"));
-    }
-    let counters = [
+    labelled(
+        page,
+        ("munjigi_gate_shield_alarms_total", "result"),
+        "Alarms for the webhook, by what became of them.",
+        [
+            ("sent", &alarms.sent),
+            ("failed", &alarms.failed),
+            ("dropped", &alarms.dropped),
+        ],
+    );
+    for (name, help, count) in [
         ("pardons", "Bans that an operator ended.", &figures.pardons),
         (
             "evicted",
@@ -144,24 +137,36 @@ pub(crate) fn metrics(page: &mut Page, state: &State, now: Timestamp) {
             "Times that bans could not be kept.",
             &figures.store_failures,
         ),
-    ];
-    for (name, help, count) in counters {
-        page.single(
-            &format!("munjigi_gate_shield_{name}_total"),
-            "counter",
-            help,
-            load(count),
-        );
+    ] {
+        let name = format!("munjigi_gate_shield_{name}_total");
+        page.single(&name, "counter", help, load(count));
     }
+    gauges(page, state, now);
+}
+
+/// A counter for each of several labels.
+fn labelled<'c>(
+    page: &mut Page,
+    (name, label): (&str, &str),
+    help: &str,
+    counts: impl IntoIterator<Item = (&'static str, &'c AtomicU64)>,
+) {
+    page.head(name, "counter", help);
+    for (value, count) in counts {
+        let count = load(count);
+        page.put(format_args!("{name}{{{label}=\"{value}\"}} {count}\n"));
+    }
+}
+
+fn gauges(page: &mut Page, state: &State, now: Timestamp) {
     let (suspects, known) = state.table.counts();
-    let on = state.table.bans(now).len();
-    let gauges = [
+    for (name, help, value) in [
         (
             "suspects",
             "Clients that something spoke against lately.",
             suspects,
         ),
-        ("bans", "Bans that hold.", on),
+        ("bans", "Bans that hold.", state.table.bans(now).len()),
         (
             "bans_known",
             "Bans with those that are over and not forgotten.",
@@ -172,8 +177,7 @@ pub(crate) fn metrics(page: &mut Page, state: &State, now: Timestamp) {
             "Requests of banned clients that wait for their answer.",
             state.held.load(Ordering::Relaxed),
         ),
-    ];
-    for (name, help, value) in gauges {
+    ] {
         page.single(&format!("munjigi_gate_shield_{name}"), "gauge", help, value);
     }
 }

@@ -42,15 +42,14 @@ fn the_whole_list_can_be_compiled() {
     find::check_list();
 }
 
+#[track_caller]
+fn check(target: &str, status: u16, expected: &[&str]) {
+    let named = names(marks("GET", target, BROWSER, status));
+    assert_eq!(named, expected, "{target}");
+}
+
 #[test]
-fn hostile_targets_are_named() {
-    let check = |target: &str, status: u16, expected: &[&str]| {
-        assert_eq!(
-            names(marks("GET", target, BROWSER, status)),
-            expected,
-            "{target}"
-        );
-    };
+fn hostile_paths_are_named() {
     check("/index.php", 404, &["script_probe"]);
     check("/a/B.ASPX;x=1", 404, &["script_probe"]);
     check("/x%2ephp/more", 404, &["script_probe"]);
@@ -88,6 +87,10 @@ fn hostile_targets_are_named() {
         200,
         &["traversal"],
     );
+}
+
+#[test]
+fn hostile_queries_are_named() {
     check("/?x=${jndi:ldap://a.b/c}", 200, &["log4shell"]);
     check("/?x=$%7B$%7Blower:j%7Dndi:x%7D", 200, &["log4shell"]);
     check("/?x=%24%7b%24%7b%3a%3a-j%7dndi%3ax%7d", 200, &["log4shell"]);
@@ -580,11 +583,9 @@ fn typing_a_search_counts_once() {
     let text = "/search?q=how+to+use+sleep(10)+in+a+query+of+sql";
     for (step, end) in (10..=text.len()).enumerate() {
         let millis = i64::try_from(step).unwrap() * 200;
-        assert!(
-            !world.ask("192.0.2.1", BROWSER, &text[..end], 200, millis),
-            "{}",
-            &text[..end]
-        );
+        let (typed, _) = text.split_at(end);
+        let banned = world.ask("192.0.2.1", BROWSER, typed, 200, millis);
+        assert!(!banned, "{typed}");
     }
 }
 
@@ -682,7 +683,8 @@ fn mobile_nat(seed: i64) -> Day {
 fn a_day_of_clean_traffic_bans_nobody() {
     let googlebot: &[u8] =
         b"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
-    let kinds: [(&str, &[u8], fn(i64) -> Day); 5] = [
+    type Kind<'k> = (&'k str, &'k [u8], fn(i64) -> Day);
+    let kinds: [Kind<'_>; 5] = [
         ("192.0.2.1", BROWSER, browser),
         ("192.0.2.2", b"tus-js-client", tus),
         ("192.0.2.3", b"python-requests/2.32", syncing_api),

@@ -84,6 +84,37 @@ impl Shielded {
     }
 }
 
+async fn wrong_orders_are_told(folder: &Path, pardoned: &str) {
+    for (wrong, code, words) in [
+        (&["bans", "remove", pardoned][..], 1, "is not banned"),
+        (&["bans", "remove", "nobody"], 2, "is no address"),
+        (&["bans", "add", "203.0.113.0/24"], 2, "is a network"),
+        (
+            &["bans", "add", "127.0.0.1"],
+            2,
+            "is never banned: loopback",
+        ),
+        (
+            &["bans", "add", "203.0.113.8", "--for", "soon"],
+            2,
+            "is no duration",
+        ),
+        (
+            &["bans", "--admin", "unix:/no/such/socket"],
+            2,
+            "does not answer",
+        ),
+    ] {
+        let output = command(folder, wrong).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{wrong:?}: {said}");
+        assert!(
+            said.starts_with("error: ") && said.contains(words),
+            "{wrong:?}: {said}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bans_are_listed_made_and_ended_and_outlive_kill_9() {
     let folder = tempfile::tempdir().unwrap();
@@ -135,34 +166,7 @@ async fn bans_are_listed_made_and_ended_and_outlive_kill_9() {
 
     said(folder, &["bans", "remove", scanner]).await;
     assert_eq!(gate.code(scanner, "/").await, "");
-    for (wrong, code, words) in [
-        (&["bans", "remove", scanner][..], 1, "is not banned"),
-        (&["bans", "remove", "nobody"], 2, "is no address"),
-        (&["bans", "add", "203.0.113.0/24"], 2, "is a network"),
-        (
-            &["bans", "add", "127.0.0.1"],
-            2,
-            "is never banned: loopback",
-        ),
-        (
-            &["bans", "add", other, "--for", "soon"],
-            2,
-            "is no duration",
-        ),
-        (
-            &["bans", "--admin", "unix:/no/such/socket"],
-            2,
-            "does not answer",
-        ),
-    ] {
-        let output = command(folder, wrong).await;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{wrong:?}: {said}");
-        assert!(
-            said.starts_with("error: ") && said.contains(words),
-            "{wrong:?}: {said}"
-        );
-    }
+    wrong_orders_are_told(folder, scanner).await;
     assert_eq!(program.stop().await.unwrap(), 0);
 }
 
