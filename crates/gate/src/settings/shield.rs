@@ -159,7 +159,7 @@ pub(super) static BAN: Schema = Schema {
 
 pub(super) static WEIGHTS: Schema = Schema {
     place: "gate.shield.weights = { … }",
-    meaning: "what each signal counts for `ban.after`; of several in one request the heaviest does",
+    meaning: "what each signal counts for `ban.after`; of several in one request the heaviest does, and half of each further one that is not weak",
     keys: KEYS,
 };
 

@@ -153,19 +153,30 @@ impl Suspect {
         false
     }
 
-    /// What the request counts: its heaviest signal.
+    /// What the request counts: its heaviest signal, and half of each further one that is not weak:
+    /// a target with SQL, markup and a shell's command at once is no accident.
     fn weigh(&self, marks: Marks, rules: &Rules, crawler: bool) -> Weight {
         let share = self.share();
-        let weight = |signal: Signal| {
+        let (mut heaviest, mut strongest, mut strong) = (0, 0, 0);
+        for signal in marks.iter() {
             let weight = u64::from(rules.weights.of(signal));
             let weight = match (signal.is_weak(), crawler) {
                 (false, _) => weight,
                 (true, false) => weight * share / 1_000,
                 (true, true) => weight * share / 1_000 / CRAWLER_WEIGHT,
             };
-            Weight::try_from(weight).unwrap_or(Weight::MAX)
+            heaviest = weight.max(heaviest);
+            if !signal.is_weak() {
+                strongest = weight.max(strongest);
+                strong += weight;
+            }
+        }
+        let further = if heaviest == strongest {
+            strong - strongest
+        } else {
+            strong
         };
-        marks.iter().map(weight).max().unwrap_or_default()
+        Weight::try_from(heaviest + further / 2).unwrap_or(Weight::MAX)
     }
 
     /// A payload that only grew by what somebody types counts once.

@@ -578,6 +578,24 @@ fn who_searches_for_words_that_are_not_there_is_banned_in_the_end() {
 }
 
 #[test]
+fn further_signals_of_a_request_count_by_half() {
+    let weight = |target: &str, status: u16| {
+        let mut world = World::new();
+        world
+            .note("192.0.2.1", seen(BROWSER, target, status), 0)
+            .weight
+    };
+    assert_eq!(weight("/.git/HEAD", 404), 2_000);
+    assert_eq!(weight("/.env", 404), 3_000 + 1_000);
+    assert_eq!(weight("/wp-login.php", 404), 1_500, "weak ones add nothing");
+    assert_eq!(weight("/wp-login.php.bak", 404), 2_000);
+    // How sqlmap looks for a firewall: SQL, markup, a command and a path at once.
+    let all = "/?a=1%20UNION%20SELECT%20'<script>'%20;cat%20../../../etc/passwd";
+    assert_eq!(weight(all, 200), 2_500 + 3_000);
+    assert!(World::new().ask("192.0.2.1", BROWSER, all, 200, 0));
+}
+
+#[test]
 fn typing_a_search_counts_once() {
     let mut world = World::new();
     let text = "/search?q=how+to+use+sleep(10)+in+a+query+of+sql";
