@@ -182,7 +182,7 @@ export default {
   "job.no_findings_yet": "No findings yet. They appear here as soon as the model reports them.",
   "job.no_findings": "No findings.",
   "job.events": "Events",
-  "job.no_events": "No events yet.",
+  "job.arriving": "Reading the events…",
   "job.events_count_one": "{n} event",
   "job.events_count_other": "{n} events",
   "job.stream_gone": "The events of this job have expired. Its findings and results are kept.",

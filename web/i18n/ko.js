@@ -179,7 +179,7 @@ export default {
   "job.no_findings_yet": "아직 발견 사항이 없습니다. 모델이 보고하는 대로 여기에 나타납니다.",
   "job.no_findings": "발견 사항이 없습니다.",
   "job.events": "이벤트",
-  "job.no_events": "아직 이벤트가 없습니다.",
+  "job.arriving": "이벤트를 읽는 중…",
   "job.events_count_other": "이벤트 {n}개",
   "job.stream_gone": "이 작업의 이벤트는 만료되었습니다. 발견 사항과 결과는 남아 있습니다.",
   "job.said": "{phase}, {share}퍼센트",

@@ -129,6 +129,13 @@ function overwrite(analysis, row) {
   if (typeof row.findings === "number") analysis.findings = row.findings;
 }
 
+/** Why a list of the job's events is empty: `gone`, `arriving` until the first one is here, `over`, or `yet`. */
+export function emptiness(job) {
+  if (job.incomplete) return "gone";
+  if (job.events.length + job.dropped === 0) return "arriving";
+  return isTerminal(job.status) ? "over" : "yet";
+}
+
 /** How far an analysis is within its phase: `{ share }` from 0 to 1, or no share while the total isn't known. */
 export function progressOf(analysis) {
   const progress = analysis.progress;

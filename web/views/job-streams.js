@@ -5,11 +5,14 @@ import { absolute, clock, words } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { idOf, placeOf, ruleName } from "../lib/finding.js";
 import { severityIcon } from "../lib/icons.js";
-import { countLevels, isTerminal, levelOf } from "../lib/store.js";
+import { countLevels, emptiness, levelOf } from "../lib/store.js";
 import { waitingFor } from "../lib/waiting.js";
 import { levelCounts, placeLine } from "../lib/widgets.js";
 import { progressText } from "./job-analysis.js";
 
+/** What stands in place of findings; each job has events, so of those there are none only until they are here. */
+const NO_FINDINGS = { gone: "job.stream_gone", arriving: "job.arriving", over: "job.no_findings", yet: "job.no_findings_yet" };
+const NO_EVENTS = { ...NO_FINDINGS, over: "job.arriving", yet: "job.arriving" };
 /** Rows kept on the page. */
 const ROWS_MAX = 250;
 
@@ -39,7 +42,7 @@ function stream(title, empty) {
 
 /** Findings so far. */
 export function findingStream(eventId) {
-  const part = stream(t("job.findings_so_far"), t("job.no_findings_yet"));
+  const part = stream(t("job.findings_so_far"), t("job.arriving"));
   let shown = 0;
   let first;
   let generation = 0;
@@ -56,7 +59,7 @@ export function findingStream(eventId) {
     const fresh = state.findings.slice(shown);
     part.append(fresh.slice(-ROWS_MAX).map((finding) => findingRow(finding, eventId)));
     shown = state.findings.length;
-    setText(part.nothing, isTerminal(state.status) ? (state.incomplete ? t("job.stream_gone") : t("job.no_findings")) : t("job.no_findings_yet"));
+    setText(part.nothing, t(NO_FINDINGS[emptiness(state)]));
     if (counts && fresh.length === 0) return;
     const more = countLevels(fresh);
     counts = Object.fromEntries(Object.entries(more).map(([level, count]) => [level, count + (counts?.[level] ?? 0)]));
@@ -83,7 +86,7 @@ function findingRow(finding, eventId) {
 
 /** Every event of the job. */
 export function eventStream() {
-  const part = stream(t("job.events"), t("job.no_events"));
+  const part = stream(t("job.events"), t("job.arriving"));
   let taken = 0;
   let first;
   const update = (state) => {
@@ -97,7 +100,7 @@ export function eventStream() {
     part.append(fresh.slice(-ROWS_MAX).map(eventRow));
     taken = total;
     setText(part.extra, total ? t("job.events_count", { n: total }) : "");
-    setText(part.nothing, state.incomplete ? t("job.stream_gone") : t("job.no_events"));
+    setText(part.nothing, t(NO_EVENTS[emptiness(state)]));
   };
   return { element: part.element, update };
 }

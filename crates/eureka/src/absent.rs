@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::{Application, Applications, Instance};
+use crate::{Applications, Instance};
 
 /// Instances that a registry knew before it was away, and has not named since.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Absent {
         self.waiting
             .retain(|(name, instance, until)| now < *until && !is_back(&fetched, name, instance));
         for (name, instance, _) in &self.waiting {
-            add(&mut fetched, name, instance.clone());
+            fetched.add(name, instance.clone());
         }
         fetched
     }
@@ -56,20 +56,6 @@ fn is_back(fetched: &Applications, name: &str, instance: &Instance) -> bool {
     })
 }
 
-fn add(all: &mut Applications, name: &str, instance: Instance) {
-    let found = all
-        .applications
-        .iter_mut()
-        .find(|application| application.name.eq_ignore_ascii_case(name));
-    match found {
-        Some(application) => application.instances.push(instance),
-        None => all.applications.push(Application {
-            name: name.to_owned(),
-            instances: vec![instance],
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -81,7 +67,7 @@ mod tests {
         for (name, id, port) in instances {
             let mut instance = Instance::new(name, id, "10.0.0.3", *port);
             instance.lease.duration_secs = 30;
-            add(&mut all, name, instance);
+            all.add(name, instance);
         }
         all
     }

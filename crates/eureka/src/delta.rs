@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::{Action, Application, Applications, Instance};
+use crate::{Action, Applications, Instance};
 
 /// The hash code of a set of instances: for each status, alphabetically, `STATUS_count_`; empty for none.
 #[must_use]
@@ -20,7 +20,14 @@ pub fn hash_code<'i>(instances: impl Iterator<Item = &'i Instance>) -> String {
 pub fn apply_delta(all: &mut Applications, delta: &Applications) -> bool {
     for changed in &delta.applications {
         for instance in &changed.instances {
-            apply(all, &changed.name, instance);
+            all.remove(&changed.name, &instance.instance_id);
+            if instance.action != Some(Action::Deleted) {
+                let instance = Instance {
+                    action: None,
+                    ..instance.clone()
+                };
+                all.add(&changed.name, instance);
+            }
         }
     }
     all.applications
@@ -30,48 +37,10 @@ pub fn apply_delta(all: &mut Applications, delta: &Applications) -> bool {
     all.hash_code == delta.hash_code
 }
 
-fn apply(all: &mut Applications, name: &str, instance: &Instance) {
-    let index = all
-        .applications
-        .iter()
-        .position(|application| application.name == name);
-    let deleted = instance.action == Some(Action::Deleted);
-    let Some(application) = index.and_then(|index| all.applications.get_mut(index)) else {
-        if !deleted {
-            all.applications.push(Application {
-                name: name.to_owned(),
-                instances: vec![plain(instance)],
-            });
-        }
-        return;
-    };
-    let known = application
-        .instances
-        .iter()
-        .position(|known| known.instance_id == instance.instance_id);
-    match (known, deleted) {
-        (Some(known), true) => drop(application.instances.remove(known)),
-        (Some(known), false) => {
-            if let Some(known) = application.instances.get_mut(known) {
-                *known = plain(instance);
-            }
-        }
-        (None, true) => {}
-        (None, false) => application.instances.push(plain(instance)),
-    }
-}
-
-fn plain(instance: &Instance) -> Instance {
-    Instance {
-        action: None,
-        ..instance.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::InstanceStatus;
+    use crate::{Application, InstanceStatus};
 
     fn instance(id: &str, status: InstanceStatus, action: Option<Action>) -> Instance {
         Instance {

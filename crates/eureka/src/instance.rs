@@ -194,6 +194,35 @@ impl Instance {
         }
     }
 
+    /// All that can be compared of it but its lease and when the registry last heard of it.
+    pub(crate) fn said(&self) -> impl PartialEq {
+        // Named one by one: a field that is added must be looked at here.
+        let Self {
+            instance_id,
+            host_name,
+            app,
+            ip_addr,
+            status,
+            overridden_status,
+            port,
+            secure_port,
+            country_id,
+            data_center,
+            lease: _,
+            metadata,
+            texts,
+            is_coordinating,
+            last_updated_timestamp: _,
+            last_dirty_timestamp,
+            action,
+        } = self;
+        (
+            (instance_id, host_name, app, ip_addr, port, secure_port),
+            (status, overridden_status, action, last_dirty_timestamp),
+            (country_id, data_center, metadata, texts, is_coordinating),
+        )
+    }
+
     /// The virtual addresses it answers to; several are separated by commas.
     pub fn vip_addresses(&self) -> impl Iterator<Item = &str> {
         split(self.texts.get("vipAddress"))
@@ -237,5 +266,30 @@ impl Applications {
             .iter()
             .find(|application| application.name.eq_ignore_ascii_case(name))
             .map_or(&[], |application| application.instances.as_slice())
+    }
+
+    /// Adds an instance to the application `name`, whatever the case, which may be new.
+    pub(crate) fn add(&mut self, name: &str, instance: Instance) {
+        match self.application(name) {
+            Some(application) => application.instances.push(instance),
+            None => self.applications.push(Application {
+                name: name.to_owned(),
+                instances: vec![instance],
+            }),
+        }
+    }
+
+    /// Takes an instance out. Its application stays, with or without others.
+    pub(crate) fn remove(&mut self, name: &str, instance_id: &str) {
+        if let Some(application) = self.application(name) {
+            let others = |known: &Instance| known.instance_id != instance_id;
+            application.instances.retain(others);
+        }
+    }
+
+    fn application(&mut self, name: &str) -> Option<&mut Application> {
+        self.applications
+            .iter_mut()
+            .find(|application| application.name.eq_ignore_ascii_case(name))
     }
 }

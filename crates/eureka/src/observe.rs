@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::absent::Absent;
-use crate::{Applications, Client, Instance, Lease};
+use crate::{Applications, Client, Instance};
 
 /// What is known of a registry.
 #[derive(Debug, Clone, Default)]
@@ -72,19 +72,14 @@ fn learn(known: &mut Known, applications: Applications) -> bool {
 
 /// True when nothing differs but when leases were renewed, which happens all the time and means nothing.
 fn same(left: &Applications, right: &Applications) -> bool {
-    let instances = |all: &Applications| -> Vec<Instance> {
-        let all = all
-            .applications
-            .iter()
-            .flat_map(|application| &application.instances);
-        all.map(|instance| Instance {
-            lease: Lease::default(),
-            last_updated_timestamp: 0,
-            ..instance.clone()
-        })
-        .collect()
-    };
-    instances(left) == instances(right)
+    let said = |all| instances(all).map(Instance::said);
+    said(left).eq(said(right))
+}
+
+fn instances(all: &Applications) -> impl Iterator<Item = &Instance> {
+    all.applications
+        .iter()
+        .flat_map(|application| &application.instances)
 }
 
 fn doubt(known: &mut Known, error: String) -> bool {
@@ -95,4 +90,34 @@ fn doubt(known: &mut Known, error: String) -> bool {
     known.reachable = false;
     known.error = Some(error);
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::InstanceStatus;
+
+    #[test]
+    fn a_renewal_is_no_news() {
+        let one = |change: fn(&mut Instance)| {
+            let mut instance = Instance::new("HUB", "hub", "10.0.0.3", 1);
+            change(&mut instance);
+            let mut all = Applications::default();
+            all.add("HUB", instance);
+            all
+        };
+        let mut known = Known::default();
+        let mut is_news = |all| learn(&mut known, all);
+        assert!(is_news(one(|_| {})));
+        assert!(!is_news(one(|_| {})));
+        assert!(!is_news(one(|instance| {
+            instance.lease.last_renewal_timestamp = 7;
+            instance.last_updated_timestamp = 7;
+        })));
+        assert!(is_news(one(
+            |instance| instance.status = InstanceStatus::Down
+        )));
+        assert!(is_news(one(|instance| instance.port.number = 2)));
+        assert!(is_news(Applications::default()));
+    }
 }

@@ -1,6 +1,7 @@
 //! The operators' face: a Unix socket that only its owner can open, and TCP with a token where
 //! the settings ask for it.
 
+mod bans;
 mod orders;
 
 use std::collections::HashMap;
@@ -210,6 +211,7 @@ fn router(view: View) -> Router {
         .route("/connections", get(connections))
         .route("/websockets", get(websockets))
         .merge(orders::router())
+        .merge(bans::router())
         .route("/ip-filter", get(ip_filter))
         .route("/ip-filter/explain", get(explain_ip))
         .route("/status", get(status))

@@ -18,6 +18,7 @@ use crate::record::Record;
 use crate::relay::{self, Patience};
 use crate::settings::{Protocol, ProxyMode};
 use crate::shard::{Listener, Shard};
+use crate::shield;
 use crate::tls::Door;
 use crate::ws::handshake::{self, Fault};
 
@@ -44,6 +45,9 @@ pub(crate) async fn arrive(shard: &Rc<Shard>, connection: &mut Connection) -> bo
             {
                 return Err(Reason::IpClosed);
             }
+            if shield::closes_named(shard, &snapshot, listener, client) {
+                return Err(Reason::BannedClosed);
+            }
         }
         if door.tls.is_some() {
             shake_hands(shard, connection, door).await?;
@@ -58,7 +62,7 @@ pub(crate) async fn arrive(shard: &Rc<Shard>, connection: &mut Connection) -> bo
         answer_plain(shard, connection, reason).await;
     } else {
         shard.stats.reason(reason);
-        if reason == Reason::IpClosed {
+        if matches!(reason, Reason::IpClosed | Reason::BannedClosed) {
             return false;
         }
         connection.leftover = None;

@@ -20,12 +20,15 @@ use crate::live::Listed;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
 use crate::shard::{Listener, Seat, Shard};
+use crate::shield;
 
 /// How long a closed connection is read on, so that the client sees our last answer instead of
 /// a reset (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(3);
 /// Bytes read meanwhile.
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+/// So soon a client that is busy sends its next request.
+const BUSY: Duration = Duration::from_millis(100);
 /// After an accept failed for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -86,7 +89,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
         match accepted {
             None => return,
             Some(Ok((stream, peer))) => {
-                shard.stats.accepted.fetch_add(1, Ordering::Relaxed);
+                shard.stats.accepted.add(1);
                 start(&shard, &listener, stream, peer);
             }
             Some(Err(error)) => {
@@ -103,6 +106,10 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
     let snapshot = shard.snapshot();
     if ip_filter::closes_at_accept(shard, &snapshot, &listener.name, peer.ip()) {
         shard.stats.reason(Reason::IpClosed);
+        return;
+    }
+    if shield::closes_at_accept(shard, &snapshot, &listener.name, peer.ip()) {
+        shard.stats.reason(Reason::BannedClosed);
         return;
     }
     let timer = Timer::new(&shard.core);
@@ -180,8 +187,7 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             connection.stream.say_goodbye();
             return;
         }
-        connection.listed.request(shard.core.now());
-        match Box::pin(pipeline::exchange(&shard, &mut connection)).await {
+        match Box::pin(busy(&shard, &mut connection)).await {
             After::Next => {}
             After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
                 connection.stream.say_goodbye();
@@ -194,6 +200,37 @@ async fn serve(shard: Rc<Shard>, mut connection: Connection) {
             After::Gone => return,
         }
     }
+}
+
+/// Exchange after exchange while the next request follows soon: what holds one then serves the next, and an idle
+/// connection is small again a moment later.
+async fn busy(shard: &Rc<Shard>, connection: &mut Connection) -> After {
+    loop {
+        connection.listed.request(shard.core.now());
+        let after = pipeline::exchange(shard, connection).await;
+        if after != After::Next || !follows(shard, connection).await {
+            return after;
+        }
+    }
+}
+
+/// True when the next request comes within [`BUSY`].
+async fn follows(shard: &Shard, connection: &Connection) -> bool {
+    let mut armed = false;
+    poll_fn(|context| {
+        if connection.leftover.is_some() || connection.stream.poll_readable(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        if shard.draining() {
+            return Poll::Ready(false);
+        }
+        if !armed {
+            armed = true;
+            connection.timer.set(BUSY);
+        }
+        connection.timer.poll_expired(context).map(|()| false)
+    })
+    .await
 }
 
 /// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.

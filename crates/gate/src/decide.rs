@@ -41,12 +41,12 @@ pub(crate) fn with_question<T>(
     act: impl FnOnce(Question<'_>) -> T,
 ) -> T {
     let target = text(head.target());
-    let (_, query) = target::split(&target);
+    let (path, query) = target::split(&target);
     let host = text(head.host().unwrap_or_default());
     act(Question {
         listener,
         host: &target::host_name(&host),
-        path: &target::path_of(head.target()),
+        path: &target::routed_path(path),
         query: query.unwrap_or_default(),
         head,
     })
@@ -64,8 +64,6 @@ pub(crate) fn route<'s>(
             "this gate is no forward proxy",
         ));
     }
-    let target = text(head.target());
-    let (path, _) = target::split(&target);
     let choice = with_question(listener, head, |question| snapshot.table.find(question));
     let place = match choice {
         Choice::Route(place) => place,
@@ -87,7 +85,7 @@ pub(crate) fn route<'s>(
     let Some((route, settings)) = routed else {
         return Err(no_route());
     };
-    if settings.service == HUB && listener != INNER && reaches_internal(settings, head, path) {
+    if settings.service == HUB && listener != INNER && reaches_internal(settings, head) {
         return Err(Rejection::new(
             Reason::InternalPath,
             "there is nothing here",
@@ -97,8 +95,9 @@ pub(crate) fn route<'s>(
 }
 
 /// The path as it came, or as the route rewrites it, is for workers only.
-fn reaches_internal(settings: &RouteSettings, head: &RequestHead, path: &str) -> bool {
-    routes::is_internal(path)
+fn reaches_internal(settings: &RouteSettings, head: &RequestHead) -> bool {
+    let target = text(head.target());
+    routes::is_internal(target::split(&target).0)
         || settings.rewrite.as_ref().is_some_and(|rewrite| {
             let facts = Facts {
                 head,

@@ -15,6 +15,7 @@ use crate::pipeline::{head_limits, rejection_bytes};
 use crate::reason::{Reason, Rejection};
 use crate::reply::{self, Reply};
 use crate::settings::{Action, DiscoverySettings, GateSettings, Protocol, RouteSettings};
+use crate::shield;
 use crate::snapshot::Snapshot;
 use crate::ws::handshake;
 
@@ -206,7 +207,9 @@ impl<'a> Story<'a> {
         self.told.say("read head", line);
         let client = decide::client(self.snapshot, self.from, self.head);
         self.told.say("client", client.to_string());
-        let admitted = self.filter(client);
+        let admitted = self
+            .filter(client)
+            .and_then(|()| self.shield(&listener.name));
         let routed =
             admitted.and_then(|()| decide::route(self.snapshot, &listener.name, self.head));
         let settings = routed.as_ref().ok().map(|routed| routed.settings);
@@ -214,10 +217,19 @@ impl<'a> Story<'a> {
             self.route(&listener.name, &routed);
             self.serve(&routed, client)
         });
+        if outcome.is_ok() {
+            let status = match &self.told.outcome {
+                Outcome::Answer { status, .. } => *status,
+                Outcome::Forward { .. } | Outcome::Unknown => 200,
+            };
+            self.signals(&listener.name, client, (status, Reason::Done));
+        }
         if let Err(rejection) = outcome {
             if matches!(rejection.reason, Reason::NoRoute | Reason::MethodNotAllowed) {
                 self.losers(&listener.name, None);
             }
+            let answer = (rejection.reason.status(), rejection.reason);
+            self.signals(&listener.name, client, answer);
             let settings = settings.unwrap_or(&self.snapshot.no_route);
             let pages = [&settings.error_pages, &self.snapshot.settings().error_pages];
             let reply = reply::rejection(&rejection, self.head, &pages);
@@ -232,6 +244,29 @@ impl<'a> Story<'a> {
         };
         self.told.say("ip filter", filter.explain(client));
         filter.admits(client)
+    }
+
+    /// The path that nobody may ask for. Who is banned knows the running gate alone.
+    fn shield(&self, listener: &str) -> Result<(), Rejection> {
+        match shield::of_listener(self.snapshot, listener) {
+            Some(shield) => shield::admits_path(shield, self.head),
+            None => Ok(()),
+        }
+    }
+
+    /// What a request with this answer says of its client.
+    fn signals(&mut self, listener: &str, client: IpAddr, answer: (u16, Reason)) {
+        let Some(shield) = shield::of_listener(self.snapshot, listener) else {
+            return;
+        };
+        let verdict = match shield.exempts(self.snapshot, client) {
+            Some(why) => format!("never bans {client}: {why}"),
+            None => {
+                let signals = shield::weigh(shield, self.head, answer);
+                shield::explain(&signals, &shield.settings.ban)
+            }
+        };
+        self.told.say("shield", verdict);
     }
 
     fn route(&mut self, listener: &str, routed: &Routed<'_>) {
@@ -339,7 +374,7 @@ impl<'a> Story<'a> {
             return String::new();
         };
         let terms = self.terms(settings);
-        let lead = outgoing::response(terms, &head, close, &Arc::default(), NOW);
+        let lead = outgoing::response(Vec::new(), terms, &head, close, &Arc::default(), NOW);
         String::from_utf8_lossy(&lead.bytes).into_owned()
     }
 
@@ -393,7 +428,7 @@ impl<'a> Story<'a> {
     }
 
     fn forward(&mut self, settings: &'a RouteSettings, backend: &str, candidates: Vec<String>) {
-        let head = self.terms(settings).request(backend);
+        let head = self.terms(settings).request(Vec::new(), backend);
         let head = String::from_utf8_lossy(&head).into_owned();
         let timeout = settings.timeout;
         let verdict = format!(

@@ -27,6 +27,7 @@ use crate::relay::{self, Patience, Relay, RelayEnd, WriteEnd};
 use crate::service::Outcome;
 use crate::settings::{RetryOn, TimeoutSettings};
 use crate::shard::Shard;
+use crate::shield;
 use crate::snapshot::Snapshot;
 use crate::sticky;
 use crate::tunnel::{First, Tunnel};
@@ -143,6 +144,7 @@ pub(crate) async fn run(
             let mut lead = request_lead(*plan, connection);
             lead.extend_from_slice(plan.body.unwrap_or_default());
             send_head(plan, connection, &lead).await?;
+            plan.shard.core.buffers().give_sheet(lead);
         }
         record.received.set(plan.body.map_or(0, <[u8]>::len) as u64);
         upload.complete.set(true);
@@ -195,7 +197,8 @@ pub(crate) fn after(close: bool, intact: bool, head: &RequestHead) -> After {
 
 pub(crate) fn request_lead(order: Order<'_>, waiter: &impl Waiter) -> Vec<u8> {
     let fallback = &order.upstream.flight.0.name;
-    order.terms(waiter).request(fallback)
+    let sheet = order.shard.core.buffers().sheet();
+    order.terms(waiter).request(sheet, fallback)
 }
 
 /// The head as the backend gets it.
@@ -205,7 +208,7 @@ pub(crate) fn request_head(
     waiter: &impl Waiter,
     fallback: &str,
 ) -> Vec<u8> {
-    Terms::new(search.snapshot, search.routed.settings, head, waiter).request(fallback)
+    Terms::new(search.snapshot, search.routed.settings, head, waiter).request(Vec::new(), fallback)
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
@@ -596,11 +599,14 @@ pub(crate) fn response_lead(
         record.note(Fault::NotSwitched);
     }
     let shard = order.shard;
+    let answered = (head.status, Reason::Done);
+    shield::observe(shard, order.snapshot, order.head, record, answered);
     let must_close = shard.leaving() || !upload.complete.get() || !upload.intact.get();
     let running = &shard.shared.compressions;
     let terms = order.terms(waiter);
+    let sheet = shard.core.buffers().sheet();
     let mut lead =
-        shard.with_date(|date| outgoing::response(terms, head, must_close, running, date));
+        shard.with_date(|date| outgoing::response(sheet, terms, head, must_close, running, date));
     if order.upstream.new_client {
         stick(order, waiter, &mut lead.bytes);
     }
@@ -663,6 +669,7 @@ async fn deliver(
         let data = rest.as_ref().map_or(&[][..], Buffer::filled);
         let both = relay::join(&mut lead.bytes, data, &[]);
         write_to_client(plan, connection, both).await?;
+        plan.shard.core.buffers().give_sheet(lead.bytes);
         record.sent.set(length + head_bytes);
         return Ok(Answer::Delivered {
             close,

@@ -5,14 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
 use munjigi_foundation::listen::{Sockets, label};
 use socket2::SockRef;
@@ -29,18 +28,17 @@ use crate::driver::timer::Timer;
 use crate::driver::udp::UdpSocket;
 use crate::health::keeper::{self, Keeping};
 use crate::health::uptime::Uptimes;
-use crate::hold::{Hold, is_same};
+use crate::hold::is_same;
 use crate::layer4;
 use crate::live;
 use crate::reload::{Changes, ReloadError, stays};
 use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Shard, Shared};
+use crate::shield::{self, BanStore};
 use crate::snapshot::Snapshot;
-use crate::stats::ThreadStats;
 use crate::sticky;
 use crate::tls::Credentials;
 use crate::trace::{Exporter, Tracer};
-use crate::ws::doctor::Doctor;
 
 /// Orders that may wait for one thread.
 const ORDERS_MAX: usize = 256;
@@ -58,6 +56,8 @@ pub struct Wiring {
     pub clock: Clock,
     /// Sockets that the process before left us, and that the one after gets.
     pub sockets: Sockets,
+    /// Keeps bans over a restart; nothing does when absent.
+    pub bans: Option<Arc<dyn BanStore>>,
     /// Listens, and serves nobody before [`Gate::open`].
     pub closed: bool,
 }
@@ -196,6 +196,7 @@ pub struct Gate {
     own: Vec<SocketAddr>,
     log: Mutex<Option<LogWriter>>,
     exporter: Option<Exporter>,
+    keeper: shield::Keeper,
     sockets: Sockets,
     /// What listens and is not served yet.
     waiting: Mutex<Vec<Bound>>,
@@ -232,20 +233,13 @@ impl Gate {
         let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
         followers.keep_uptimes();
-        let shared = Arc::new(Shared {
-            snapshot: Arc::new(ArcSwap::new(snapshot)),
-            leaving: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            hold: Hold::default(),
-            tracer,
-            log,
-            clock: wiring.clock,
-            started: Instant::now(),
-            doctor: Doctor::new(Instant::now()),
-            threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
-            compressions: Arc::default(),
-            files: std::sync::OnceLock::new(),
-        });
+        let shared = Arc::new(Shared::new(snapshot, (tracer, log), wiring.clock, threads));
+        let keeper = shield::Keeper::start(
+            Arc::clone(&shared.shield),
+            Arc::clone(&shared.snapshot),
+            wiring.bans,
+            shared.clock.clone(),
+        );
         followers.watch_files(&shared.snapshot);
         let listeners = Arc::new(Mutex::new(HashMap::new()));
         let remotes = Remotes::default();
@@ -266,13 +260,14 @@ impl Gate {
             own,
             log: Mutex::new(Some(writer)),
             exporter,
+            keeper,
             sockets,
             waiting: Mutex::new(bound),
             shared,
         };
         (0..threads).try_for_each(|index| gate.start_thread(index))?;
         if !wiring.closed {
-            gate.open()?;
+            gate.serve()?;
         }
         Ok(gate)
     }
@@ -282,6 +277,12 @@ impl Gate {
     /// # Errors
     /// When a thread of the gate has ended.
     pub fn open(&self) -> Result<(), StartError> {
+        // The process before this one may have banned somebody meanwhile.
+        self.keeper.load();
+        self.serve()
+    }
+
+    fn serve(&self) -> Result<(), StartError> {
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         self.listen(waiting)
     }
@@ -531,6 +532,7 @@ impl Gate {
             tracing::warn!(left, "connections were cut after the drain time");
         }
         self.followers.stop().await;
+        self.keeper.stop().await;
         if let Some(exporter) = &self.exporter {
             exporter.stop().await;
         }

@@ -258,6 +258,12 @@ impl Filter {
             .unwrap_or_else(|| Rejection::new(Reason::IpClosed, "the connection is closed")))
     }
 
+    /// True when a rule says that this address may come in, and not only the default.
+    pub(crate) fn names_as_allowed(&self, address: IpAddr) -> bool {
+        let verdict = self.loaded.load().rules.verdict(address);
+        verdict.allow && verdict.rule.is_some()
+    }
+
     /// What operators see.
     pub(crate) fn page(&self) -> Value {
         let loaded = self.loaded.load();

@@ -58,6 +58,7 @@ mod routes;
 mod service;
 pub mod settings;
 mod shard;
+pub mod shield;
 mod snapshot;
 mod stats;
 mod sticky;

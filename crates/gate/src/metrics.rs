@@ -7,6 +7,7 @@ use crate::figures;
 use crate::health::uptime::Uptimes;
 use crate::ip_filter::{self, Filter};
 use crate::shard::{Listener, Shared};
+use crate::shield;
 use crate::stats::{BOUNDS, Totals};
 use crate::ws::doctor;
 
@@ -70,8 +71,12 @@ pub(crate) fn page(
     }
     tls_part(&mut page, shared, &totals);
     routes_part(&mut page, shared, uptimes);
-    if let Some(filter) = &shared.snapshot.load().ip_filter {
+    let snapshot = shared.snapshot.load();
+    if let Some(filter) = &snapshot.ip_filter {
         ip_filter_part(&mut page, filter);
+    }
+    if snapshot.shield.is_some() {
+        shield::metrics(&mut page, &shared.shield, shared.clock.now());
     }
     page.0
 }

@@ -9,7 +9,7 @@ use crate::compress::{Compression, Encoder, Running, Verdict};
 use crate::decide;
 use crate::forward::Waiter;
 use crate::http1::head::{RequestHead, ResponseHead};
-use crate::http1::write::{self, Delivery, Edits, Forwarding};
+use crate::http1::write::{self, AddressText, Delivery, Edits, Forwarding};
 use crate::http1::{Framing, Version};
 use crate::settings::RouteSettings;
 use crate::snapshot::Snapshot;
@@ -61,9 +61,9 @@ impl<'a> Terms<'a> {
         (self.head.target() != b"*").then(|| rewrite.target(&self.facts()))
     }
 
-    /// The head for the backend; `fallback` is its `Host` when the client named none.
-    pub(crate) fn request(&self, fallback: &str) -> Vec<u8> {
-        let mut lead = Vec::with_capacity(1_024);
+    /// The head for the backend, on `sheet`; `fallback` is its `Host` when the client named none.
+    pub(crate) fn request(&self, sheet: Vec<u8>, fallback: &str) -> Vec<u8> {
+        let mut lead = sheet;
         let peer = self.peer.to_canonical();
         let target = self.target();
         let rules = self.settings.request_headers.as_deref();
@@ -73,8 +73,9 @@ impl<'a> Terms<'a> {
             replaced: &[],
             added: [lines.as_deref().unwrap_or_default(), &[]],
         };
+        let text = AddressText::of(peer);
         let forwarding = Forwarding {
-            peer: &peer.to_string(),
+            peer: text.as_str(),
             scheme: self.scheme,
             trusted: self.snapshot.trusts(peer),
             target: target.as_deref(),
@@ -132,8 +133,9 @@ pub(crate) struct Lead {
     pub(crate) encoder: Option<Box<Encoder>>,
 }
 
-/// Writes the final head for the client. `must_close`: for reasons beside the request's own.
+/// Writes the final head for the client on `sheet`. `must_close`: for reasons beside the request's own.
 pub(crate) fn response(
+    sheet: Vec<u8>,
     terms: Terms<'_>,
     response: &ResponseHead,
     must_close: bool,
@@ -153,7 +155,7 @@ pub(crate) fn response(
     };
     let close = must_close || !terms.head.keeps_alive() || framing == Framing::UntilClose;
     let rules = terms.response_lines();
-    let mut bytes = Vec::with_capacity(1_024);
+    let mut bytes = sheet;
     let delivery = Delivery {
         framing,
         close,

@@ -1,7 +1,7 @@
 //! A request, from its first byte to its last. The stages in order, as in
 //! docs/life-of-a-request.md:
 //!
-//! accept (`connection`) → ip filter → read head → route → limits → choose backend → forward, streaming both
+//! accept (`connection`) → ip filter → read head → shield → route → limits → choose backend → forward, streaming both
 //! ways → finish.
 //!
 //! Each stage passes or returns a [`Stop`] through `?`; `answer` turns a rejection into a
@@ -39,6 +39,7 @@ use crate::retry;
 use crate::service::Outcome;
 use crate::settings::{Action, LimitsSettings, Protocol, TimeoutSettings};
 use crate::shard::{Listener, Shard};
+use crate::shield;
 use crate::snapshot::Snapshot;
 use crate::ws::handshake::{self, Fault};
 
@@ -78,14 +79,14 @@ pub(crate) struct Active<'a>(&'a Shard);
 
 impl<'a> Active<'a> {
     pub(crate) fn new(shard: &'a Shard) -> Self {
-        shard.stats.active.fetch_add(1, Ordering::Relaxed);
+        shard.stats.active.add(1);
         Self(shard)
     }
 }
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.stats.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.active.take(1);
     }
 }
 
@@ -217,7 +218,7 @@ impl Waiter for Caller<'_, '_> {
     }
 }
 
-/// From the head on: ip filter → route → limits, then what the route does.
+/// From the head on: ip filter → shield → route → limits, then what the route does.
 pub(crate) async fn stages(
     shard: &Shard,
     snapshot: &Snapshot,
@@ -227,6 +228,10 @@ pub(crate) async fn stages(
 ) -> Result<(Reason, After), Stop> {
     let client = record.client.unwrap_or_else(|| record.peer.ip());
     ip_filter::admit(shard, snapshot, client)?;
+    let asked = (caller.listener().name.as_str(), head);
+    if let Err(stop) = shield::admit(shard, snapshot, asked, record) {
+        return Err(Box::pin(shield::hold(shard, snapshot, &caller, stop)).await);
+    }
 
     let routed = decide::route(snapshot, &caller.listener().name, head)?;
     routed.route.count(shard.index);
@@ -499,6 +504,8 @@ pub(crate) async fn answer(
         return After::Gone;
     }
     let Some(head) = head else {
+        let listener = &caller.listener().name;
+        shield::observe_unread(shard, snapshot, listener, record, rejection.reason);
         return answer_unread(shard, caller, rejection, record).await;
     };
     let pages = &snapshot.settings.error_pages;

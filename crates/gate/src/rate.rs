@@ -294,15 +294,12 @@ mod tests {
     #[test]
     fn over_any_span_no_more_passes_than_burst_and_rate() {
         let start = Instant::now();
-        for seed in 1..20_u64 {
+        for seed in 1..20 {
             let limiter = limiter(7, Duration::from_millis(700), 10, start);
-            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut random = fastrand::Rng::with_seed(seed);
             let (mut now, mut passed) = (0_u64, Vec::new());
             for _ in 0..2_000 {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                now += random % 60;
+                now += random.u64(..60);
                 let at = start + Duration::from_millis(now);
                 if limiter.take_for((seed, 0), at).is_ok() {
                     passed.push(now);

@@ -129,7 +129,7 @@ impl<'a> Search<'a> {
             && self.tries.get() < settings.attempts
             && self.service().spend(settings, self.shard.core.now());
         if may {
-            self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+            self.shard.stats.retries.add(1);
         }
         may
     }
@@ -139,7 +139,7 @@ impl<'a> Search<'a> {
     pub(crate) fn was_stale(&self) {
         self.fresh.set(true);
         self.tries.set(self.tries.get().saturating_sub(1));
-        self.shard.stats.retries.fetch_add(1, Ordering::Relaxed);
+        self.shard.stats.retries.add(1);
     }
 
     /// True when a second backend may be asked beside the first; the budget is spent then.
@@ -387,7 +387,7 @@ impl<'a> Search<'a> {
         match outcome {
             Some(Ok(stream)) => {
                 let connections = &self.shard.stats.backend_connections;
-                connections.fetch_add(1, Ordering::Relaxed);
+                connections.add(1);
                 Ok(stream)
             }
             Some(Err(error)) => {

@@ -76,6 +76,12 @@ reasons! {
     IpHidden = "not_found", 404, "Not Found";
     /// The same, and the connection was closed.
     IpClosed = "ip_closed", 0, "";
+    /// The shield banned the client.
+    Banned = "banned", 403, "Forbidden";
+    /// The same, and the connection was closed.
+    BannedClosed = "banned_closed", 0, "";
+    /// A path of `shield.deny_path`.
+    DeniedPath = "denied_path", 403, "Forbidden";
     /// No route.
     NoRoute = "no_route", 404, "Not Found";
     /// `/internal/` from outside.

@@ -15,6 +15,7 @@ use crate::reason::Reason;
 use crate::service::Outcome;
 use crate::settings::Protocol;
 use crate::shard::Shard;
+use crate::shield::{self, Trail};
 use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 use crate::ws::doctor::Closing;
@@ -46,6 +47,8 @@ pub(crate) struct Record {
     pub(crate) place: Option<usize>,
     /// The hub said that a sign-in failed: what a shield counts against the client.
     pub(crate) sign_in_failed: Cell<bool>,
+    /// Whether the shield still has to judge it.
+    pub(crate) trail: Cell<Trail>,
     /// What the client's connection is sealed with; kept for the log alone.
     pub(crate) tls: Option<Agreed>,
     /// The address that the client called, for the PROXY header to a backend.
@@ -78,6 +81,7 @@ impl Record {
             protocol: None,
             place: None,
             sign_in_failed: Cell::new(false),
+            trail: Cell::default(),
             tls: None,
             called: None,
             trace: None,
@@ -104,11 +108,8 @@ impl Record {
         let total = now.saturating_duration_since(self.started);
         shard.stats.exchange(self.status.get(), total);
         shard.stats.reason(reason);
-        shard
-            .stats
-            .bytes_received
-            .fetch_add(self.received.get(), Relaxed);
-        shard.stats.bytes_sent.fetch_add(self.sent.get(), Relaxed);
+        shard.stats.bytes_received.add(self.received.get());
+        shard.stats.bytes_sent.add(self.sent.get());
         if let Some(fault) = self.fault.get() {
             let client = self.client.unwrap_or(self.peer.ip());
             shard.stats.fault(fault);
@@ -118,8 +119,13 @@ impl Record {
             shard.stats.closing(closing);
             shard.shared.doctor.note(closing, now);
         }
+        if let (true, Some(head)) = (self.trail.get() != Trail::Over, head) {
+            // Nothing was answered, or a tunnel was.
+            let outcome = (self.status.get(), reason);
+            shield::observe(shard, &shard.snapshot(), head, self, outcome);
+        }
         if self.sign_in_failed.get() {
-            shard.stats.failed_sign_ins.fetch_add(1, Relaxed);
+            shard.stats.failed_sign_ins.add(1);
         }
         if let Some(backend) = &self.backend
             && is_backend_failure(reason)

@@ -340,12 +340,11 @@ pub(crate) async fn write_all<P: Pipe>(
     while parts.iter().any(|part| !part.is_empty()) {
         let write = |context: &mut Context<'_>| {
             // Each slice points to what is left; empty ones cost nothing.
-            let [first, second, third] = parts;
-            if second.is_empty() && third.is_empty() {
-                to.poll_write(context, &[IoSlice::new(first)])
-            } else {
-                let slices = [first, second, third].map(IoSlice::new);
-                to.poll_write(context, &slices)
+            match parts {
+                [single, [], []] | [[], single, []] => {
+                    to.poll_write(context, &[IoSlice::new(single)])
+                }
+                several => to.poll_write(context, &several.map(IoSlice::new)),
             }
         };
         match wait(patience, timer, to.core(), &Some(to), write).await {

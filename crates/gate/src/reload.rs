@@ -62,6 +62,7 @@ impl Changes {
         changes.named("service", before.services.iter(), after.services.iter());
         changes.part("client_ip", &before.trusted, &after.trusted);
         changes.part("ip_filter", &before.ip_filter, &after.ip_filter);
+        changes.part("shield", &before.shield, &after.shield);
         changes.part("limits", &before.limits, &after.limits);
         changes.part("access_log", &before.access_log, &after.access_log);
         changes.needs_restart(before, after);

@@ -26,6 +26,7 @@ use crate::record::Record;
 use crate::relay::{self, Patience, WriteEnd};
 use crate::settings::{Action, FilesSettings, TimeoutSettings};
 use crate::shard::Shard;
+use crate::shield;
 use crate::ws::page;
 
 /// Heads of our own are as long as their settings.
@@ -285,18 +286,24 @@ pub(crate) async fn send(
         Stop::End(Reason::OwnAnswerFailed)
     })?;
     // Who may not come in has no next request, unless a proxy brings those of others.
-    let denied = matches!(reply.reason, Reason::IpDenied | Reason::IpHidden);
+    let denied = matches!(
+        reply.reason,
+        Reason::IpDenied | Reason::IpHidden | Reason::Banned
+    );
     let must_close = shard.leaving()
         || must_close(terms.head, reply.reason)
         || (denied && !terms.snapshot.trusts(terms.peer));
     let running = &shard.shared.compressions;
-    let lead = shard.with_date(|date| outgoing::response(terms, &head, must_close, running, date));
+    let lead = shard
+        .with_date(|date| outgoing::response(Vec::new(), terms, &head, must_close, running, date));
     let after = match lead.close {
         false => After::Next,
         // The client asked for it, and sends nothing more.
         true if terms.head.framing == Framing::None && !terms.head.keeps_alive() => After::Close,
         true => After::Linger,
     };
+    let answered = (reply.status, reply.reason);
+    shield::observe(shard, terms.snapshot, terms.head, record, answered);
     record.status.set(reply.status);
     let body = head.framing != Framing::None;
     let mut sending = Sending::new(caller, &terms.settings.timeout, record, lead);

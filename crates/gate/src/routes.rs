@@ -1,10 +1,10 @@
 //! Which route serves a request: pure look-ups in tables built once per settings.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use regex::Regex;
 use regex_automata::{Anchored, Input, MatchKind, PatternSet, meta};
+use rustc_hash::FxHashMap;
 
 use crate::conditions::Condition;
 use crate::http1::head::RequestHead;
@@ -266,15 +266,18 @@ impl Lookup {
 /// A route's place in the file.
 type Place = usize;
 
-/// Routes of one host (or of all) on one listener. In each list the route with more conditions
+/// Routes of one host (or of all) on one listener. What its tables hold comes from the settings alone: no request can
+/// fill one with keys that collide, and so their hash may be a cheap one.
+///
+/// In each list the route with more conditions
 /// comes first, then the order of the file.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<String, Vec<Place>>,
+    exact: FxHashMap<String, Vec<Place>>,
     regexes: Regexes,
-    prefixes: HashMap<String, Vec<Place>>,
+    prefixes: FxHashMap<String, Vec<Place>>,
     /// By number of segments.
-    templates: HashMap<usize, Vec<Shape>>,
+    templates: FxHashMap<usize, Vec<Shape>>,
 }
 
 /// Regular expressions as one automaton, so that their number costs nothing.
@@ -296,15 +299,15 @@ struct Shape {
     texts: Vec<bool>,
     count: usize,
     /// By the text of those segments, each with a slash before it.
-    routes: HashMap<String, Vec<Place>>,
+    routes: FxHashMap<String, Vec<Place>>,
 }
 
 /// The routes of one listener.
 #[derive(Debug, Default)]
 struct Hosts {
-    exact: HashMap<String, Paths>,
+    exact: FxHashMap<String, Paths>,
     /// By suffix with its dot: `.example.com`.
-    wildcards: HashMap<String, Paths>,
+    wildcards: FxHashMap<String, Paths>,
     any: Paths,
 }
 
@@ -312,7 +315,7 @@ struct Hosts {
 #[derive(Debug)]
 pub(crate) struct Routes {
     routes: Vec<RouteSettings>,
-    listeners: HashMap<String, Hosts>,
+    listeners: FxHashMap<String, Hosts>,
 }
 
 /// What a request is routed by.
@@ -345,7 +348,7 @@ impl Routes {
     /// Arranges the routes of `settings`.
     #[must_use]
     pub(crate) fn new(settings: &GateSettings) -> Self {
-        let mut listeners = HashMap::new();
+        let mut listeners = FxHashMap::default();
         for listener in &settings.listeners {
             let mut hosts = Hosts::default();
             for (place, route) in settings.routes.iter().enumerate() {
@@ -539,7 +542,7 @@ impl Paths {
             shapes.push(Shape {
                 count: texts.iter().filter(|text| **text).count(),
                 texts,
-                routes: HashMap::new(),
+                routes: FxHashMap::default(),
             });
             shapes.len() - 1
         });

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::Clock;
+use rustc_hash::FxHashMap;
 
 use crate::access_log::LogHandle;
 use crate::compress::Running;
@@ -23,6 +24,7 @@ use crate::live::Live;
 use crate::rate::network_of;
 use crate::reason::Reason;
 use crate::settings::{ListenerSettings, Protocol};
+use crate::shield;
 use crate::snapshot::Snapshot;
 use crate::stats::ThreadStats;
 use crate::trace::Tracer;
@@ -44,11 +46,38 @@ pub(crate) struct Shared {
     pub(crate) threads: Vec<Arc<ThreadStats>>,
     /// Responses that are being compressed.
     pub(crate) compressions: Arc<Running>,
+    /// Who is banned, and who may be soon.
+    pub(crate) shield: Arc<shield::State>,
     /// Threads for files; started by the first route that needs them.
     pub(crate) files: OnceLock<files::pool::Pool>,
 }
 
 impl Shared {
+    /// For so many threads.
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        (tracer, log): (Option<Tracer>, LogHandle),
+        clock: Clock,
+        threads: usize,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            snapshot: Arc::new(ArcSwap::new(snapshot)),
+            leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            hold: Hold::default(),
+            tracer,
+            log,
+            clock,
+            started: now,
+            doctor: Doctor::new(now),
+            threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
+            compressions: Arc::default(),
+            shield: Arc::default(),
+            files: OnceLock::new(),
+        }
+    }
+
     /// The threads for files.
     pub(crate) fn files(&self, snapshot: &Snapshot) -> &files::pool::Pool {
         self.files.get_or_init(|| {
@@ -300,7 +329,7 @@ impl Shard {
 
 /// Idle connections to backends, the one used last first.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(RefCell<HashMap<Kind, Vec<(TcpStream, Instant)>>>);
+pub(crate) struct Pool(RefCell<FxHashMap<Kind, Vec<(TcpStream, Instant)>>>);
 
 /// A backend, and the way it was reached ([`TcpStream::way`]): TLS and plain never mix.
 type Kind = (u64, u64);

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::backends::Service;
@@ -13,12 +12,14 @@ use crate::layer4::Line;
 use crate::rate::Limiter;
 use crate::routes::Routes;
 use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
+use crate::shield::Shield;
+use crate::stats::Counter;
 use crate::tls::Credentials;
 
 /// A counter on its own cache line, so that threads do not slow each other down.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Padded(AtomicU64);
+struct Padded(Counter);
 
 /// A route with what belongs to it at run time.
 #[derive(Debug)]
@@ -42,15 +43,12 @@ fn nth<'a>(seen: &mut HashMap<&'a str, usize>, name: &'a str) -> usize {
 impl Route {
     pub(crate) fn count(&self, thread: usize) {
         if let Some(counter) = self.requests.get(thread) {
-            counter.0.fetch_add(1, Ordering::Relaxed);
+            counter.0.add(1);
         }
     }
 
     pub(crate) fn requests(&self) -> u64 {
-        self.requests
-            .iter()
-            .map(|counter| counter.0.load(Ordering::Relaxed))
-            .sum()
+        self.requests.iter().map(|counter| counter.0.get()).sum()
     }
 }
 
@@ -65,6 +63,8 @@ pub struct Snapshot {
     pub(crate) own: Vec<SocketAddr>,
     /// Who may come in; all when absent.
     pub(crate) ip_filter: Option<Arc<Filter>>,
+    /// Bans scanners; nobody when absent.
+    pub(crate) shield: Option<Arc<Shield>>,
     /// Layer 4 listeners, by name.
     lines: HashMap<String, Line>,
     /// Somebody keeps its services up to date: what is not known of them is not there.
@@ -125,6 +125,7 @@ impl Snapshot {
             .collect();
         Self {
             ip_filter,
+            shield: settings.shield.as_ref().map(Shield::new),
             settings,
             table,
             routes,

@@ -1,6 +1,6 @@
 //! Figures: each thread counts for itself, readers add up.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::reason::Reason;
@@ -18,23 +18,45 @@ const REASONS: usize = Reason::ALL.len();
 const FAULTS: usize = Fault::ALL.len();
 const CLOSINGS: usize = End::ALL.len();
 
+/// What one thread counts and all may read. Since nobody else writes, adding takes no locked
+/// instruction.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only for the thread that owns the counter.
+    pub(crate) fn add(&self, count: u64) {
+        self.0
+            .store(self.get().wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Takes back what was added. Only for the thread that owns the counter.
+    pub(crate) fn take(&self, count: u64) {
+        self.add(count.wrapping_neg());
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The figures of one thread.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct ThreadStats {
     /// Exchanges that ended, by status class (0 for those without a response).
-    classes: [AtomicU64; 6],
-    reasons: [AtomicU64; REASONS],
-    durations: [AtomicU64; BOUNDS.len() + 1],
-    duration_micros: AtomicU64,
-    pub(crate) bytes_received: AtomicU64,
-    pub(crate) bytes_sent: AtomicU64,
-    pub(crate) accepted: AtomicU64,
-    pub(crate) backend_connections: AtomicU64,
-    pub(crate) retries: AtomicU64,
-    pub(crate) failed_sign_ins: AtomicU64,
-    pub(crate) active: AtomicI64,
-    pub(crate) tunnels: AtomicI64,
+    classes: [Counter; 6],
+    reasons: [Counter; REASONS],
+    durations: [Counter; BOUNDS.len() + 1],
+    duration_micros: Counter,
+    pub(crate) bytes_received: Counter,
+    pub(crate) bytes_sent: Counter,
+    pub(crate) accepted: Counter,
+    pub(crate) backend_connections: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) failed_sign_ins: Counter,
+    pub(crate) active: Counter,
+    pub(crate) tunnels: Counter,
     pub(crate) client_handshakes: Handshakes,
     pub(crate) backend_handshakes: Handshakes,
     pub(crate) http2: Http2Stats,
@@ -45,85 +67,79 @@ pub(crate) struct ThreadStats {
 #[derive(Debug)]
 pub(crate) struct WebSocketStats {
     /// WebSockets that were opened.
-    pub(crate) opened: AtomicU64,
-    faults: [AtomicU64; FAULTS],
+    pub(crate) opened: Counter,
+    faults: [Counter; FAULTS],
     /// Tunnels by who ended them, and how.
-    closings: [AtomicU64; CLOSINGS],
-}
-
-impl WebSocketStats {
-    const fn new() -> Self {
-        Self {
-            opened: AtomicU64::new(0),
-            faults: [const { AtomicU64::new(0) }; FAULTS],
-            closings: [const { AtomicU64::new(0) }; CLOSINGS],
-        }
-    }
+    closings: [Counter; CLOSINGS],
 }
 
 /// What HTTP/2 adds.
 #[derive(Debug, Default)]
 pub(crate) struct Http2Stats {
     /// Connections of clients that spoke it.
-    pub(crate) connections: AtomicU64,
+    pub(crate) connections: Counter,
     /// Requests that came by it.
-    pub(crate) requests: AtomicU64,
+    pub(crate) requests: Counter,
     /// Streams that clients reset.
-    pub(crate) resets_received: AtomicU64,
+    pub(crate) resets_received: Counter,
     /// Streams of clients that the gate reset.
-    pub(crate) resets_sent: AtomicU64,
+    pub(crate) resets_sent: Counter,
 }
 
 impl ThreadStats {
     pub(crate) fn new() -> Self {
         Self {
-            classes: [const { AtomicU64::new(0) }; 6],
-            reasons: [const { AtomicU64::new(0) }; REASONS],
-            durations: [const { AtomicU64::new(0) }; BOUNDS.len() + 1],
-            duration_micros: AtomicU64::new(0),
-            bytes_received: AtomicU64::new(0),
-            bytes_sent: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            backend_connections: AtomicU64::new(0),
-            retries: AtomicU64::new(0),
-            failed_sign_ins: AtomicU64::new(0),
-            active: AtomicI64::new(0),
-            tunnels: AtomicI64::new(0),
+            classes: Default::default(),
+            reasons: std::array::from_fn(|_| Counter::default()),
+            durations: Default::default(),
+            duration_micros: Counter::default(),
+            bytes_received: Counter::default(),
+            bytes_sent: Counter::default(),
+            accepted: Counter::default(),
+            backend_connections: Counter::default(),
+            retries: Counter::default(),
+            failed_sign_ins: Counter::default(),
+            active: Counter::default(),
+            tunnels: Counter::default(),
             http2: Http2Stats::default(),
-            websockets: WebSocketStats::new(),
-            client_handshakes: Handshakes::new(),
-            backend_handshakes: Handshakes::new(),
+            websockets: WebSocketStats {
+                opened: Counter::default(),
+                faults: std::array::from_fn(|_| Counter::default()),
+                closings: std::array::from_fn(|_| Counter::default()),
+            },
+            client_handshakes: Handshakes::default(),
+            backend_handshakes: Handshakes::default(),
         }
     }
 
     pub(crate) fn reason(&self, reason: Reason) {
         if let Some(counter) = self.reasons.get(reason.index()) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
     }
 
     pub(crate) fn fault(&self, fault: Fault) {
         if let Some(counter) = self.websockets.faults.get(fault.index()) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
     }
 
     pub(crate) fn closing(&self, closing: &Closing) {
         if let Some(counter) = self.websockets.closings.get(closing.end.index()) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
     }
 
     pub(crate) fn exchange(&self, status: u16, duration: Duration) {
         if let Some(counter) = self.classes.get(usize::from(status / 100)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let place = BOUNDS.partition_point(|bound| *bound < micros);
         if let Some(counter) = self.durations.get(place) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
-        self.duration_micros.fetch_add(micros, Ordering::Relaxed);
+        self.duration_micros.add(micros);
     }
 }
 
@@ -140,8 +156,8 @@ pub(crate) struct Totals {
     pub(crate) backend_connections: u64,
     pub(crate) retries: u64,
     pub(crate) failed_sign_ins: u64,
-    pub(crate) active: i64,
-    pub(crate) tunnels: i64,
+    pub(crate) active: u64,
+    pub(crate) tunnels: u64,
     /// Connections, requests, resets received and sent.
     pub(crate) http2: [u64; 4],
     pub(crate) websockets: u64,
@@ -153,23 +169,14 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn of(threads: &[std::sync::Arc<ThreadStats>]) -> Self {
-        let sum = |pick: &dyn Fn(&ThreadStats) -> &AtomicU64| {
-            threads
-                .iter()
-                .map(|thread| pick(thread).load(Ordering::Relaxed))
-                .sum::<u64>()
+        let sum = |pick: &dyn Fn(&ThreadStats) -> &Counter| {
+            threads.iter().map(|thread| pick(thread).get()).sum::<u64>()
         };
-        let gauge = |pick: &dyn Fn(&ThreadStats) -> &AtomicI64| {
-            threads
-                .iter()
-                .map(|thread| pick(thread).load(Ordering::Relaxed))
-                .sum::<i64>()
-        };
-        let column = |pick: &dyn Fn(&ThreadStats) -> &[AtomicU64], place: usize| {
+        let column = |pick: &dyn Fn(&ThreadStats) -> &[Counter], place: usize| {
             threads
                 .iter()
                 .filter_map(|thread| pick(thread).get(place))
-                .map(|counter| counter.load(Ordering::Relaxed))
+                .map(Counter::get)
                 .sum::<u64>()
         };
         Self {
@@ -188,8 +195,8 @@ impl Totals {
             backend_connections: sum(&|thread| &thread.backend_connections),
             retries: sum(&|thread| &thread.retries),
             failed_sign_ins: sum(&|thread| &thread.failed_sign_ins),
-            active: gauge(&|thread| &thread.active),
-            tunnels: gauge(&|thread| &thread.tunnels),
+            active: sum(&|thread| &thread.active),
+            tunnels: sum(&|thread| &thread.tunnels),
             http2: [
                 sum(&|thread| &thread.http2.connections),
                 sum(&|thread| &thread.http2.requests),

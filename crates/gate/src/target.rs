@@ -42,16 +42,19 @@ pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
 /// The path of a target in that form; `/` for the target that is no path.
 #[must_use]
 pub(crate) fn path_of(target: &[u8]) -> Cow<'_, str> {
-    fn normal(path: &str) -> Cow<'_, str> {
-        if path.starts_with('/') {
-            normal_path(path)
-        } else {
-            Cow::Borrowed("/")
-        }
-    }
     match String::from_utf8_lossy(target) {
-        Cow::Borrowed(text) => normal(split(text).0),
-        Cow::Owned(text) => Cow::Owned(normal(split(&text).0).into_owned()),
+        Cow::Borrowed(text) => routed_path(split(text).0),
+        Cow::Owned(text) => Cow::Owned(routed_path(split(&text).0).into_owned()),
+    }
+}
+
+/// The path as it was written, in that form.
+#[must_use]
+pub(crate) fn routed_path(path: &str) -> Cow<'_, str> {
+    if path.starts_with('/') {
+        normal_path(path)
+    } else {
+        Cow::Borrowed("/")
     }
 }
 

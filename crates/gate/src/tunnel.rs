@@ -8,7 +8,6 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ struct Counted<'a>(&'a Shard);
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.stats.tunnels.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.tunnels.take(1);
     }
 }
 
@@ -120,7 +119,7 @@ impl<'a> Tunnel<'a> {
         first: First,
     ) -> Reason {
         let shard = self.shard;
-        shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
+        shard.stats.tunnels.add(1);
         let counted = Counted(shard);
         client.keep_alive();
         backend.keep_alive();
@@ -142,8 +141,7 @@ impl<'a> Tunnel<'a> {
             Reason::ClientGone
         } else {
             if self.websocket {
-                let opened = &shard.stats.websockets.opened;
-                opened.fetch_add(1, Ordering::Relaxed);
+                shard.stats.websockets.opened.add(1);
             }
             let up = Direction::new(&shared, client, backend, Side::Client);
             let down = Direction::new(&shared, backend, client, Side::Backend);

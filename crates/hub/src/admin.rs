@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -142,6 +142,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/api/models", get(models))
         .route("/api/admin/workers", get(workers))
         .route("/api/admin/gates", get(gates))
+        .route("/api/admin/bans", get(bans).delete(pardon))
         .route("/api/admin/registry", get(registry))
         .route("/api/admin/alarms", get(alarms))
         .with_state(admin)
@@ -225,6 +226,25 @@ async fn workers(State(admin): State<Admin>) -> Response {
 
 async fn gates(State(admin): State<Admin>) -> Response {
     let gates = join_all(admin.0.sources.gates.each.iter().map(Gate::shown)).await;
+    Json(json!({ "gates": gates })).into_response()
+}
+
+/// Whom each gate bans, and for what.
+async fn bans(State(admin): State<Admin>) -> Response {
+    let gates = join_all(admin.0.sources.gates.each.iter().map(Gate::bans)).await;
+    Json(json!({ "gates": gates })).into_response()
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pardon {
+    address: String,
+}
+
+/// Ends a ban at every gate.
+async fn pardon(State(admin): State<Admin>, Query(pardon): Query<Pardon>) -> Response {
+    let each = admin.0.sources.gates.each.iter();
+    let gates = join_all(each.map(|gate| gate.pardon(&pardon.address))).await;
     Json(json!({ "gates": gates })).into_response()
 }
 

@@ -133,22 +133,46 @@ impl Gate {
 
     /// The gate's own status with `url` and `ok`, its connections as one figure.
     pub(crate) async fn shown(&self) -> Map<String, Value> {
-        let (mut shown, ok) = match self.status().await {
-            Ok(mut status) => {
-                let active = status.get("connections").and_then(|all| all.get("active"));
-                if let Some(active) = active.cloned() {
-                    status.insert("connections".to_owned(), active);
-                }
-                (status, true)
+        let status = self.status().await.map(|mut status| {
+            let active = status.get("connections").and_then(|all| all.get("active"));
+            if let Some(active) = active.cloned() {
+                status.insert("connections".to_owned(), active);
             }
-            Err(error) => {
-                let why = Value::String(error.to_string());
-                (Map::from_iter([("error".to_owned(), why)]), false)
-            }
+            status
+        });
+        self.told(status)
+    }
+
+    /// Whom the gate bans, with `url` and `ok`.
+    pub(crate) async fn bans(&self) -> Map<String, Value> {
+        self.told(self.read("/bans").await)
+    }
+
+    /// Ends the ban of `address`: whether there was one, with `url` and `ok`.
+    pub(crate) async fn pardon(&self, address: &str) -> Map<String, Value> {
+        let request = self
+            .client
+            .delete(format!("{}/bans", self.url))
+            .query(&[("address", address)]);
+        let ended = match self.send(request).await {
+            Ok(_) => Ok(true),
+            Err(GateError::Refused(status)) if status.as_u16() == 404 => Ok(false),
+            Err(error) => Err(error),
         };
-        shown.insert("url".to_owned(), Value::String(self.shown.clone()));
-        shown.insert("ok".to_owned(), Value::Bool(ok));
-        shown
+        let ended = ended.map(|ended| Map::from_iter([("ended".to_owned(), Value::Bool(ended))]));
+        self.told(ended)
+    }
+
+    /// What a gate says, or why it does not.
+    fn told(&self, said: Result<Map<String, Value>, GateError>) -> Map<String, Value> {
+        let ok = said.is_ok();
+        let mut told = said.unwrap_or_else(|error| {
+            let why = Value::String(error.to_string());
+            Map::from_iter([("error".to_owned(), why)])
+        });
+        told.insert("url".to_owned(), Value::String(self.shown.clone()));
+        told.insert("ok".to_owned(), Value::Bool(ok));
+        told
     }
 
     pub(crate) async fn status(&self) -> Result<Map<String, Value>, GateError> {
@@ -170,7 +194,12 @@ impl Gate {
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, GateError> {
-        let mut request = self.client.get(format!("{}{path}", self.url));
+        let body = self.send(self.client.get(format!("{}{path}", self.url)));
+        Ok(serde_json::from_slice(&body.await?)?)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, GateError> {
+        let mut request = request;
         if let GateAdmin::Url {
             token: Some(token), ..
         } = &self.admin
@@ -188,7 +217,7 @@ impl Gate {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(serde_json::from_slice(&body)?)
+        Ok(body)
     }
 }
 

@@ -1,5 +1,5 @@
 //! The commands that speak to a running gate, over its admin face: `backends`, `drain`, `weight`, `connections`,
-//! `log-level`, `explain closed`.
+//! `log-level`, `explain closed` (`bans` has a room of its own).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub(crate) struct AdminArgs {
     /// The gate's admin face: unix:PATH or http://HOST:PORT [default: ./munjigi-data/admin.sock, then ./admin.sock]
-    #[arg(long, value_name = "PLACE")]
+    #[arg(long, global = true, value_name = "PLACE")]
     admin: Option<String>,
     /// Holds the token that the face on TCP wants
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct LogLevelArgs {
 }
 
 /// A gate's admin face.
-struct Admin {
+pub(crate) struct Admin {
     place: String,
     http: reqwest::Client,
     base: String,
@@ -112,7 +112,7 @@ struct Admin {
 }
 
 impl Admin {
-    fn find(args: &AdminArgs) -> Result<Self, Failure> {
+    pub(crate) fn find(args: &AdminArgs) -> Result<Self, Failure> {
         let place = match &args.admin {
             Some(place) => place.clone(),
             None => SOCKETS
@@ -152,7 +152,7 @@ impl Admin {
         })
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -204,7 +204,7 @@ fn tcp_base(place: &str) -> Result<String, Failure> {
     Ok(place.trim_end_matches('/').to_owned())
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(crate) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value
         .get(key)
         .and_then(Value::as_array)
@@ -212,7 +212,7 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// A value as a cell of a table: what comes from a registry may hold anything.
-fn cell(value: &Value, key: &str) -> String {
+pub(crate) fn cell(value: &Value, key: &str) -> String {
     let text = match value.get(key) {
         None | Some(Value::Null) => return "-".to_owned(),
         Some(Value::String(text)) => text.clone(),
@@ -222,7 +222,7 @@ fn cell(value: &Value, key: &str) -> String {
 }
 
 /// Rows in columns as wide as their widest cell; the last one ends where it ends.
-fn table(rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
         widths.resize(widths.len().max(row.len()), 0);

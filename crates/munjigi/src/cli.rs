@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::{BackendsArgs, ConnectionsArgs, DrainArgs, LogLevelArgs, WeightArgs};
+use crate::bans::BansArgs;
 use crate::client::{CancelArgs, DeleteArgs, JobsArgs, ResultArgs, SubmitArgs, WatchArgs};
 use crate::explain::ExplainCommand;
 use crate::scan::ScanArgs;
@@ -99,6 +100,11 @@ pub(crate) enum Command {
             Examples:\n  munjigi drain MODEL-SERVER 10.0.0.3:8000\n  munjigi drain MODEL-SERVER 10.0.0.3:8000 --undo"
     )]
     Drain(DrainArgs),
+    /// Lists whom a running gate bans, and bans or pardons
+    #[command(
+        after_help = "Examples:\n  munjigi bans\n  munjigi bans add 203.0.113.7 --for 1h\n  munjigi bans remove 203.0.113.7"
+    )]
+    Bans(BansArgs),
     /// Gives a backend of a running gate another share
     #[command(
         after_help = "Examples:\n  munjigi weight HUB 10.0.0.3:8000 5\n  munjigi weight HUB 10.0.0.3:8000"

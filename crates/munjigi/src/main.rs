@@ -1,6 +1,7 @@
 //! The binary: command line, environment, signals, wiring of roles, exit codes.
 
 mod admin;
+mod bans;
 mod check;
 mod cli;
 mod client;
@@ -84,6 +85,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Result(args) => wait(client::result(args)),
         Command::Backends(args) => wait(admin::backends(args)),
         Command::Drain(args) => wait(admin::drain(args)),
+        Command::Bans(args) => wait(bans::bans(args)),
         Command::Weight(args) => wait(admin::weight(args)),
         Command::Connections(args) => wait(admin::connections(args)),
         Command::LogLevel(args) => wait(admin::log_level(args)),

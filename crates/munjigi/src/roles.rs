@@ -11,6 +11,7 @@ use munjigi_foundation::clock::Clock;
 use munjigi_foundation::listen::{Sockets, label};
 use munjigi_foundation::settings::Secret;
 use munjigi_gate::settings::{GateSettings, RegistrySettings as GateRegistry, RegistrySource};
+use munjigi_gate::shield::BanFile;
 use munjigi_gate::{Discovery, Gate};
 use munjigi_hub::settings::HubSettings;
 use munjigi_hub::{GateAdmin, Hub};
@@ -179,6 +180,7 @@ impl Roles {
             own_addresses: Vec::new(),
             clock: Clock::system(),
             sockets: self.sockets.clone(),
+            bans: Some(Arc::new(BanFile::new(&settings.data))),
             closed,
         };
         let gate = Gate::start(settings, wiring)

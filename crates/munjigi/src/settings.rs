@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use munjigi_foundation::settings::{Document, Environment, Key, Problem, Schema, Secret, Table};
-use munjigi_gate::settings::{DiscoverySettings, GateSettings, RegistrySource};
+use munjigi_gate::settings::{GateSettings, RegistrySource};
 use munjigi_hub::settings::HubSettings;
 use munjigi_registry::settings::RegistrySettings;
 use munjigi_worker::settings::WorkerSettings;
@@ -238,13 +238,7 @@ impl Present {
                 "write a [registry] table, or gate.registry.urls",
             );
         }
-        let asks = gate.routes.iter().any(|route| {
-            matches!(
-                gate.service(&route.service).discovery,
-                DiscoverySettings::Registry
-            )
-        });
-        if asks && gate.registry.source.is_none() && !self.registry {
+        if gate.asks_registry() && gate.registry.source.is_none() && !self.registry {
             table.problems().absent(
                 table.span(),
                 "the gate looks services up in a registry, and none is named",

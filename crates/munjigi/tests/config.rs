@@ -66,6 +66,38 @@ fn what_is_broken_is_said_all_at_once() {
 }
 
 #[test]
+fn a_registry_is_wanted_by_those_who_ask_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let check_route = |route: &str| {
+        let listener = "name = \"web\"\naddress = \"127.0.0.1:0\"\nconnections_max = 100";
+        let text = format!("[[gate.listener]]\n{listener}\n{route}\n");
+        fs::write(folder.path().join("munjigi.toml"), text).unwrap();
+        let output = check(folder.path(), "munjigi.toml");
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for own in [
+        "[[gate.route]]\npath = \"/\"\nfiles = { root = \".\" }",
+        "[[gate.route]]\npath = \"/\"\nrespond = { status = 204 }",
+        "[[gate.route]]\npath = \"/\"\nredirect = { location = \"/b\" }",
+    ] {
+        let (code, said) = check_route(own);
+        assert_eq!(code, Some(0), "{own}: {said}");
+    }
+    for asking in [
+        "[[gate.route]]\npath = \"/\"\nservice = \"A\"",
+        "[[gate.listener]]\nname = \"mail\"\naddress = \"127.0.0.1:0\"\nconnections_max = 100\nprotocols = [\"tcp\"]\nservice = \"A\"\n\
+         [[gate.route]]\npath = \"/\"\nrespond = { status = 204 }",
+    ] {
+        let (code, said) = check_route(asking);
+        assert_eq!(code, Some(1), "{asking}");
+        assert!(said.contains("looks services up in a registry"), "{said}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_could_not_be_checked() {
     let output = check(Path::new("/"), "no-such-file.toml");
     assert_eq!(output.status.code(), Some(2));

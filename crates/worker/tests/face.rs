@@ -13,7 +13,7 @@ async fn an_analysis_goes_from_file_to_result_and_is_gone() {
     let site = Site::new().await;
     let worker = site.start(&[]).await;
     let file = vec![7_u8; 300_000];
-    let answer = worker.post("a", 1, 3, "source", file.clone()).await;
+    let answer = worker.post("a", 1, "source", file.clone()).await;
     assert_eq!(answer.status(), StatusCode::ACCEPTED);
     let body: Value = answer.json().await.unwrap();
     assert_eq!(body["serverId"], worker.server_id());
@@ -66,21 +66,18 @@ async fn an_analysis_goes_from_file_to_result_and_is_gone() {
 
     // The same attempt again is here already; an older one is not wanted.
     assert_eq!(
-        worker
-            .post("a", 1, 3, "source", file.clone())
-            .await
-            .status(),
+        worker.post("a", 1, "source", file.clone()).await.status(),
         202
     );
     for _ in 0..2 {
         assert_eq!(worker.delete("analyzeId=a&attempt=1").await.status(), 204);
     }
     assert_eq!(worker.get("analyzeId=a").await.status(), StatusCode::GONE);
-    let fenced = worker.post("a", 1, 3, "source", file.clone()).await;
+    let fenced = worker.post("a", 1, "source", file.clone()).await;
     assert_eq!(fenced.status(), StatusCode::CONFLICT);
     assert_eq!(fenced.json::<Value>().await.unwrap()["code"], "fenced");
     assert_eq!(site.left_over(), Vec::<String>::new());
-    assert_eq!(worker.post("a", 2, 3, "source", file).await.status(), 202);
+    assert_eq!(worker.post("a", 2, "source", file).await.status(), 202);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,13 +160,7 @@ async fn what_is_wrong_with_a_request_is_said() {
     }
     // Neither file nor slot stayed, and the attempt may be sent again.
     assert_eq!(site.inputs(), Vec::<String>::new());
-    assert_eq!(
-        worker
-            .post("a", 1, 3, "source", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("a", 1, "source", "x").await.status(), 202);
     assert_eq!(worker.get("analyzeId=unknown").await.status(), 404);
     assert_eq!(worker.delete("analyzeId=unknown").await.status(), 204);
 }
@@ -200,13 +191,7 @@ async fn a_digest_in_a_trailer_counts_and_a_cut_body_leaves_nothing() {
     .await;
     assert_eq!(site.inputs(), Vec::<String>::new());
     // The same attempt again goes on with its seq.
-    assert_eq!(
-        worker
-            .post("t", 4, 3, "source", b"abcd".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("t", 4, "source", "abcd").await.status(), 202);
     site.hub.last("t", "COLLECTING").await;
     support::assert_gapless(&site.hub.attempt("t", 4), 3);
 }
@@ -225,15 +210,9 @@ async fn slots_are_bounded_and_come_back_by_delete_and_cancel() {
     let site = Site::new().await;
     let worker = site.start(&[python("sleeper", site.path(), SLEEPER)]).await;
     for id in ["a", "b"] {
-        assert_eq!(
-            worker
-                .post(id, 1, 3, "sleeper", b"x".to_vec())
-                .await
-                .status(),
-            202
-        );
+        assert_eq!(worker.post(id, 1, "sleeper", "x").await.status(), 202);
     }
-    let full = worker.post("c", 1, 3, "sleeper", b"x".to_vec()).await;
+    let full = worker.post("c", 1, "sleeper", "x").await;
     assert_eq!(full.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(full.headers().contains_key("retry-after"));
     assert_eq!(full.json::<Value>().await.unwrap()["code"], "no_slot");
@@ -243,14 +222,8 @@ async fn slots_are_bounded_and_come_back_by_delete_and_cancel() {
     );
 
     // An older attempt touches nothing; a newer one takes its place.
-    assert_eq!(
-        worker
-            .post("a", 2, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
-    let older = worker.post("a", 1, 3, "sleeper", b"x".to_vec()).await;
+    assert_eq!(worker.post("a", 2, "sleeper", "x").await.status(), 202);
+    let older = worker.post("a", 1, "sleeper", "x").await;
     assert_eq!(older.status(), StatusCode::CONFLICT);
     assert_eq!(worker.delete("analyzeId=a&attempt=1").await.status(), 204);
     assert_eq!(
@@ -271,20 +244,8 @@ async fn slots_are_bounded_and_come_back_by_delete_and_cancel() {
         worker.get("analyzeId=b").await.status() == StatusCode::GONE && site.left_over().is_empty()
     })
     .await;
-    assert_eq!(
-        worker
-            .post("b", 5, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        409
-    );
-    assert_eq!(
-        worker
-            .post("b", 6, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("b", 5, "sleeper", "x").await.status(), 409);
+    assert_eq!(worker.post("b", 6, "sleeper", "x").await.status(), 202);
     assert_eq!(worker.delete("analyzeId=b").await.status(), 204);
 }
 
@@ -292,13 +253,7 @@ async fn slots_are_bounded_and_come_back_by_delete_and_cancel() {
 async fn signs_of_life_come_from_a_silent_model() {
     let site = Site::new().await;
     let worker = site.start(&[python("sleeper", site.path(), SLEEPER)]).await;
-    assert_eq!(
-        worker
-            .post("a", 1, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("a", 1, "sleeper", "x").await.status(), 202);
     tokio::time::sleep(Duration::from_secs(6)).await;
     let running: Vec<_> = site
         .hub
@@ -370,10 +325,7 @@ async fn a_model_that_misbehaves_fails_with_a_reason() {
         })
         .await;
     for (name, _, _) in BAD_MODELS {
-        assert_eq!(
-            worker.post(name, 1, 3, name, b"x".to_vec()).await.status(),
-            202
-        );
+        assert_eq!(worker.post(name, 1, name, "x").await.status(), 202);
     }
     for (name, _, reason) in BAD_MODELS {
         let last = site.hub.last(name, "COLLECTING").await;
@@ -417,13 +369,7 @@ async fn artifacts_outside_and_events_too_large_are_told_and_left_out() {
         .start(&[python("kept", site.path(), WRITER), free])
         .await;
     for model in ["kept", "free"] {
-        assert_eq!(
-            worker
-                .post(model, 1, 3, model, b"hello".to_vec())
-                .await
-                .status(),
-            202
-        );
+        assert_eq!(worker.post(model, 1, model, "hello").await.status(), 202);
         let last = site.hub.last(model, "COLLECTING").await;
         assert_eq!(last["error"], Value::Null, "{model}");
         let events = site.hub.events(model);

@@ -12,13 +12,7 @@ async fn a_result_survives_a_restart_and_what_was_not_sent_is_sent() {
     let site = Site::new().await;
     let worker = site.start(&[]).await;
     site.hub.refuse_for_now(true);
-    assert_eq!(
-        worker
-            .post("a", 1, 3, "source", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("a", 1, "source", "x").await.status(), 202);
     worker.until_status("analyzeId=a", 200).await;
     let before = worker.get("analyzeId=a").await.bytes().await.unwrap();
     let id = worker.server_id();
@@ -44,20 +38,8 @@ async fn what_ran_is_lost_and_fences_hold() {
     let site = Site::new().await;
     let sleeper = python("sleeper", site.path(), SLEEPER);
     let worker = site.start(std::slice::from_ref(&sleeper)).await;
-    assert_eq!(
-        worker
-            .post("a", 2, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
-    assert_eq!(
-        worker
-            .post("b", 1, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("a", 2, "sleeper", "x").await.status(), 202);
+    assert_eq!(worker.post("b", 1, "sleeper", "x").await.status(), 202);
     assert_eq!(worker.delete("analyzeId=b&attempt=4").await.status(), 204);
     worker.stop().await;
 
@@ -66,27 +48,9 @@ async fn what_ran_is_lost_and_fences_hold() {
     assert_eq!(lost.status(), 404);
     assert_eq!(lost.json::<Value>().await.unwrap()["code"], "lost");
     assert_eq!(site.inputs(), Vec::<String>::new());
-    assert_eq!(
-        worker
-            .post("a", 2, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        409
-    );
-    assert_eq!(
-        worker
-            .post("a", 3, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
-    assert_eq!(
-        worker
-            .post("b", 4, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        409
-    );
+    assert_eq!(worker.post("a", 2, "sleeper", "x").await.status(), 409);
+    assert_eq!(worker.post("a", 3, "sleeper", "x").await.status(), 202);
+    assert_eq!(worker.post("b", 4, "sleeper", "x").await.status(), 409);
     assert_eq!(worker.get("analyzeId=b").await.status(), 410);
     assert_eq!(worker.delete("analyzeId=a").await.status(), 204);
 }
@@ -96,24 +60,12 @@ async fn an_attempt_that_the_hub_refuses_is_ended() {
     let site = Site::new().await;
     let sleeper = python("sleeper", site.path(), SLEEPER);
     let worker = site.start(&[sleeper]).await;
-    assert_eq!(
-        worker
-            .post("a", 1, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        202
-    );
+    assert_eq!(worker.post("a", 1, "sleeper", "x").await.status(), 202);
     // The next sign of life meets it.
     site.hub.fence("a");
     worker.until_status("analyzeId=a", 410).await;
     support::until("nothing is left", || async { site.left_over().is_empty() }).await;
-    assert_eq!(
-        worker
-            .post("a", 1, 3, "sleeper", b"x".to_vec())
-            .await
-            .status(),
-        409
-    );
+    assert_eq!(worker.post("a", 1, "sleeper", "x").await.status(), 409);
 }
 
 /// A small file system of its own for the worker's data, where the test may mount one.
@@ -148,16 +100,13 @@ async fn a_full_disk_takes_no_file_and_can_still_be_emptied() {
         return;
     };
     let worker = site.start(&[]).await;
-    let large = worker.post("large", 1, 3, "source", vec![0; 9 << 20]).await;
+    let large = worker.post("large", 1, "source", vec![0; 9 << 20]).await;
     assert_eq!(large.status(), 429);
     assert!(large.headers().contains_key("retry-after"));
     assert_eq!(large.json::<Value>().await.unwrap()["code"], "no_disk");
     let file = vec![0; 1 << 20];
     assert_eq!(
-        worker
-            .post("a", 1, 3, "source", file.clone())
-            .await
-            .status(),
+        worker.post("a", 1, "source", file.clone()).await.status(),
         202
     );
     site.hub.last("a", "COLLECTING").await;
@@ -168,7 +117,7 @@ async fn a_full_disk_takes_no_file_and_can_still_be_emptied() {
     for size in [1 << 20, 1 << 12, 1] {
         while full.write_all(&vec![0; size]).is_ok() {}
     }
-    let refused = worker.post("b", 1, 3, "source", file).await;
+    let refused = worker.post("b", 1, "source", file).await;
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.json::<Value>().await.unwrap()["code"], "no_disk");
     assert_eq!(worker.get("analyzeId=a").await.status(), 200);

@@ -1,7 +1,7 @@
 // The store folds a job's events as the hub does: the same table as crates/events/src/fold.rs, and seeded streams.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { countLevels, fold, isTerminal, jobStatus, newJob, progressOf, takeRow } from "../../../web/lib/store.js";
+import { countLevels, emptiness, fold, isTerminal, jobStatus, newJob, progressOf, takeRow } from "../../../web/lib/store.js";
 
 const at = "2026-11-21T03:05:00.000Z";
 const event = (attempt, seq, status, more = {}) => ({ userId: "u", eventId: "e", serverId: null, analyzeId: "a", status, createdAt: at, seq, attempt, ...more });
@@ -135,4 +135,16 @@ test("whatever is repeated or comes late, the fold is that of the clean stream",
 
 test("the three ends are terminal", () => {
   assert.deepEqual(["DONE", "FAILED", "CANCELLED", "CANCELLING", "RUNNING"].map(isTerminal), [true, true, true, false, false]);
+});
+
+test("an empty list says why it is empty", () => {
+  const job = newJob("e");
+  takeRow(job, { status: "DONE", analyses: [{ analyzeId: "a", model: "m", status: "DONE", findings: 3 }] });
+  assert.equal(emptiness(job), "arriving");
+  fold(job, event(1, 1, "QUEUED"));
+  assert.equal(emptiness(job), "yet");
+  fold(job, event(1, 2, "DONE"));
+  assert.equal(emptiness(job), "over");
+  job.incomplete = true;
+  assert.equal(emptiness(job), "gone");
 });

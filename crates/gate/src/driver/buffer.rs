@@ -51,8 +51,12 @@ pub(crate) struct Pool {
     small: RefCell<Vec<Block>>,
     medium: RefCell<Vec<Block>>,
     large: RefCell<Vec<Block>>,
+    sheets: RefCell<Vec<Vec<u8>>>,
 }
 
+/// What a head and the data that is sent with it fit on.
+const SHEET: usize = 8 * 1024;
+const SHEETS_KEPT: usize = 32;
 const KEEP_BYTES: usize = 2 * 1024 * 1024;
 
 impl Pool {
@@ -61,6 +65,22 @@ impl Pool {
             small: RefCell::new(Vec::new()),
             medium: RefCell::new(Vec::new()),
             large: RefCell::new(Vec::new()),
+            sheets: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// An empty piece of memory to write a head on, and a small body behind it.
+    pub(crate) fn sheet(&self) -> Vec<u8> {
+        let kept = self.sheets.borrow_mut().pop();
+        kept.unwrap_or_else(|| Vec::with_capacity(SHEET))
+    }
+
+    /// Takes a sheet back that was sent.
+    pub(crate) fn give_sheet(&self, mut sheet: Vec<u8>) {
+        let mut sheets = self.sheets.borrow_mut();
+        if sheet.capacity() <= 2 * SHEET && sheets.len() < SHEETS_KEPT {
+            sheet.clear();
+            sheets.push(sheet);
         }
     }
 

@@ -69,6 +69,11 @@ impl Core {
         self.now.get()
     }
 
+    /// The buffers of this thread.
+    pub(crate) fn buffers(&self) -> &buffer::Pool {
+        &self.buffers
+    }
+
     fn tick_of(&self, when: Instant) -> u64 {
         let milliseconds = when.saturating_duration_since(self.started).as_millis();
         u64::try_from(milliseconds).unwrap_or(u64::MAX) / timer::TICK_MS

@@ -260,6 +260,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::task::Wake;
 
+    use fastrand::Rng;
+
     use super::*;
 
     struct Count(AtomicU64);
@@ -270,22 +272,10 @@ mod tests {
         }
     }
 
-    /// A small generator with a printed seed: failures can be repeated.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, limit: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % limit
-        }
-    }
-
     #[test]
     fn deadlines_fire_at_their_tick_whatever_was_moved_before() {
-        for seed in 1..40_u64 {
-            let mut random = Random(seed * 0x9E37_79B9);
+        for seed in 1..40 {
+            let mut random = Rng::with_seed(seed);
             let mut wheel = Wheel::new();
             let mut expected: Vec<(usize, u64, Arc<Count>)> = Vec::new();
             for _ in 0..50 {
@@ -293,16 +283,16 @@ mod tests {
                 let count = Arc::new(Count(AtomicU64::new(0)));
                 wheel.store_waker(key, &Waker::from(Arc::clone(&count)));
                 let mut deadline = 0;
-                for _ in 0..=random.below(4) {
-                    let range = 1 << (1 + random.below(20));
-                    deadline = 1 + random.below(range);
+                for _ in 0..random.u64(1..=4) {
+                    let range = 1 << random.u64(1..=20);
+                    deadline = random.u64(1..=range);
                     wheel.set(key, deadline);
                 }
                 expected.push((key, deadline, count));
             }
             let mut now = 0;
             while now < 1 << 21 {
-                now += 1 + random.below(5_000);
+                now += random.u64(1..=5_000);
                 wheel.advance(now, Waker::wake_by_ref);
                 for (key, deadline, count) in &expected {
                     let fired = count.0.load(Ordering::Relaxed);
@@ -318,12 +308,12 @@ mod tests {
 
     #[test]
     fn next_tick_is_never_after_a_deadline() {
-        let mut random = Random(77);
+        let mut random = Rng::with_seed(77);
         for _ in 0..2_000 {
             let mut wheel = Wheel::new();
-            wheel.advance(random.below(1 << 30), |_| {});
+            wheel.advance(random.u64(..1 << 30), |_| {});
             let key = wheel.add();
-            let deadline = wheel.tick + 1 + random.below(1 << 22);
+            let deadline = wheel.tick + random.u64(1..=1 << 22);
             wheel.set(key, deadline);
             let next = wheel.next_tick().unwrap();
             assert!(next <= deadline && next > wheel.tick.saturating_sub(1));

@@ -1,6 +1,9 @@
 //! Heads: found in the bytes read, parsed once into typed parts over one copy of their bytes.
 
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, Finder};
 
 use super::{BadMessage, Framing, Span, Version, elements, is_token, trim};
 
@@ -114,11 +117,34 @@ impl Fields {
         span.get(&self.bytes)
     }
 
+    /// The bytes of the whole head, as they came.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Every field as (what it is to us, name as written, value).
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
         self.fields
             .iter()
             .map(|field| (field.name, self.part(field.key), self.part(field.value)))
+    }
+
+    /// Every field as (what it is to us, name, value, line): the line as it came where it is
+    /// written as we would write it, else nothing.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (Name, &[u8], &[u8], &[u8])> {
+        self.fields.iter().map(|field| {
+            let line = Span {
+                start: field.key.start,
+                end: field.value.end + 2,
+            };
+            let line = self.part(line);
+            let key = self.part(field.key);
+            let tidy = field.value.start == field.key.end + 2
+                && line.get(key.len()..key.len() + 2) == Some(b": ")
+                && line.ends_with(b"\r\n");
+            let line = if tidy { line } else { &[] };
+            (field.name, key, self.part(field.value), line)
+        })
     }
 
     /// The values of one known field.
@@ -238,25 +264,20 @@ pub fn find_end(
     scanned: usize,
     limits: HeadLimits,
 ) -> Result<Option<usize>, BadMessage> {
+    static EMPTY_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
     let from = scanned.saturating_sub(3);
     let rest = bytes.get(from..).unwrap_or_default();
-    for at in memchr::memchr_iter(b'\n', rest) {
-        let before = bytes.get(..from + at).unwrap_or_default();
-        // An empty line ends the head, also one that ends with a bare LF: the check of line ends
-        // then refuses it, instead of waiting for more.
-        if before.ends_with(b"\n") || before.ends_with(b"\n\r") {
-            let end = from + at + 1;
-            return if end <= limits.bytes {
-                Ok(Some(end))
-            } else {
-                Err(BadMessage::HeadTooLarge)
-            };
-        }
+    // An empty line ends the head, also one that ends with a bare LF: the check of line ends then
+    // refuses it, instead of waiting for more.
+    let end = match EMPTY_LINE.find(rest) {
+        Some(at) => Some(from + at + 3),
+        None => memmem::find(rest, b"\n\n").map(|at| from + at + 2),
+    };
+    match end {
+        Some(end) if end <= limits.bytes => Ok(Some(end)),
+        None if bytes.len() < limits.bytes => Ok(None),
+        _ => Err(BadMessage::HeadTooLarge),
     }
-    if bytes.len() >= limits.bytes {
-        return Err(BadMessage::HeadTooLarge);
-    }
-    Ok(None)
 }
 
 /// Bytes of empty lines before a request line, which a server skips (RFC 9112 §2.2).
@@ -270,20 +291,20 @@ pub fn empty_lines(bytes: &[u8]) -> usize {
 }
 
 fn check_line_ends(bytes: &[u8]) -> Result<(), BadMessage> {
-    let mut previous = None;
-    for at in memchr::memchr2_iter(b'\r', b'\n', bytes) {
-        let byte = bytes.get(at).copied().unwrap_or_default();
-        let follows_cr = previous == at.checked_sub(1) && at > 0;
-        match (byte, follows_cr, previous.is_some()) {
-            (b'\r', false, false) | (b'\n', true, true) => {}
-            _ => return Err(BadMessage::LineEnd),
-        }
-        previous = (byte == b'\r').then_some(at);
+    let followers = bytes.get(1..).unwrap_or_default();
+    // Each CR stands before an LF, and each LF behind a CR. Without an early end many bytes are
+    // compared at a time.
+    let paired = bytes
+        .iter()
+        .zip(followers)
+        .fold(true, |paired, (left, right)| {
+            paired & ((*left == b'\r') == (*right == b'\n'))
+        });
+    if paired && bytes.first() != Some(&b'\n') && bytes.last() != Some(&b'\r') {
+        Ok(())
+    } else {
+        Err(BadMessage::LineEnd)
     }
-    if previous.is_some() {
-        return Err(BadMessage::LineEnd);
-    }
-    Ok(())
 }
 
 /// How a request names what it wants (RFC 9112 §3.2).

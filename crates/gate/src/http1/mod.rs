@@ -103,8 +103,8 @@ pub enum Framing {
 /// Where a part of a head stands in its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Span {
-    start: u32,
-    end: u32,
+    pub(in crate::http1) start: u32,
+    pub(in crate::http1) end: u32,
 }
 
 impl Span {

@@ -1,6 +1,9 @@
 //! Heads as they go out: written anew from their parts, hop-by-hop fields left out
 //! (RFC 9110 §7.6.1).
 
+use std::io::Write;
+use std::net::IpAddr;
+
 use super::head::{Fields, Name, RequestHead, ResponseHead};
 use super::{Framing, elements};
 
@@ -50,6 +53,15 @@ fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Puts a field as it came where that is how we write one.
+fn put_field(out: &mut Vec<u8>, name: &[u8], value: &[u8], line: &[u8]) {
+    if line.is_empty() {
+        put(out, name, value);
+    } else {
+        out.extend_from_slice(line);
+    }
 }
 
 fn put_number(out: &mut Vec<u8>, number: u64) {
@@ -124,7 +136,7 @@ pub fn request(
     put(out, b"Host", host);
     let fields = &head.fields;
     let names = connection_names_fields(fields);
-    for (name, key, value) in fields.iter() {
+    for (name, key, value, line) in fields.lines() {
         let dropped = match name {
             Name::Host
             | Name::ContentLength
@@ -141,7 +153,7 @@ pub fn request(
         };
         let dropped = dropped || forwarding.edits.drops(key);
         if !(dropped || names && is_named_by_connection(fields, key)) {
-            put(out, key, value);
+            put_field(out, key, value, line);
         }
     }
     forwarding.edits.put(out);
@@ -193,6 +205,56 @@ fn put_forwarding(out: &mut Vec<u8>, fields: &Fields, forwarding: Forwarding<'_>
     out.extend_from_slice(b"\r\n");
 }
 
+/// An address as text that takes no memory of its own.
+pub(crate) struct AddressText {
+    bytes: [u8; 48],
+    length: usize,
+}
+
+impl AddressText {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        let mut text = Self {
+            bytes: [0; 48],
+            length: 0,
+        };
+        match address {
+            IpAddr::V4(address) => {
+                for (place, octet) in address.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        text.put(b'.');
+                    }
+                    for power in [100, 10, 1] {
+                        if octet >= power || power == 1 {
+                            text.put(b'0' + octet / power % 10);
+                        }
+                    }
+                }
+            }
+            IpAddr::V6(address) => {
+                let mut rest = text.bytes.as_mut_slice();
+                // The longest one has 45 characters (RFC 4291 §2.2).
+                let written = write!(rest, "{address}");
+                let left = rest.len();
+                debug_assert!(written.is_ok(), "no address is longer");
+                text.length = text.bytes.len() - left;
+            }
+        }
+        text
+    }
+
+    fn put(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.length) {
+            *slot = byte;
+            self.length += 1;
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        let text = self.bytes.get(..self.length).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+}
+
 /// How a response goes to its client.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
@@ -222,7 +284,7 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) 
     let bodyless = delivery.framing == Framing::None && head.status >= 200 && head.status != 204;
     let mut dated = head.status < 200;
     let offers = offers_websocket(head);
-    for (name, key, value) in fields.iter() {
+    for (name, key, value, line) in fields.lines() {
         match name {
             Name::TransferEncoding
             | Name::Connection
@@ -236,7 +298,7 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) 
             _ => {}
         }
         if !(delivery.edits.drops(key) || names && is_named_by_connection(fields, key)) {
-            put(out, key, value);
+            put_field(out, key, value, line);
         }
     }
     delivery.edits.put(out);

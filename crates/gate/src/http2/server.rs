@@ -7,7 +7,6 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -129,11 +128,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     let watch = Watch::of_client(allowance(&limits.http2), now);
     let watch = Rc::new(RefCell::new(watch));
     let io = Io::new(Rc::clone(&stream), leftover, Rc::clone(&watch));
-    shard
-        .stats
-        .http2
-        .connections
-        .fetch_add(1, Ordering::Relaxed);
+    shard.stats.http2.connections.add(1);
     timer.set(limits.head);
     let mut handshake = pin!(builder(&limits).handshake::<Io, Chunk>(io));
     let greeted = poll_fn(|context| {
@@ -273,7 +268,7 @@ impl Session {
             return respond.send_reset(Code::REFUSED_STREAM);
         }
         let requests = &client.shard.stats.http2.requests;
-        requests.fetch_add(1, Ordering::Relaxed);
+        requests.add(1);
         client.listed.request(client.shard.core.now());
         let open = Open::new(client);
         let exchange = exchange::run(open, request, respond);
@@ -285,10 +280,10 @@ impl Session {
         let (received, sent) = self.client.watch.borrow_mut().take_resets();
         let stats = &self.client.shard.stats.http2;
         if received > 0 {
-            stats.resets_received.fetch_add(received, Ordering::Relaxed);
+            stats.resets_received.add(received);
         }
         if sent > 0 {
-            stats.resets_sent.fetch_add(sent, Ordering::Relaxed);
+            stats.resets_sent.add(sent);
         }
     }
 

@@ -25,6 +25,7 @@ use crate::record::Record;
 use crate::ring::stable_hash;
 use crate::service::{Outcome, Service};
 use crate::shard::{Listener, Seat, Shard};
+use crate::shield;
 
 /// Once the gate ends, a session that is silent for so long is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -136,8 +137,11 @@ impl Desk {
         if ip_filter::closes_at_accept(shard, &snapshot, &self.listener.name, client.ip()) {
             return Err(Reason::IpClosed);
         }
+        if shield::closes_at_accept(shard, &snapshot, &self.listener.name, client.ip()) {
+            return Err(Reason::BannedClosed);
+        }
         let seat = Seat::take(&self.listener, client.ip(), &snapshot)?;
-        shard.stats.accepted.fetch_add(1, Ordering::Relaxed);
+        shard.stats.accepted.add(1);
         line.route.count(shard.index);
         let mut record = Record::new(now, client);
         record.client = Some(client.ip().to_canonical());
@@ -230,7 +234,7 @@ async fn answers(
 ) {
     let shard = &desk.shard;
     let timer = Timer::new(&shard.core);
-    shard.stats.tunnels.fetch_add(1, Ordering::Relaxed);
+    shard.stats.tunnels.add(1);
     let reason = loop {
         match next(&desk, client, &session, &timer, idle).await {
             Some(Ok(())) => session.last.set(shard.core.now()),
@@ -251,7 +255,7 @@ async fn answers(
             None => break Reason::TunnelIdle,
         }
     };
-    shard.stats.tunnels.fetch_sub(1, Ordering::Relaxed);
+    shard.stats.tunnels.take(1);
     desk.sessions.borrow_mut().remove(&client);
     record.received.set(session.received.get());
     record.sent.set(session.sent.get());

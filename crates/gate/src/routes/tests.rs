@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
+
 use super::*;
 use crate::conditions::{Source, ValueTest, whole};
 use crate::http1::head::HeadLimits;
@@ -104,54 +106,41 @@ fn judge(routes: &[RouteSettings], host: &str, question: Question<'_>) -> Choice
     }
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 16).unwrap() % limit
-    }
-
-    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.below(all.len())]
-    }
-}
-
-fn random_route(random: &mut Random, place: usize) -> RouteSettings {
+fn random_route(random: &mut Rng, place: usize) -> RouteSettings {
     let prefixes = [
         "/", "/a", "/a/b", "/a/b/c", "/b", "/{x}", "/a/{x}", "/{x}/b", "/{x}/{y}",
     ];
     let regexes = ["/a.*", "/[ab]/b", ".*", "/a/b", "/zz"];
-    let path = match random.below(6) {
-        0 => PathPattern::Exact((random.of(&["/a", "/a/b", "/"])).to_owned()),
-        1 => PathPattern::Regex(whole(random.of(&regexes)).unwrap()),
-        _ => PathPattern::prefix(random.of(&prefixes)).unwrap(),
+    let path = match random.u8(..6) {
+        0 => PathPattern::Exact(random.choice(["/a", "/a/b", "/"]).unwrap().to_owned()),
+        1 => PathPattern::Regex(whole(random.choice(regexes).unwrap()).unwrap()),
+        _ => PathPattern::prefix(random.choice(prefixes).unwrap()).unwrap(),
     };
     let mut route = RouteSettings::new(&format!("r{place}"), path, "S");
     let hosts = ["one.example", "*.example", "*.one.example", "two.example"];
-    if random.below(2) == 0 {
-        let count = 1 + random.below(2);
-        let hosts = (0..count).map(|_| random.of(&hosts).parse().unwrap());
+    if random.bool() {
+        let count = random.usize(1..=2);
+        let hosts = (0..count).map(|_| random.choice(hosts).unwrap().parse().unwrap());
         route.hosts = Some(hosts.collect());
     }
-    if random.below(3) == 0 {
-        route.methods = Some(vec![(random.of(&["GET", "POST", "PUT"])).to_owned()]);
+    if random.u8(..3) == 0 {
+        route.methods = Some(vec![
+            random.choice(["GET", "POST", "PUT"]).unwrap().to_owned(),
+        ]);
     }
-    if random.below(4) == 0 {
-        route.listeners = Some(vec![(random.of(&["web", "inner"])).to_owned()]);
+    if random.u8(..4) == 0 {
+        route.listeners = Some(vec![random.choice(["web", "inner"]).unwrap().to_owned()]);
     }
-    if random.below(4) == 0 {
+    if random.u8(..4) == 0 {
         route.conditions.push(Condition {
             source: Source::Header("X-Kind".to_owned()),
-            test: ValueTest::Exact((random.of(&["1", "2"])).to_owned()),
+            test: ValueTest::Exact(random.choice(["1", "2"]).unwrap().to_owned()),
         });
     }
-    if random.below(4) == 0 {
+    if random.u8(..4) == 0 {
         route.conditions.push(Condition {
             source: Source::Query("q".to_owned()),
-            test: ValueTest::Present(random.below(2) == 0),
+            test: ValueTest::Present(random.bool()),
         });
     }
     route
@@ -159,30 +148,36 @@ fn random_route(random: &mut Random, place: usize) -> RouteSettings {
 
 #[test]
 fn the_table_chooses_as_one_who_looks_at_every_route() {
-    for seed in 1..=400_u64 {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let count = 1 + random.below(12);
+    for seed in 1..=400 {
+        let mut random = Rng::with_seed(seed);
+        let count = random.usize(1..=12);
         let routes: Vec<RouteSettings> = (0..count)
             .map(|place| random_route(&mut random, place))
             .collect();
         let table = table(routes.clone());
         for _ in 0..40 {
-            let host = random.of(&["one.example", "x.one.example", "two.example", "other"]);
-            let path = random.of(&[
-                "/",
-                "/a",
-                "/a/",
-                "/a/b",
-                "/a/b/c/d",
-                "/b/b",
-                "/ab",
-                "/c/../a/b",
-                "/%61",
-                "/a//b",
-            ]);
-            let query = random.of(&["", "?q", "?q=1&p=2"]);
-            let method = random.of(&["GET", "HEAD", "POST", "DELETE"]);
-            let fields = random.of(&["", "X-Kind: 1\r\n", "X-Kind: 2\r\n"]);
+            let host = random
+                .choice(["one.example", "x.one.example", "two.example", "other"])
+                .unwrap();
+            let path = random
+                .choice([
+                    "/",
+                    "/a",
+                    "/a/",
+                    "/a/b",
+                    "/a/b/c/d",
+                    "/b/b",
+                    "/ab",
+                    "/c/../a/b",
+                    "/%61",
+                    "/a//b",
+                ])
+                .unwrap();
+            let query = random.choice(["", "?q", "?q=1&p=2"]).unwrap();
+            let method = random.choice(["GET", "HEAD", "POST", "DELETE"]).unwrap();
+            let fields = random
+                .choice(["", "X-Kind: 1\r\n", "X-Kind: 2\r\n"])
+                .unwrap();
             let head = head(method, &format!("{path}{query}"), fields);
             let question = Question {
                 listener: "web",
@@ -236,18 +231,20 @@ fn a_path_known_with_other_methods_counts_only_where_the_rest_fits() {
     assert_eq!(ask(&table, "x", &head("GET", "/b", "")), Choice::None);
 }
 
-fn cost(table: &Routes, requests: &[RequestHead]) -> Duration {
-    // The best of several rounds: what else the machine does only adds.
-    (0..7)
-        .map(|_| {
+/// The least that 50 look-ups took in each table. The tables take turns in many rounds, each short beside what else the
+/// machine does: that meets all of them, and leaves each of them some rounds alone.
+fn least_costs(tables: &[(Routes, Vec<RequestHead>)]) -> Vec<Duration> {
+    let mut least = vec![Duration::MAX; tables.len()];
+    for first in (0..1_000).step_by(50).cycle().take(600) {
+        for ((table, requests), least) in tables.iter().zip(&mut least) {
             let start = Instant::now();
-            for head in requests {
+            for head in &requests[first..first + 50] {
                 assert_ne!(ask(table, "www.example", head), Choice::None);
             }
-            start.elapsed()
-        })
-        .min()
-        .unwrap_or_default()
+            *least = start.elapsed().min(*least);
+        }
+    }
+    least
 }
 
 #[test]
@@ -280,17 +277,13 @@ fn a_lookup_costs_the_same_with_one_route_and_with_ten_thousand() {
         }),
     ];
     for (kind, make) in kinds {
-        let mut costs = Vec::new();
-        for count in [1, 1_000, 10_000] {
-            let table = table((0..count).map(make).collect());
-            let requests: Vec<RequestHead> = (0..1_000)
-                .map(|n| head("GET", &format!("/r{}/api/x", n * 7 % count), ""))
-                .collect();
-            costs.push(cost(&table, &requests));
-        }
-        println!("{kind}: 1,000 look-ups among 1, 1,000 and 10,000 routes took {costs:?}");
-        // A walk over the routes would be a thousand times dearer; a busy machine is never fifty times slower for one of
-        // the two. The figures themselves are the bench's.
-        assert!(costs[2] < costs[0] * 50, "{kind}: {costs:?}");
+        let tables = [1, 1_000, 10_000].map(|count| {
+            let asked = |n: usize| head("GET", &format!("/r{}/api/x", n * 7 % count), "");
+            let routes = (0..count).map(make).collect();
+            (table(routes), (0..1_000).map(asked).collect())
+        });
+        let costs = least_costs(&tables);
+        println!("{kind}: 50 look-ups among 1, 1,000 and 10,000 routes took {costs:?}");
+        assert!(costs[2] < costs[0] * 4, "{kind}: {costs:?}");
     }
 }

@@ -7,6 +7,7 @@ mod http2;
 mod ip_filter;
 mod read;
 mod schema;
+mod shield;
 mod tls;
 mod trace;
 mod upstream;
@@ -39,6 +40,7 @@ pub use http2::{Http2Limits, Protocol};
 pub(crate) use ip_filter::{Complaint, Refused};
 pub use ip_filter::{Inline, IpFilterSettings, Reject, RuleFile};
 pub use schema::ALL as SCHEMAS;
+pub use shield::{ShieldSettings, TarpitSettings, WebhookSettings};
 pub use tls::ProxyMode;
 pub use trace::TraceSettings;
 pub use upstream::{
@@ -56,7 +58,7 @@ pub struct GateSettings {
     pub threads: usize,
     /// Where the access log goes.
     pub access_log: AccessLog,
-    /// Folder for what must outlive a restart: uptime, the key of sticky cookies.
+    /// Folder for what must outlive a restart: bans, uptime, the key of sticky cookies.
     pub data: PathBuf,
     /// Where the gate is; backends of the same zone come first.
     pub zone: Option<String>,
@@ -66,6 +68,8 @@ pub struct GateSettings {
     pub trusted: Vec<Network>,
     /// Who may come in; all when absent.
     pub ip_filter: Option<IpFilterSettings>,
+    /// Bans scanners; nobody when absent.
+    pub shield: Option<ShieldSettings>,
     /// Pages in place of problem documents.
     pub error_pages: ErrorPages,
     /// In the order of the file.
@@ -92,6 +96,7 @@ impl Default for GateSettings {
             listeners: Vec::new(),
             trusted: Vec::new(),
             ip_filter: None,
+            shield: None,
             error_pages: ErrorPages::default(),
             routes: Vec::new(),
             services: BTreeMap::new(),
@@ -108,6 +113,17 @@ impl GateSettings {
     #[must_use]
     pub fn service(&self, name: &str) -> ServiceSettings {
         self.services.get(name).cloned().unwrap_or_default()
+    }
+
+    /// True when a route or a listener of layer 4 asks the registry for its service.
+    #[must_use]
+    pub fn asks_registry(&self) -> bool {
+        let by_routes = self.routes.iter().map(|route| &route.service);
+        let lines = self.listeners.iter().filter_map(|l| l.layer4.as_ref());
+        by_routes
+            .chain(lines.map(|line| &line.service))
+            .filter(|name| !name.is_empty())
+            .any(|name| self.service(name).discovery == DiscoverySettings::Registry)
     }
 }
 

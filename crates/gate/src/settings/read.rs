@@ -62,6 +62,7 @@ impl GateSettings {
             ip_filter: table
                 .table("ip_filter", &super::ip_filter::IP_FILTER)
                 .and_then(|table| super::ip_filter::read(&table)),
+            shield: super::shield::read(table),
             listeners,
         })
     }

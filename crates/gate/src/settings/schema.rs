@@ -7,7 +7,7 @@ use super::discovery::{self, DNS};
 use super::ip_filter::{IP_FILE, IP_FILTER};
 use super::trace::TRACE;
 use super::upstream_schema::{BACKEND, BREAKER, EJECTION, HEALTH, HEDGE, LIMIT, RETRY, STICKY};
-use super::{actions, conditions};
+use super::{actions, conditions, shield};
 
 /// `[gate]`
 pub(super) static GATE: Schema = Schema {
@@ -33,7 +33,7 @@ pub(super) static GATE: Schema = Schema {
             "file name",
             "\"gate-data\"",
             "",
-            "folder for what must outlive a restart: uptime, the key of sticky cookies",
+            "folder for what must outlive a restart: bans, uptime, the key of sticky cookies",
         ),
         Key::new(
             "zone",
@@ -94,7 +94,13 @@ pub(super) static GATE: Schema = Schema {
             "",
             "who may come in; all when absent",
         ),
-        Key::later("shield", "bans scanners"),
+        Key::new(
+            "shield",
+            "table",
+            "",
+            "",
+            "bans scanners; nobody when absent",
+        ),
         Key::later("forward", "the forward proxy"),
         Key::later("ha", "an address shared by two gates"),
         Key::later("acme", "certificates from an authority"),
@@ -776,4 +782,11 @@ pub static ALL: &[&Schema] = &[
     &tls::TRUST,
     &IP_FILTER,
     &IP_FILE,
+    &shield::SHIELD,
+    &shield::BAN,
+    &shield::WEIGHTS,
+    &shield::MISSING,
+    &shield::RULES,
+    &shield::TARPIT,
+    &shield::WEBHOOK,
 ];

@@ -1,10 +1,9 @@
 //! Handshakes, counted by what they agreed on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use rustls::{CipherSuite, ProtocolVersion};
 
 use crate::driver::tls::Agreed;
+use crate::stats::Counter;
 
 /// Every suite that is spoken, with its IANA name.
 pub(crate) const SUITES: [(ProtocolVersion, CipherSuite, &str); 9] = {
@@ -77,22 +76,14 @@ pub(crate) fn suite_name(suite: CipherSuite) -> &'static str {
 }
 
 /// The handshakes of one side, of one thread.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Handshakes {
-    full: [AtomicU64; SUITES.len()],
-    resumed: [AtomicU64; SUITES.len()],
-    failed: AtomicU64,
+    full: [Counter; SUITES.len()],
+    resumed: [Counter; SUITES.len()],
+    failed: Counter,
 }
 
 impl Handshakes {
-    pub(crate) const fn new() -> Self {
-        Self {
-            full: [const { AtomicU64::new(0) }; SUITES.len()],
-            resumed: [const { AtomicU64::new(0) }; SUITES.len()],
-            failed: AtomicU64::new(0),
-        }
-    }
-
     pub(crate) fn succeeded(&self, agreed: Agreed) {
         let place = SUITES
             .iter()
@@ -103,12 +94,12 @@ impl Handshakes {
             &self.full
         };
         if let Some(counter) = place.and_then(|place| counters.get(place)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
     }
 
     pub(crate) fn failed(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.failed.add(1);
     }
 }
 
@@ -124,11 +115,9 @@ impl HandshakeTotals {
     pub(crate) fn of<'a>(sides: impl Iterator<Item = &'a Handshakes> + Clone) -> Self {
         let mut agreed = Vec::new();
         for (place, (version, _, name)) in SUITES.iter().enumerate() {
-            let sum = |pick: fn(&Handshakes) -> &[AtomicU64]| {
+            let sum = |pick: fn(&Handshakes) -> &[Counter]| {
                 let counters = sides.clone().filter_map(|side| pick(side).get(place));
-                counters
-                    .map(|counter| counter.load(Ordering::Relaxed))
-                    .sum::<u64>()
+                counters.map(Counter::get).sum::<u64>()
             };
             let kinds = [
                 ("full", sum(|side| &side.full)),
@@ -138,7 +127,7 @@ impl HandshakeTotals {
                 agreed.push((version_name(*version), *name, kind, count));
             }
         }
-        let failed = sides.map(|side| side.failed.load(Ordering::Relaxed)).sum();
+        let failed = sides.map(|side| side.failed.get()).sum();
         Self { agreed, failed }
     }
 }

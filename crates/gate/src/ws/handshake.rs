@@ -409,6 +409,88 @@ mod tests {
         }
     }
 
+    /// What is changed of a good handshake, and what is wrong with it then.
+    const BROKEN: &[(&str, &str, Fault)] = &[
+        ("Upgrade: websocket\r\n", "", Fault::UpgradeMissing),
+        ("Upgrade: websocket", "Upgrade: foo", Fault::UpgradeWrong),
+        (
+            "Upgrade: websocket",
+            "Upgrade: websocket, h2c",
+            Fault::UpgradeWrong,
+        ),
+        ("Upgrade: websocket", "Upgrade: h2c", Fault::UpgradeWrong),
+        ("Connection: Upgrade\r\n", "", Fault::ConnectionMissing),
+        (
+            "Connection: Upgrade",
+            "Connection: keep-alive",
+            Fault::ConnectionWrong,
+        ),
+        (
+            "Connection: Upgrade",
+            "Connection: close",
+            Fault::ConnectionWrong,
+        ),
+        (
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            "",
+            Fault::KeyMissing,
+        ),
+        (
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZQ==",
+            Fault::KeyWrong,
+        ),
+        (
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            Fault::KeyWrong,
+        ),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "", Fault::KeyWrong),
+        (
+            "Sec-WebSocket-Version",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version",
+            Fault::KeyRepeated,
+        ),
+        ("Sec-WebSocket-Version: 13\r\n", "", Fault::VersionMissing),
+        ("Version: 13", "Version: 8", Fault::VersionWrong),
+        ("Version: 13", "Version: 13, 8", Fault::VersionWrong),
+        (
+            "Origin: https://example.com",
+            "Origin: https://evil.example",
+            Fault::OriginRefused,
+        ),
+        ("Origin: https://example.com\r\n", "", Fault::OriginRefused),
+        ("GET ", "POST ", Fault::MethodWrong),
+        ("HTTP/1.1", "HTTP/1.0", Fault::OldVersion),
+        ("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n", Fault::Body),
+        (
+            "\r\n\r\n",
+            "\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Fault::Body,
+        ),
+        (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            "Via: 1.1 proxy\r\n",
+            Fault::UpgradeLost,
+        ),
+        (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            "X-Forwarded-For: 192.0.2.1\r\n",
+            Fault::UpgradeLost,
+        ),
+        // As nginx sends it when nobody told it otherwise.
+        (
+            "HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
+            "HTTP/1.0\r\nHost: example.com\r\nConnection: close\r\n",
+            Fault::UpgradeLost,
+        ),
+        (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            "",
+            Fault::UpgradeMissing,
+        ),
+    ];
+
     #[test]
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn each_fault_is_found() {
@@ -417,89 +499,10 @@ mod tests {
             judged(&GOOD.replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n")),
             None
         );
-        for (from, to, fault) in [
-            ("Upgrade: websocket\r\n", "", Fault::UpgradeMissing),
-            ("Upgrade: websocket", "Upgrade: foo", Fault::UpgradeWrong),
-            (
-                "Upgrade: websocket",
-                "Upgrade: websocket, h2c",
-                Fault::UpgradeWrong,
-            ),
-            ("Upgrade: websocket", "Upgrade: h2c", Fault::UpgradeWrong),
-            ("Connection: Upgrade\r\n", "", Fault::ConnectionMissing),
-            (
-                "Connection: Upgrade",
-                "Connection: keep-alive",
-                Fault::ConnectionWrong,
-            ),
-            (
-                "Connection: Upgrade",
-                "Connection: close",
-                Fault::ConnectionWrong,
-            ),
-            (
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-                "",
-                Fault::KeyMissing,
-            ),
-            (
-                "dGhlIHNhbXBsZSBub25jZQ==",
-                "dGhlIHNhbXBsZQ==",
-                Fault::KeyWrong,
-            ),
-            (
-                "dGhlIHNhbXBsZSBub25jZQ==",
-                "dGhlIHNhbXBsZSBub25jZQ",
-                Fault::KeyWrong,
-            ),
-            ("dGhlIHNhbXBsZSBub25jZQ==", "", Fault::KeyWrong),
-            (
-                "Sec-WebSocket-Version",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version",
-                Fault::KeyRepeated,
-            ),
-            ("Sec-WebSocket-Version: 13\r\n", "", Fault::VersionMissing),
-            ("Version: 13", "Version: 8", Fault::VersionWrong),
-            ("Version: 13", "Version: 13, 8", Fault::VersionWrong),
-            (
-                "Origin: https://example.com",
-                "Origin: https://evil.example",
-                Fault::OriginRefused,
-            ),
-            ("Origin: https://example.com\r\n", "", Fault::OriginRefused),
-            ("GET ", "POST ", Fault::MethodWrong),
-            ("HTTP/1.1", "HTTP/1.0", Fault::OldVersion),
-            ("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n", Fault::Body),
-            (
-                "\r\n\r\n",
-                "\r\nTransfer-Encoding: chunked\r\n\r\n",
-                Fault::Body,
-            ),
-            (
-                "Upgrade: websocket\r\nConnection: Upgrade\r\n",
-                "Via: 1.1 proxy\r\n",
-                Fault::UpgradeLost,
-            ),
-            (
-                "Upgrade: websocket\r\nConnection: Upgrade\r\n",
-                "X-Forwarded-For: 192.0.2.1\r\n",
-                Fault::UpgradeLost,
-            ),
-            // As nginx sends it when nobody told it otherwise.
-            (
-                "HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-                "HTTP/1.0\r\nHost: example.com\r\nConnection: close\r\n",
-                Fault::UpgradeLost,
-            ),
-            (
-                "Upgrade: websocket\r\nConnection: Upgrade\r\n",
-                "",
-                Fault::UpgradeMissing,
-            ),
-        ] {
-            let changed = GOOD.replacen(from, to, 1);
+        for (from, to, fault) in BROKEN {
+            let changed = GOOD.replacen(*from, to, 1);
             assert_ne!(changed, GOOD, "{from}");
-            assert_eq!(judged(&changed), Some(fault), "{changed}");
+            assert_eq!(judged(&changed), Some(*fault), "{changed}");
         }
         for plain in [
             "GET / HTTP/1.1\r\nHost: x\r\n\r\n",

@@ -319,7 +319,7 @@ fn bad_settings_show_all_their_problems() {
         r#"
 [gate]
 threads = 0
-shield = { enabled = true }
+forward = { address = "127.0.0.1:3128" }
 [[gate.listener]]
 name = "web"
 address = "example.com:80"

@@ -11,21 +11,7 @@ use munjigi_gate::{Gate, GateSettings};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use crate::support::{Origin, ask, eventually, origin, settings, start, status};
-
-/// An origin that says its name.
-async fn named(name: &'static str) -> Origin {
-    origin(move |mut peer, _| async move {
-        while peer.head().await.is_some() {
-            let length = name.len();
-            peer.send(&format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"
-            ))
-            .await;
-        }
-    })
-    .await
-}
+use crate::support::{ask, eventually, named, settings, start, status};
 
 fn discovered(discovery: DiscoverySettings) -> GateSettings {
     let mut settings = settings(&[]);

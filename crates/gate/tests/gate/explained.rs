@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use munjigi_gate::explain::{self, Asked, Outcome};
-use munjigi_gate::settings::{AccessLog, Placement};
-use munjigi_gate::{Backends, Discovery, Gate, Instance, Wiring};
-use tokio::sync::watch;
+use munjigi_gate::settings::AccessLog;
+use munjigi_gate::{Gate, Wiring};
 
 use crate::support::*;
 
@@ -18,31 +17,27 @@ use crate::support::*;
 const GATES: usize = 90;
 const REQUESTS: usize = 14;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 20).unwrap() % limit
-    }
-
-    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.below(all.len())]
-    }
-
+trait Draw {
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str;
     /// True once in `times`.
+    fn once_in(&mut self, times: usize) -> bool;
+}
+
+impl Draw for Rng {
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.usize(..all.len())]
+    }
+
     fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
+        self.usize(..times) == 0
     }
 }
 
-fn route(random: &mut Random, number: usize) -> String {
+fn route(random: &mut Rng, number: usize) -> String {
     let mut text = format!("[[gate.route]]\nname = \"r{number}\"\n");
     let mut line = |key: &str, value: &str| text += &format!("{key} = {value}\n");
     let prefix = random.of(&["/", "/a", "/a/b", "/{x}", "/a/{x}", "/b/{x}/c", "/files"]);
-    let by_prefix = match random.below(6) {
+    let by_prefix = match random.usize(..6) {
         0 => {
             line("path_exact", random.of(&["\"/a\"", "\"/a/b\"", "\"/\""]));
             false
@@ -129,8 +124,8 @@ fn route(random: &mut Random, number: usize) -> String {
     if random.once_in(5) {
         line("compression", "{}");
     }
-    let kind = random.below(8);
-    let rewrites = match random.below(if by_prefix { 6 } else { 3 }) {
+    let kind = random.usize(..8);
+    let rewrites = match random.usize(..if by_prefix { 6 } else { 3 }) {
         0 if segment => Some(("rewrite", "{ path = \"/x/{x}\" }")),
         0 => Some(("rewrite", "{ path = \"/fixed\" }")),
         1 => Some(("rewrite", "{ regex = \"/(.)(.*)\", to = \"/$2/$1\" }")),
@@ -208,7 +203,7 @@ struct Sent {
     listener: &'static str,
 }
 
-fn request(random: &mut Random, number: usize) -> Sent {
+fn request(random: &mut Rng, number: usize) -> Sent {
     let path = random.of(&[
         "/",
         "/a",
@@ -307,37 +302,6 @@ fn unhex(text: &str) -> String {
     let bytes =
         bytes.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
     String::from_utf8(bytes.collect()).unwrap()
-}
-
-#[derive(Debug)]
-struct Registry(watch::Sender<Arc<Backends>>);
-
-impl Discovery for Registry {
-    fn watch(&self, service: &str) -> watch::Receiver<Arc<Backends>> {
-        if service == "MODELS" {
-            return self.0.subscribe();
-        }
-        watch::Sender::new(Arc::new(Backends::default())).subscribe()
-    }
-}
-
-fn registry(addresses: &[SocketAddr]) -> Registry {
-    let instances = addresses
-        .iter()
-        .zip(["143", "144", "7"])
-        .map(|(address, id)| Instance {
-            host: address.ip().to_string(),
-            port: address.port(),
-            weight: 1,
-            placement: Placement::default(),
-            up: true,
-            metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
-        });
-    let backends = Backends {
-        instances: instances.collect(),
-        unsure: false,
-    };
-    Registry(watch::Sender::new(Arc::new(backends)))
 }
 
 /// What was expected of one request, to be compared with its line of the access log.
@@ -445,17 +409,16 @@ fn compare_log(file: &Path, expected: &BTreeMap<usize, Expected>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_explained_is_what_happens() {
-    let fresh = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 1);
     let number = |name: &str| {
         std::env::var(name)
             .ok()
             .and_then(|value| value.parse::<u64>().ok())
     };
-    let seed = number("MUNJIGI_SEED").unwrap_or(fresh) | 1;
+    let seed = number("MUNJIGI_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}: set MUNJIGI_SEED to repeat");
     let gates =
         number("MUNJIGI_EXPLAIN_GATES").map_or(GATES, |count| usize::try_from(count).unwrap());
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let origins = [backend().await, backend().await, backend().await];
     let addresses: Vec<SocketAddr> = origins.iter().map(|origin| origin.address).collect();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -465,7 +428,7 @@ async fn what_is_explained_is_what_happens() {
         std::fs::write(folder.path().join("page.txt"), "a page ".repeat(1_000)).unwrap();
         std::fs::write(folder.path().join("page.txt.gz"), "gz").unwrap();
         std::fs::create_dir(folder.path().join("folder")).unwrap();
-        let mut routes: String = (0..1 + random.below(9))
+        let mut routes: String = (0..random.usize(1..=9))
             .map(|number| route(&mut random, number))
             .collect();
         if !random.once_in(8) {
@@ -483,8 +446,10 @@ async fn what_is_explained_is_what_happens() {
         let mut settings = written(folder.path(), &[("HUB", addresses[2])], &text);
         let file = folder.path().join("access.log");
         settings.access_log = AccessLog::File(file.clone());
+        let workers = addresses.iter().zip(["143", "144", "7"]);
+        let workers = workers.map(|(address, id)| worker(*address, id));
         let wiring = Wiring {
-            discovery: Some(Arc::new(registry(&addresses))),
+            discovery: Some(told("MODELS", workers.collect())),
             ..Wiring::default()
         };
         let gate = Gate::start(settings, wiring).await.unwrap();

@@ -134,29 +134,7 @@ async fn a_trusted_peer_is_believed_about_those_before_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_keep_their_framing_or_get_one_that_the_client_understands() {
-    let origin = origin(|mut peer, _| async move {
-        while let Some(head) = peer.head().await {
-            let answer = match head.split(' ').nth(1).unwrap() {
-                "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-                "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n",
-                "/close" => "HTTP/1.1 200 OK\r\n\r\nhello",
-                "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
-                "/304" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n",
-                "/empty-reason" => "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
-                other => panic!("{other}"),
-            };
-            let answer = if head.starts_with("HEAD") {
-                answer.split_inclusive("\r\n\r\n").next().unwrap()
-            } else {
-                answer
-            };
-            peer.send(answer).await;
-            if head.contains("/close") {
-                return;
-            }
-        }
-    })
-    .await;
+    let origin = framings().await;
     let gate = start(settings(&[origin.address])).await;
     let mut one = client(&gate).await;
     let cases = [
@@ -164,7 +142,7 @@ async fn answers_keep_their_framing_or_get_one_that_the_client_understands() {
         ("GET", "/chunked", "hello", None, Some("chunked")),
         ("GET", "/close", "hello", None, Some("chunked")),
         ("GET", "/204", "", None, None),
-        ("GET", "/empty-reason", "", Some("0"), None),
+        ("GET", "/empty", "", Some("0"), None),
     ];
     for (method, path, text, length, coding) in cases {
         one.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
@@ -380,7 +358,7 @@ async fn large_bodies_are_intact_on_several_threads_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn round_robin_goes_through_the_backends() {
-    let (first, second) = (echo_as("first").await, echo_as("second").await);
+    let (first, second) = (named("first").await, named("second").await);
     let gate = start(settings(&[first.address, second.address])).await;
     let mut seen = Vec::new();
     for _ in 0..4 {
@@ -436,7 +414,7 @@ async fn the_most_specific_route_serves() {
         ),
     ];
     for (name, path, host, method) in rows {
-        let origin = echo_as(name).await;
+        let origin = named(name).await;
         let mut route = RouteSettings::new(name, path.clone(), name);
         route.hosts = host.map(|host| vec![host.parse().unwrap()]);
         route.methods = method.map(|method| vec![method.to_owned()]);
@@ -477,20 +455,6 @@ async fn the_most_specific_route_serves() {
             "{method} {host} {path}"
         );
     }
-}
-
-/// An origin that answers with its name.
-async fn echo_as(name: &'static str) -> Origin {
-    origin(move |mut peer, _| async move {
-        while peer.head().await.is_some() {
-            let length = name.len();
-            peer.send(&format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"
-            ))
-            .await;
-        }
-    })
-    .await
 }
 
 /// `./test --long`: a gigabyte in each direction, in bounded memory.

@@ -30,7 +30,8 @@ async fn counted(folder: &Path) -> Vec<(String, u64)> {
         .filter_map(|line| line.strip_prefix("munjigi_gate_websocket_faults_total{code=\""));
     lines
         .map(|line| {
-            let (code, count) = (&line[..5], line.rsplit(' ').next().unwrap());
+            let (code, rest) = line.split_at("WS001".len());
+            let count = rest.rsplit(' ').next().unwrap();
             (code.to_owned(), count.parse().unwrap())
         })
         .filter(|(_, count)| *count > 0)
@@ -389,7 +390,7 @@ fn good(number: u64) -> String {
         let count = all.len() as u64;
         all[usize::try_from((number >> shift) % count).unwrap()].to_owned()
     };
-    let mut lines = vec![
+    let mut lines = [
         pick(
             &[
                 "Upgrade: websocket",

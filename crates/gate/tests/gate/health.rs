@@ -1,6 +1,5 @@
 //! Probes, ejection, panic, and what is kept of it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -8,12 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use munjigi_gate::settings::{
-    EjectionSettings, HealthSettings, HttpProbe, Lookup, PathPattern, Placement, Probe,
-    RouteSettings, Share,
+    EjectionSettings, HealthSettings, HttpProbe, Lookup, PathPattern, Probe, RouteSettings, Share,
 };
-use munjigi_gate::{Backends, Discovery, Gate, GateSettings, Instance, Wiring};
+use munjigi_gate::{Discovery, Gate, GateSettings, Wiring};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::support::*;
 
@@ -312,37 +309,15 @@ async fn with_too_few_good_ones_all_are_asked_where_that_is_wanted() {
     assert_eq!(gate.answers(2).await, ["one", "other"]);
 }
 
-/// A registry that says what the test tells it.
-#[derive(Debug)]
-struct Told(watch::Sender<Arc<Backends>>);
-
-impl Discovery for Told {
-    fn watch(&self, _service: &str) -> watch::Receiver<Arc<Backends>> {
-        self.0.subscribe()
-    }
-}
-
-fn worker(address: SocketAddr, id: &str) -> Instance {
-    Instance {
-        host: address.ip().to_string(),
-        port: address.port(),
-        weight: 1,
-        placement: Placement::default(),
-        up: true,
-        metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_counts_for_where_and_while_the_registry_is_down() {
     let (one, other) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicU16::new(200)));
     let origins = [moody("one", &one).await, moody("other", &other).await];
-    let told = |instances, unsure| Arc::new(Backends { instances, unsure });
     let both = vec![
         worker(origins[0].address, "1"),
         worker(origins[1].address, "2"),
     ];
-    let registry = Arc::new(Told(watch::Sender::new(told(both, false))));
+    let registry = told("APP", both);
     let mut settings = checked(&[], http());
     service(&mut settings).discovery = munjigi_gate::settings::DiscoverySettings::Registry;
     let mut only = RouteSettings::new("only", PathPattern::prefix("/only").unwrap(), "APP");
@@ -369,7 +344,7 @@ async fn health_counts_for_where_and_while_the_registry_is_down() {
     assert!(header(&head, "retry-after").is_some());
     assert_eq!(only("2").await.1, b"other");
     // The registry goes: who passes stays, who does not gets nothing, who recovers comes back.
-    registry.0.send_replace(told(vec![], true));
+    registry.tell(Vec::new(), true);
     eventually("the news", || async {
         let page = admin(&gate.folder.path().join("admin.sock"), "/backends").await;
         page.contains("\"unsure\":true")
@@ -382,14 +357,14 @@ async fn health_counts_for_where_and_while_the_registry_is_down() {
     assert_eq!(only("1").await.1, b"one");
     // A worker that moved keeps its name: who is dead does not count.
     let twins = vec![worker(nobody().await, "2"), worker(origins[1].address, "2")];
-    registry.0.send_replace(told(twins, false));
+    registry.tell(twins, false);
     gate.until(&["unhealthy", "up"]).await;
     assert_eq!(only("2").await.1, b"other");
     let twins = vec![
         worker(origins[0].address, "2"),
         worker(origins[1].address, "2"),
     ];
-    registry.0.send_replace(told(twins, false));
+    registry.tell(twins, false);
     gate.until(&["up", "up"]).await;
     eventually("two live ones", || async {
         code(&only("2").await.1) == "duplicate_server_id"

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use munjigi_gate::settings::Protocol;
-use tokio::sync::Semaphore;
 
 use crate::http2_support::*;
 use crate::support::*;
@@ -241,16 +240,14 @@ async fn a_backend_gets_no_more_streams_than_it_takes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_full_says_so() {
-    let hold = Arc::new(Semaphore::new(0));
-    let arrived = Arc::new(Semaphore::new(0));
-    let (held, here) = (Arc::clone(&hold), Arc::clone(&arrived));
+    let hold = Hold::new();
+    let held = hold.clone();
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1);
     let origin = origin2_with(builder, move |_, mut respond| {
-        let (held, here) = (Arc::clone(&held), Arc::clone(&here));
+        let held = held.clone();
         async move {
-            here.add_permits(1);
-            held.acquire().await.unwrap().forget();
+            held.wait().await;
             reply(&mut respond, "ok");
         }
     })
@@ -263,7 +260,7 @@ async fn a_queue_that_is_full_says_so() {
     let gate = start(settings).await;
     let client = client2(&gate).await;
     let (first, _) = client.begin(get("/"), true).await.unwrap();
-    arrived.acquire().await.unwrap().forget();
+    hold.arrival().await;
     let (second, _) = client.begin(get("/"), true).await.unwrap();
     // The third finds one in the stream and one in the queue, once these got there.
     let full = loop {
@@ -277,7 +274,7 @@ async fn a_queue_that_is_full_says_so() {
         (503, "backend_streams")
     );
     assert!(full.field("retry-after").is_some());
-    hold.add_permits(1_000);
+    hold.release(1_000);
     assert_eq!(answer(first).await.unwrap().text(), "ok");
     assert_eq!(answer(second).await.unwrap().text(), "ok");
 }

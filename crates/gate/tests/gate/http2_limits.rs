@@ -1,10 +1,8 @@
 //! What a connection of HTTP/2 may cost: floods, resets, header bombs, clients that stand still.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use munjigi_gate::Gate;
-use tokio::sync::Semaphore;
 
 use crate::http2_support::*;
 use crate::support::*;
@@ -25,13 +23,7 @@ struct Figures(tempfile::TempDir);
 
 impl Figures {
     async fn get(&self, name: &str) -> u64 {
-        let page = admin(&self.0.path().join("admin.sock"), "/metrics").await;
-        let line = page.lines().find(|line| line.starts_with(name));
-        let value = line.and_then(|line| line.rsplit(' ').next());
-        value
-            .unwrap_or_else(|| panic!("{name} is not in {page}"))
-            .parse()
-            .unwrap()
+        figure(&self.0.path().join("admin.sock"), name).await
     }
 
     async fn becomes(&self, name: &str, least: u64) {
@@ -159,19 +151,8 @@ async fn header_bombs_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_streams_than_allowed_are_refused() {
-    let hold = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&hold);
-    let origin = origin(move |mut peer, _| {
-        let held = Arc::clone(&held);
-        async move {
-            peer.head().await.unwrap();
-            held.acquire().await.unwrap().forget();
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                .await;
-            peer.rest().await;
-        }
-    })
-    .await;
+    let hold = Hold::new();
+    let origin = held_origin(&hold).await;
     let mut settings = both(&[origin.address]);
     settings.limits.http2.streams = 3;
     let gate = start(settings).await;
@@ -193,7 +174,7 @@ async fn more_streams_than_allowed_are_refused() {
             (stream, &[0, 0, 0, 7][..])
         );
     }
-    hold.add_permits(3);
+    hold.release(3);
     for _ in 0..3 {
         assert_eq!(raw.next_of(0).await.unwrap().payload, b"ok");
     }

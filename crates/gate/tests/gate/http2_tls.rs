@@ -11,7 +11,6 @@ use munjigi_gate::settings::{
 };
 use munjigi_gate::{Gate, GateSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
 
 use crate::http2_support::*;
 use crate::support::*;
@@ -183,16 +182,9 @@ async fn a_proxy_names_the_client_before_the_handshake() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backends_are_told_whose_request_it_is_and_traces_go_on() {
     let origin = origin(|mut peer, number| async move {
-        let header = loop {
-            assert!(peer.fill().await);
-            if let Some(header) = proxy_protocol::read(&peer.buffer).unwrap() {
-                break header;
-            }
-        };
-        peer.buffer.drain(..header.length);
-        let source = header.source.unwrap();
+        let source = peer.proxied_from().await;
         while let Some(head) = peer.head().await {
-            let trace = crate::support::header(&head, "traceparent").unwrap();
+            let trace = header(&head, "traceparent").unwrap();
             peer.send(&response(200, "", &format!("{number} {source} {trace}")))
                 .await;
         }
@@ -303,24 +295,12 @@ async fn backends_that_do_not_agree_on_http2_are_told_apart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_takes_over_and_connections_end_with_their_requests() {
     let ca = Authority::new();
-    let hold = Arc::new(Semaphore::new(0));
-    let arrived = Arc::new(Semaphore::new(0));
-    let (held, here) = (Arc::clone(&hold), Arc::clone(&arrived));
-    let origin = origin(move |mut peer, _| {
-        let (held, here) = (Arc::clone(&held), Arc::clone(&here));
-        async move {
-            peer.head().await.unwrap();
-            here.add_permits(1);
-            held.acquire().await.unwrap().forget();
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                .await;
-        }
-    })
-    .await;
+    let hold = Hold::new();
+    let origin = held_origin(&hold).await;
     let gate = start(sealed(&ca, &origin)).await;
     let client = sealed2(&gate, &ca, "a.test").await;
     let (response, _) = client.begin(get("/"), true).await.unwrap();
-    arrived.acquire().await.unwrap().forget();
+    hold.arrival().await;
     let requests = client.requests.clone();
     // GOAWAY: no further request may begin, the one under way ends.
     let told = async {
@@ -334,7 +314,7 @@ async fn another_process_takes_over_and_connections_end_with_their_requests() {
     };
     let ends = async {
         tokio::time::timeout(PATIENCE, told).await.unwrap();
-        hold.add_permits(1);
+        hold.release(1);
         assert_eq!(answer(response).await.unwrap().text(), "ok");
         // The end is said (close_notify): else the connection would have an error.
         let ended = tokio::time::timeout(PATIENCE, client.connection).await;

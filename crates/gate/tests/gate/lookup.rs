@@ -1,50 +1,11 @@
 //! `where metadata.serverId = query.serverId`: the one instance, or an answer that says why not.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use munjigi_gate::settings::{Lookup, PathPattern, Placement, RouteSettings};
-use munjigi_gate::{Backends, Discovery, Gate, Instance, Wiring};
-use tokio::sync::watch;
+use munjigi_gate::settings::{Lookup, PathPattern, RouteSettings};
+use munjigi_gate::{Gate, Wiring};
 
 use crate::support::*;
-
-/// A registry that says what the test tells it.
-#[derive(Debug)]
-struct Told(watch::Sender<Arc<Backends>>);
-
-impl Discovery for Told {
-    fn watch(&self, service: &str) -> watch::Receiver<Arc<Backends>> {
-        assert_eq!(service, "MODEL-SERVER");
-        self.0.subscribe()
-    }
-}
-
-fn worker(address: SocketAddr, id: &str) -> Instance {
-    Instance {
-        host: address.ip().to_string(),
-        port: address.port(),
-        weight: 1,
-        placement: Placement::default(),
-        up: true,
-        metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
-    }
-}
-
-async fn named(name: &'static str) -> Origin {
-    origin(move |mut peer, _| async move {
-        while let Some(head) = peer.head().await {
-            peer.body_of(&head).await;
-            let length = name.len();
-            peer.send(&format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}"
-            ))
-            .await;
-        }
-    })
-    .await
-}
 
 async fn gate(lookup: &str, path: &str, balance: bool, registry: Arc<Told>) -> Gate {
     let mut settings = settings(&[]);
@@ -63,21 +24,13 @@ async fn gate(lookup: &str, path: &str, balance: bool, registry: Arc<Told>) -> G
     Gate::start(settings, wiring).await.unwrap()
 }
 
-fn told(instances: Vec<Instance>) -> Arc<Told> {
-    let backends = Backends {
-        instances,
-        unsure: false,
-    };
-    Arc::new(Told(watch::Sender::new(Arc::new(backends))))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_instance_that_is_named_gets_the_request() {
     let (first, second) = (named("143").await, named("144").await);
-    let registry = told(vec![
-        worker(first.address, "143"),
-        worker(second.address, "144"),
-    ]);
+    let registry = told(
+        "MODEL-SERVER",
+        vec![worker(first.address, "143"), worker(second.address, "144")],
+    );
     let gate = gate(
         "metadata.serverId = query.serverId",
         "/analysis",
@@ -115,12 +68,7 @@ async fn only_the_instance_that_is_named_gets_the_request() {
     let (code, reason, ..) = answer("/analysis?serverId=143&serverId=144").await;
     assert_eq!((code, reason.as_str()), (400, "where_ambiguous"));
 
-    let tell = |instances: Vec<Instance>| {
-        registry.0.send_replace(Arc::new(Backends {
-            instances,
-            unsure: false,
-        }));
-    };
+    let tell = |instances| registry.tell(instances, false);
     tell(vec![
         worker(first.address, "143"),
         worker(second.address, "143"),
@@ -155,10 +103,10 @@ async fn only_the_instance_that_is_named_gets_the_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_missing_balance_takes_any_instance() {
     let (first, second) = (named("143").await, named("144").await);
-    let registry = told(vec![
-        worker(first.address, "143"),
-        worker(second.address, "144"),
-    ]);
+    let registry = told(
+        "MODEL-SERVER",
+        vec![worker(first.address, "143"), worker(second.address, "144")],
+    );
     let gate = gate(
         "metadata.serverId = query.serverId",
         "/analysis",
@@ -206,7 +154,7 @@ async fn headers_cookies_and_segments_name_instances_too() {
             &format!("metadata.serverId = {source}"),
             path,
             false,
-            told(workers()),
+            told("MODEL-SERVER", workers()),
         )
         .await;
         let (head, body) = ask(&gate, request).await;
@@ -221,7 +169,7 @@ async fn headers_cookies_and_segments_name_instances_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_unsure_takes_nothing_away() {
     let first = named("143").await;
-    let registry = told(vec![worker(first.address, "143")]);
+    let registry = told("MODEL-SERVER", vec![worker(first.address, "143")]);
     let gate = gate(
         "metadata.serverId = query.serverId",
         "/analysis",
@@ -229,10 +177,7 @@ async fn a_registry_that_is_unsure_takes_nothing_away() {
         Arc::clone(&registry),
     )
     .await;
-    registry.0.send_replace(Arc::new(Backends {
-        instances: Vec::new(),
-        unsure: true,
-    }));
+    registry.tell(Vec::new(), true);
     for _ in 0..20 {
         let (head, _) = ask(
             &gate,

@@ -47,6 +47,7 @@ mod queueing;
 mod retries;
 mod rewriting;
 mod routing;
+mod shield;
 mod support;
 mod tls;
 mod tls_foreign;

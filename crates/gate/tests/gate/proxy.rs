@@ -1,6 +1,5 @@
 //! The PROXY header, from proxies before the gate and to backends behind it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use munjigi_gate::proxy_protocol::{self, Version};
@@ -163,14 +162,7 @@ async fn tls_follows_the_header() {
 async fn backends_are_told_who_comes_and_connections_never_mix() {
     for version in [Version::V1, Version::V2] {
         let origin = origin(|mut peer, number| async move {
-            let header = loop {
-                assert!(peer.fill().await);
-                if let Some(header) = proxy_protocol::read(&peer.buffer).unwrap() {
-                    break header;
-                }
-            };
-            peer.buffer.drain(..header.length);
-            let source: SocketAddr = header.source.unwrap();
+            let source = peer.proxied_from().await;
             while peer.head().await.is_some() {
                 let text = format!("{number} {source}");
                 peer.send(&format!(

@@ -1,39 +1,15 @@
 //! `limit` and `breaker`: when all backends are full, when a service fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use munjigi_gate::GateSettings;
 use munjigi_gate::settings::{BreakerSettings, LimitSettings, Share};
-use munjigi_gate::{Gate, GateSettings};
-use tokio::sync::Semaphore;
 
 use crate::support::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-
-/// An origin that answers as often as the semaphore lets it, and knows its highest number of
-/// requests at once.
-async fn held(gate: &Arc<Semaphore>, most: &Arc<AtomicUsize>) -> Origin {
-    let (gate, most, now) = (
-        Arc::clone(gate),
-        Arc::clone(most),
-        Arc::new(AtomicUsize::new(0)),
-    );
-    origin(move |mut peer, _| {
-        let (gate, most, now) = (Arc::clone(&gate), Arc::clone(&most), Arc::clone(&now));
-        async move {
-            while let Some(_head) = peer.head().await {
-                let flying = now.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(flying, Ordering::SeqCst);
-                gate.acquire().await.unwrap().forget();
-                now.fetch_sub(1, Ordering::SeqCst);
-                peer.send(&response(200, "", "ok")).await;
-            }
-        }
-    })
-    .await
-}
 
 fn limited(addresses: &[std::net::SocketAddr], queue: usize, wait: Duration) -> GateSettings {
     let mut settings = settings(addresses);
@@ -45,17 +21,10 @@ fn limited(addresses: &[std::net::SocketAddr], queue: usize, wait: Duration) -> 
     settings
 }
 
-async fn metric(gate: &Gate, socket: &std::path::Path, name: &str) -> u64 {
-    let _ = gate;
-    let page = admin(socket, "/metrics").await;
-    let line = page.lines().find(|line| line.starts_with(name)).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_finds_all_full_waits_in_turn_and_not_beyond_the_queue() {
-    let (open, most) = (Arc::new(Semaphore::new(0)), Arc::default());
-    let origin = held(&open, &most).await;
+    let hold = Hold::new();
+    let origin = held_origin(&hold).await;
     let folder = tempfile::tempdir().unwrap();
     let mut settings = limited(&[origin.address], 2, Duration::from_secs(60));
     let socket = folder.path().join("admin.sock");
@@ -69,7 +38,7 @@ async fn what_finds_all_full_waits_in_turn_and_not_beyond_the_queue() {
         client.send(GET).await;
         clients.push(client);
         eventually("one more waits", || async {
-            most.load(Ordering::SeqCst) == 1 && metric(&gate, &socket, waiting).await == number
+            hold.most() == 1 && figure(&socket, waiting).await == number
         })
         .await;
     }
@@ -78,41 +47,39 @@ async fn what_finds_all_full_waits_in_turn_and_not_beyond_the_queue() {
     assert_eq!(header(&head, "retry-after"), Some("1"));
     // One place after the other is freed: they are served in the order they came.
     for (left, client) in clients.iter_mut().enumerate() {
-        open.add_permits(1);
+        hold.release(1);
         assert_eq!(status(&client.response().await.0), 200, "{left}");
     }
-    assert_eq!(most.load(Ordering::SeqCst), 1, "never more than the limit");
-    assert_eq!(metric(&gate, &socket, waiting).await, 0);
+    assert_eq!(hold.most(), 1, "never more than the limit");
+    assert_eq!(figure(&socket, waiting).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_too_long_or_leaves_gives_its_place_away() {
-    let (open, most) = (Arc::new(Semaphore::new(0)), Arc::default());
-    let origin = held(&open, &most).await;
+    let hold = Hold::new();
+    let origin = held_origin(&hold).await;
     let gate = start(limited(&[origin.address], 1, Duration::from_millis(200))).await;
     let mut first = client(&gate).await;
     first.send(GET).await;
-    eventually("one is there", || async {
-        most.load(Ordering::SeqCst) == 1
-    })
-    .await;
+    hold.arrival().await;
     let (head, body) = ask(&gate, GET).await;
     assert_eq!(
         (status(&head), code(&body).as_str()),
         (503, "queue_timeout")
     );
     assert!(header(&head, "retry-after").is_some());
-    open.add_permits(1);
+    hold.release(1);
     assert_eq!(status(&first.response().await.0), 200);
     // The place in the queue is free again, and so is the backend.
-    open.add_permits(1);
+    hold.release(1);
     assert_eq!(status(&ask(&gate, GET).await.0), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_is_forgotten_when_many_threads_wait_for_few_places() {
-    let (open, most) = (Arc::new(Semaphore::new(100_000)), Arc::default());
-    let origins = [held(&open, &most).await, held(&open, &most).await];
+    let hold = Hold::new();
+    hold.release(100_000);
+    let origins = [held_origin(&hold).await, held_origin(&hold).await];
     let addresses = [origins[0].address, origins[1].address];
     let mut settings = limited(&addresses, 1_000, Duration::from_secs(60));
     settings.threads = 4;
@@ -131,7 +98,7 @@ async fn nobody_is_forgotten_when_many_threads_wait_for_few_places() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    assert!(most.load(Ordering::SeqCst) <= 2, "one at each, at any time");
+    assert!(hold.most() <= 2, "one at each, at any time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,18 +1,21 @@
 //! A gate, origins and clients for the stories: real sockets on port 0, nothing mocked.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use munjigi_gate::proxy_protocol;
 use munjigi_gate::settings::{
-    BackendSettings, DiscoverySettings, ListenerSettings, PathPattern, RouteSettings,
+    BackendSettings, DiscoverySettings, ListenerSettings, PathPattern, Placement, RouteSettings,
     ServiceSettings,
 };
-use munjigi_gate::{Gate, GateSettings, Wiring};
+use munjigi_gate::{Backends, Discovery, Gate, GateSettings, Instance, Wiring};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Longest that anything may take before a story fails.
@@ -124,6 +127,101 @@ pub(crate) async fn numbered(count: usize) -> Vec<Answering> {
         origins.push(answering(move |_| response(200, "", &number.to_string())).await);
     }
     origins
+}
+
+/// An origin that says its name.
+pub(crate) async fn named(name: &'static str) -> Answering {
+    answering(move |_| response(200, "", name)).await
+}
+
+/// An origin that answers in the framing that the path names, and to HEAD with the head alone.
+pub(crate) async fn framings() -> Origin {
+    origin(|mut peer, _| async move {
+        while let Some(head) = peer.head().await {
+            let answer = match head.split(' ').nth(1).unwrap() {
+                "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\nhello",
+                "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n",
+                "/close" => "HTTP/1.1 200 OK\r\n\r\nhello",
+                "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+                "/304" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n",
+                "/empty" => "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
+                "/hints" => "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                other => panic!("{other}"),
+            };
+            let answer = if head.starts_with("HEAD") {
+                answer.split_inclusive("\r\n\r\n").next().unwrap()
+            } else {
+                answer
+            };
+            peer.send(answer).await;
+            if head.contains("/close") {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+/// Where origins wait with their answers until the story lets them go on. Clones are one place.
+#[derive(Clone)]
+pub(crate) struct Hold(Arc<Place>);
+
+struct Place {
+    came: Semaphore,
+    may_go: Semaphore,
+    here: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Hold {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Place {
+            came: Semaphore::new(0),
+            may_go: Semaphore::new(0),
+            here: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        }))
+    }
+
+    /// An origin waits, until it may go on.
+    pub(crate) async fn wait(&self) {
+        let here = self.0.here.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.most.fetch_max(here, Ordering::SeqCst);
+        self.0.came.add_permits(1);
+        self.0.may_go.acquire().await.unwrap().forget();
+        self.0.here.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The story waits, until one more has come.
+    pub(crate) async fn arrival(&self) {
+        let came = tokio::time::timeout(PATIENCE, self.0.came.acquire()).await;
+        came.expect("nobody came in time").unwrap().forget();
+    }
+
+    /// So many may go on, be they here or still to come.
+    pub(crate) fn release(&self, count: usize) {
+        self.0.may_go.add_permits(count);
+    }
+
+    /// The most that were here at once.
+    pub(crate) fn most(&self) -> usize {
+        self.0.most.load(Ordering::SeqCst)
+    }
+}
+
+/// An origin that holds every request before it answers.
+pub(crate) async fn held_origin(hold: &Hold) -> Origin {
+    let hold = hold.clone();
+    origin(move |mut peer, _| {
+        let hold = hold.clone();
+        async move {
+            while peer.head().await.is_some() {
+                hold.wait().await;
+                peer.send(&response(200, "", "ok")).await;
+            }
+        }
+    })
+    .await
 }
 
 pub(crate) fn addresses(origins: &[Answering]) -> Vec<SocketAddr> {
@@ -262,6 +360,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         std::mem::take(&mut self.buffer)
     }
 
+    /// Reads the PROXY header that a connection begins with: where it says that it comes from.
+    pub(crate) async fn proxied_from(&mut self) -> SocketAddr {
+        loop {
+            assert!(self.fill().await, "the stream ended in the PROXY header");
+            if let Some(header) = proxy_protocol::read(&self.buffer).unwrap() {
+                self.buffer.drain(..header.length);
+                return header.source.unwrap();
+            }
+        }
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
@@ -339,6 +448,60 @@ pub(crate) async fn eventually<T: Future<Output = bool>>(what: &str, check: impl
     while !check().await {
         assert!(tokio::time::Instant::now() < end, "{what}: not in time");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A figure of the admin face, by how its line begins.
+pub(crate) async fn figure(socket: &std::path::Path, name: &str) -> u64 {
+    let page = admin(socket, "/metrics").await;
+    let line = page.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    let value = value.unwrap_or_else(|| panic!("{name} is not in {page}"));
+    value.parse().unwrap()
+}
+
+/// A registry that says what the story tells it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    service: &'static str,
+    backends: watch::Sender<Arc<Backends>>,
+}
+
+impl Discovery for Told {
+    fn watch(&self, service: &str) -> watch::Receiver<Arc<Backends>> {
+        if service == self.service {
+            return self.backends.subscribe();
+        }
+        watch::Sender::new(Arc::default()).subscribe()
+    }
+}
+
+impl Told {
+    pub(crate) fn tell(&self, instances: Vec<Instance>, unsure: bool) {
+        let backends = Backends { instances, unsure };
+        self.backends.send_replace(Arc::new(backends));
+    }
+}
+
+/// A registry that knows the instances of one service.
+pub(crate) fn told(service: &'static str, instances: Vec<Instance>) -> Arc<Told> {
+    let told = Told {
+        service,
+        backends: watch::Sender::default(),
+    };
+    told.tell(instances, false);
+    Arc::new(told)
+}
+
+/// An instance that calls itself `id`.
+pub(crate) fn worker(address: SocketAddr, id: &str) -> Instance {
+    Instance {
+        host: address.ip().to_string(),
+        port: address.port(),
+        weight: 1,
+        placement: Placement::default(),
+        up: true,
+        metadata: BTreeMap::from([("serverId".to_owned(), id.to_owned())]),
     }
 }
 

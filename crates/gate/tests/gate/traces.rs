@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
-use crate::support::{Origin, ask, echo, eventually, header, origin, settings, start};
+use crate::support::{Origin, ask, echo, eventually, figure, header, origin, settings, start};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -130,10 +130,7 @@ async fn a_collector_that_is_away_holds_nobody_up() {
         ask(&gate, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     }
     eventually("what could not be sent is counted", || async {
-        let page = crate::support::admin(&socket, "/metrics").await;
-        page.lines()
-            .find_map(|line| line.strip_prefix("munjigi_gate_spans_dropped_total "))
-            .is_some_and(|count| count.parse::<u64>().unwrap() >= 40)
+        figure(&socket, "munjigi_gate_spans_dropped_total ").await >= 40
     })
     .await;
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use fastrand::Rng;
 use futures_util::stream;
 use munjigi_events::UserId;
 use munjigi_foundation::clock::{Clock, Timestamp};
@@ -135,33 +136,12 @@ fn limits() -> Limits {
     }
 }
 
-/// A small generator (xorshift64*), so that a seed is all that a failure needs to be seen again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % most.max(1)
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        for byte in &mut bytes {
-            *byte = self.below(256).to_le_bytes()[0];
-        }
-        bytes
-    }
-}
-
 /// A body in pieces; with `cut`, the client vanishes at its end.
-fn body(bytes: &[u8], random: &mut Random, cut: bool) -> Body {
+fn body(bytes: &[u8], random: &mut Rng, cut: bool) -> Body {
     let mut pieces: Vec<io::Result<Bytes>> = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
-        let most = u64::try_from(rest.len()).unwrap().min(300_000);
-        let (piece, after) = rest.split_at(usize::try_from(random.below(most)).unwrap() + 1);
+        let (piece, after) = rest.split_at(random.usize(1..=rest.len().min(300_000)));
         pieces.push(Ok(Bytes::copy_from_slice(piece)));
         rest = after;
     }
@@ -177,13 +157,13 @@ async fn one_request(
     id: &str,
     mut append: Append,
     part: &[u8],
-    kind: u64,
-    random: &mut Random,
+    kind: u8,
+    random: &mut Rng,
 ) -> Result<Upload, UploadError> {
     let offset = append.offset;
     match kind {
         0 => {
-            append.offset += random.below(9) + 1;
+            append.offset += random.u64(1..=9);
             let wrong = core.append(id, append, Body::from(part.to_vec())).await;
             assert!(
                 matches!(wrong, Err(UploadError::Offset { expected, .. }) if expected == offset)
@@ -207,11 +187,11 @@ async fn one_request(
 
 async fn one_run(seed: u64) {
     eprintln!("seed {seed}");
-    let mut random = Random(seed);
-    let count = usize::try_from(random.below(3_000_000)).unwrap() + 1;
-    let content = random.bytes(count);
+    let mut random = Rng::with_seed(seed);
+    let mut content = vec![0; random.usize(1..=3_000_000)];
+    random.fill(&mut content);
     let length = u64::try_from(content.len()).unwrap();
-    let deferred = random.below(3) == 0;
+    let deferred = random.u8(..3) == 0;
     let mut core = Core::new(limits()).await;
     let id = core.create((!deferred).then_some(length)).await.unwrap().id;
     let mut upload = core.uploads.status(&ann(), &id).await.unwrap();
@@ -219,15 +199,13 @@ async fn one_run(seed: u64) {
         let offset = upload.received;
         let from = usize::try_from(offset).unwrap();
         let left = content.len() - from;
-        let size = usize::try_from(random.below(u64::try_from(left).unwrap() * 2))
-            .unwrap()
-            .min(left);
+        let size = random.usize(..=left * 2).min(left);
         let part = &content[from..from + size];
         let mut append = at(offset);
-        if random.below(4) == 0 {
+        if random.u8(..4) == 0 {
             append.length = Some(length);
         }
-        let kind = random.below(8);
+        let kind = random.u8(..8);
         if kind == 4 {
             core = core.crash(&id).await;
             continue;

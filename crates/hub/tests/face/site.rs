@@ -87,41 +87,17 @@ impl Site {
     }
 
     /// Ends the hub and starts it again on the same data.
-    pub(crate) async fn again(self) -> Self {
-        let Self {
-            dir,
-            hub,
-            clock,
-            http,
-            tasks,
-            shutdown,
-        } = self;
-        let address = hub.address();
-        shutdown.cancel();
-        tasks.close();
-        tasks.wait().await;
-        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let hub = start(
-            settings(&dir.path().join("hub")),
-            clock.clone(),
-            &tasks,
-            &shutdown,
-        )
-        .await
-        .unwrap();
-        assert_eq!(hub.address(), address, "the port is kept");
-        Self {
-            dir,
-            hub,
-            clock,
-            http,
-            tasks,
-            shutdown,
-        }
+    pub(crate) async fn again(mut self) -> Self {
+        let address = self.hub.address();
+        self.stop().await;
+        (self.tasks, self.shutdown) = (TaskTracker::new(), CancellationToken::new());
+        self.hub = self.second().await.unwrap();
+        assert_eq!(self.hub.address(), address, "the port is kept");
+        self
     }
 
     /// Ends the hub; returns once all of it has.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -130,13 +106,7 @@ impl Site {
     /// A second hub on the same data.
     pub(crate) async fn second(&self) -> Result<Hub, StartError> {
         let settings = settings(&self.dir.path().join("hub"));
-        start(
-            settings,
-            self.clock.clone(),
-            &TaskTracker::new(),
-            &self.shutdown,
-        )
-        .await
+        start(settings, self.clock.clone(), &self.tasks, &self.shutdown).await
     }
 
     pub(crate) fn base(&self) -> String {

@@ -14,14 +14,14 @@ use crate::{binary, slow_model};
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// A process that was started by the one under test: ended with the story.
-struct Grandchild(Pid);
+pub(crate) struct Grandchild(Pid);
 
 impl Grandchild {
     fn lives(&self) -> bool {
         test_kill_process(self.0).is_ok()
     }
 
-    fn tell(&self, signal: Signal) {
+    pub(crate) fn tell(&self, signal: Signal) {
         kill_process(self.0, signal).unwrap();
     }
 }
@@ -34,13 +34,13 @@ impl Drop for Grandchild {
     }
 }
 
-fn tell(program: &Program, signal: Signal) {
+pub(crate) fn tell(program: &Program, signal: Signal) {
     let id = program.id().unwrap();
     kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal).unwrap();
 }
 
 /// The process that took over, once the log names it.
-async fn successor(log: &Path) -> Grandchild {
+pub(crate) async fn successor(log: &Path) -> Grandchild {
     let pid = eventually("another process has taken over", WITHIN, async || {
         let text = std::fs::read_to_string(log).unwrap_or_default();
         let line = text

@@ -19,6 +19,7 @@ mod operators;
 mod reload;
 mod sarif;
 mod sealed;
+mod shield;
 mod users;
 
 use std::path::{Path, PathBuf};

@@ -358,16 +358,17 @@ impl Started {
         request.send().await.unwrap()
     }
 
+    /// Sends a file for an attempt whose events begin with `seq` 3.
     pub async fn post(
         &self,
         id: &str,
         attempt: u32,
-        seq: u64,
         model: &str,
-        file: Vec<u8>,
+        file: impl Into<Vec<u8>>,
     ) -> Response {
+        let file = file.into();
         let query = format!(
-            "serverId={}&userId=u&eventId=e&analyzeId={id}&attempt={attempt}&seq={seq}&model={model}&name=my%20file.zip",
+            "serverId={}&userId=u&eventId=e&analyzeId={id}&attempt={attempt}&seq=3&model={model}&name=my%20file.zip",
             self.server_id()
         );
         let digest = digest(&file);

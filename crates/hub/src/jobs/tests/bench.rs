@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use munjigi_eureka::{Application, Applications, Instance};
 use munjigi_events::{Event, EventPost, Job as Folded, ServerId};
+use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -263,7 +264,7 @@ pub(super) struct Bench {
     pub(super) worker: Arc<Worker>,
     gate: String,
     pub(super) hub: Option<Running>,
-    pub(super) http: reqwest::Client,
+    http: reqwest::Client,
     pub(super) event_ttl: Duration,
 }
 
@@ -319,6 +320,12 @@ pub(super) fn offering(models: &str) -> Known {
         reachable: true,
         error: None,
     }
+}
+
+/// Status and body of an answer.
+pub(super) async fn said(request: RequestBuilder) -> (u16, String) {
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
 impl Bench {
@@ -426,10 +433,14 @@ impl Bench {
         self.hub.as_ref().unwrap()
     }
 
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.hub().base))
+    }
+
     pub(super) async fn upload(&self) -> String {
         let answer = self
-            .http
-            .post(format!("{}/api/uploads", self.hub().base))
+            .request(Method::POST, "/api/uploads")
             .header("tus-resumable", "1.0.0")
             .header("upload-length", 5)
             .header("upload-metadata", "filename YS5weQ==")
@@ -444,10 +455,7 @@ impl Bench {
     }
 
     pub(super) async fn post(&self, body: Value, key: Option<&str>) -> (u16, Value) {
-        let mut request = self
-            .http
-            .post(format!("{}/api/jobs", self.hub().base))
-            .json(&body);
+        let mut request = self.request(Method::POST, "/api/jobs").json(&body);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -466,28 +474,13 @@ impl Bench {
     }
 
     pub(super) async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self
-            .http
-            .get(format!("{}{path}", self.hub().base))
-            .send()
-            .await
-            .unwrap();
-        let status = answer.status().as_u16();
-        (
-            status,
-            serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default(),
-        )
+        let (status, text) = said(self.request(Method::GET, path)).await;
+        (status, serde_json::from_str(&text).unwrap_or_default())
     }
 
     pub(super) async fn delete(&self, id: &EventId) -> u16 {
-        let url = format!("{}/api/jobs/{id}", self.hub().base);
-        self.http
-            .delete(url)
-            .send()
-            .await
-            .unwrap()
-            .status()
-            .as_u16()
+        let path = format!("/api/jobs/{id}");
+        said(self.request(Method::DELETE, &path)).await.0
     }
 
     /// Waits until the job's events say `until`; checks what must hold after each look.

@@ -2,8 +2,9 @@
 
 mod bench;
 
-use bench::{Bench, Mood, SECRET};
+use bench::{Bench, Mood, SECRET, said};
 use munjigi_events::Event;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::*;
@@ -102,9 +103,11 @@ async fn the_coverage_is_served(bench: &Bench, id: &EventId, analysis: &Analysis
 }
 
 async fn the_archive_is_served_in_parts(bench: &Bench, id: &EventId, analysis: &AnalysisId) {
-    let base = &bench.hub().base;
-    let url = format!("{base}/api/jobs/{id}/results/{analysis}.tar.zst");
-    let whole = bench.http.get(&url).send().await.unwrap();
+    let archive = || {
+        let path = format!("/api/jobs/{id}/results/{analysis}.tar.zst");
+        bench.request(Method::GET, &path)
+    };
+    let whole = archive().send().await.unwrap();
     let (tag, digest) = (
         whole.headers()["etag"].clone(),
         whole.headers()["repr-digest"].clone(),
@@ -117,7 +120,7 @@ async fn the_archive_is_served_in_parts(bench: &Bench, id: &EventId, analysis: &
         ("bytes=3-9", Some("\"other\"".parse().unwrap()), 200),
         ("bytes=999999-", None, 416),
     ] {
-        let mut request = bench.http.get(&url).header("range", range);
+        let mut request = archive().header("range", range);
         if let Some(tag) = if_range {
             request = request.header("if-range", tag);
         }
@@ -128,24 +131,10 @@ async fn the_archive_is_served_in_parts(bench: &Bench, id: &EventId, analysis: &
             assert_eq!(answer.bytes().await.unwrap(), whole[3..=9]);
         }
     }
-    let unchanged = bench
-        .http
-        .get(&url)
-        .header("if-none-match", tag)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(unchanged.status(), 304);
-    let source = format!("{base}/api/jobs/{id}/sources/{analysis}?path=a%2520b.py");
-    let text = bench
-        .http
-        .get(source)
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let (unchanged, _) = said(archive().header("if-none-match", tag)).await;
+    assert_eq!(unchanged, 304);
+    let source = format!("/api/jobs/{id}/sources/{analysis}?path=a%2520b.py");
+    let (_, text) = said(bench.request(Method::GET, &source)).await;
     assert_eq!(text, "print(1)\n");
 }
 
@@ -314,16 +303,9 @@ fn next(last: &Event, change: impl FnOnce(&mut Value)) -> String {
 }
 
 async fn post_events(bench: &Bench, secret: &str, body: String) -> (u16, Value) {
-    let answer = bench
-        .http
-        .post(format!("{}/internal/events", bench.hub().base))
-        .bearer_auth(secret)
-        .body(body)
-        .send()
-        .await
-        .unwrap();
-    let status = answer.status().as_u16();
-    (status, answer.json::<Value>().await.unwrap())
+    let request = bench.request(Method::POST, "/internal/events");
+    let (status, text) = said(request.bearer_auth(secret).body(body)).await;
+    (status, serde_json::from_str(&text).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,26 +418,12 @@ async fn events_that_outlived_their_time_are_said_to_be_missing() {
     let mut bench = Bench::new().await;
     let id = bench.job(&["source"]).await;
     let events = bench.ended(&id).await.1.len();
-    let url = |bench: &Bench| format!("{}/api/jobs/{id}/events", bench.hub().base);
-    let text = bench
-        .http
-        .get(url(&bench))
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let path = format!("/api/jobs/{id}/events");
+    let (_, text) = said(bench.request(Method::GET, &path)).await;
     assert_eq!(text.matches("\ndata: ").count(), events, "{text}");
     assert!(!text.contains("event: recovered"));
-    let odd = bench
-        .http
-        .get(url(&bench))
-        .header("last-event-id", "other:2")
-        .send()
-        .await
-        .unwrap();
-    let odd = odd.text().await.unwrap();
+    let odd = bench.request(Method::GET, &path);
+    let (_, odd) = said(odd.header("last-event-id", "other:2")).await;
     assert!(
         odd.starts_with("event: recovered\n") && odd.contains("\"recovered\":false"),
         "{odd}"
@@ -471,15 +439,7 @@ async fn events_that_outlived_their_time_are_said_to_be_missing() {
     bench.start().await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let text = bench
-            .http
-            .get(url(&bench))
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
+        let (_, text) = said(bench.request(Method::GET, &path)).await;
         if text.starts_with("event: recovered\n") {
             assert!(
                 text.contains("\"status\":\"DONE\"") && !text.contains("id: "),
@@ -509,24 +469,11 @@ async fn what_is_anothers_is_not_there() {
         format!("/results/{analysis}.tar.zst"),
         format!("/sources/{analysis}?path=a"),
     ] {
-        let url = format!("{}/api/jobs/{id}{path}", bench.hub().base);
-        let answer = bench
-            .http
-            .get(url)
-            .header("x-user", "u2")
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 404, "{path}");
+        let request = bench.request(Method::GET, &format!("/api/jobs/{id}{path}"));
+        let (status, _) = said(request.header("x-user", "u2")).await;
+        assert_eq!(status, 404, "{path}");
     }
-    let url = format!("{}/api/jobs/{id}", bench.hub().base);
-    let answer = bench
-        .http
-        .delete(url)
-        .header("x-user", "u2")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 404);
+    let request = bench.request(Method::DELETE, &format!("/api/jobs/{id}"));
+    assert_eq!(said(request.header("x-user", "u2")).await.0, 404);
     assert_eq!(bench.get(&format!("/api/jobs/{id}")).await.0, 200);
 }
