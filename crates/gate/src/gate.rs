@@ -29,7 +29,7 @@ use crate::driver::timer::Timer;
 use crate::driver::udp::UdpSocket;
 use crate::health::keeper::{self, Keeping};
 use crate::health::uptime::Uptimes;
-use crate::hold::{Hold, is_same};
+use crate::hold::is_same;
 use crate::layer4;
 use crate::live;
 use crate::reload::{Changes, ReloadError, stays};
@@ -37,7 +37,6 @@ use crate::settings::{GateSettings, ListenerSettings};
 use crate::shard::{Listener, Shard, Shared};
 use crate::shield::{self, BanStore};
 use crate::snapshot::Snapshot;
-use crate::stats::ThreadStats;
 use crate::sticky;
 use crate::tls::Credentials;
 use crate::trace::{Exporter, Tracer};
@@ -235,20 +234,7 @@ impl Gate {
         let followers = Followers::new(wiring.discovery, keeping);
         followers.follow(&snapshot);
         followers.keep_uptimes();
-        let shared = Arc::new(Shared {
-            snapshot: Arc::new(ArcSwap::new(snapshot)),
-            leaving: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            hold: Hold::default(),
-            tracer,
-            log,
-            clock: wiring.clock,
-            started: Instant::now(),
-            threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
-            compressions: Arc::default(),
-            shield: Arc::default(),
-            files: std::sync::OnceLock::new(),
-        });
+        let shared = Arc::new(Shared::new(snapshot, (tracer, log), wiring.clock, threads));
         let keeper = shield::Keeper::start(
             Arc::clone(&shared.shield),
             Arc::clone(&shared.snapshot),

@@ -51,6 +51,29 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// What `threads` threads share at first.
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        (tracer, log): (Option<Tracer>, LogHandle),
+        clock: Clock,
+        threads: usize,
+    ) -> Self {
+        Self {
+            snapshot: Arc::new(ArcSwap::new(snapshot)),
+            leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            hold: Hold::default(),
+            tracer,
+            log,
+            clock,
+            started: Instant::now(),
+            threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
+            compressions: Arc::default(),
+            shield: Arc::default(),
+            files: OnceLock::new(),
+        }
+    }
+
     /// The threads for files.
     pub(crate) fn files(&self, snapshot: &Snapshot) -> &files::pool::Pool {
         self.files.get_or_init(|| {

@@ -277,7 +277,7 @@ pub(super) static WEBHOOK: Schema = Schema {
 };
 
 /// `[gate.shield]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ShieldSettings {
     /// When and how long.
     pub ban: Terms,
@@ -305,26 +305,6 @@ pub struct ShieldSettings {
     pub webhook: Option<WebhookSettings>,
     /// How much is remembered.
     pub bounds: Bounds,
-}
-
-impl Default for ShieldSettings {
-    fn default() -> Self {
-        Self {
-            ban: Terms::default(),
-            deny_path: Vec::new(),
-            never: Vec::new(),
-            close: false,
-            dry_run: false,
-            weights: Weights::default(),
-            missing: Missing::default(),
-            agents: Vec::new(),
-            payloads: Vec::new(),
-            ignore: Vec::new(),
-            tarpit: None,
-            webhook: None,
-            bounds: Bounds::default(),
-        }
-    }
 }
 
 /// `tarpit = { … }`
@@ -522,7 +502,7 @@ fn read_payloads(table: &Table<'_>) -> Vec<String> {
         let one = std::slice::from_ref(&item.value);
         match Own::new(&[], one) {
             Ok(_) if item.value.len() <= 4 * PATTERN_MAX && !item.value.is_empty() => {
-                payloads.push(item.value)
+                payloads.push(item.value);
             }
             Ok(_) => {
                 let message = format!(

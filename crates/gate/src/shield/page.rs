@@ -111,22 +111,7 @@ pub(crate) fn metrics(page: &mut Page, state: &State, now: Timestamp) {
         let count = load(count);
         page.put(format_args!("{name}{{by=\"{by}\"}} {count}\n"));
     }
-    let name = "munjigi_gate_shield_alarms_total";
-    page.head(
-        name,
-        "counter",
-        "Alarms for the webhook, by what became of them.",
-    );
-    let alarms = &state.alarms;
-    let results = [
-        ("sent", &alarms.sent),
-        ("failed", &alarms.failed),
-        ("dropped", &alarms.dropped),
-    ];
-    for (result, count) in results {
-        let count = load(count);
-        page.put(format_args!("{name}{{result=\"{result}\"}} {count}\n"));
-    }
+    alarms(page, state);
     let counters = [
         ("pardons", "Bans that an operator ended.", &figures.pardons),
         (
@@ -153,6 +138,29 @@ pub(crate) fn metrics(page: &mut Page, state: &State, now: Timestamp) {
             load(count),
         );
     }
+    gauges(page, state, now);
+}
+
+fn alarms(page: &mut Page, state: &State) {
+    let name = "munjigi_gate_shield_alarms_total";
+    page.head(
+        name,
+        "counter",
+        "Alarms for the webhook, by what became of them.",
+    );
+    let alarms = &state.alarms;
+    let results = [
+        ("sent", &alarms.sent),
+        ("failed", &alarms.failed),
+        ("dropped", &alarms.dropped),
+    ];
+    for (result, count) in results {
+        let count = load(count);
+        page.put(format_args!("{name}{{result=\"{result}\"}} {count}\n"));
+    }
+}
+
+fn gauges(page: &mut Page, state: &State, now: Timestamp) {
     let (suspects, known) = state.table.counts();
     let on = state.table.bans(now).len();
     let gauges = [
