@@ -304,12 +304,12 @@ pub(crate) const MARKUP: &[&str] = &[
     r"javascript:[^&]*(alert|prompt|confirm|eval|document|window|fetch) ?[(.]",
     r"\b(alert|prompt|confirm) ?\( ?(['\x22\d`/]|document|string)",
     r"document\.(cookie|domain|write)\b|string\.fromcharcode ?\(",
-    r"['\x22] ?/?> ?<",
+    r"['\x22] ?/?> ?<|<'\x22>",
 ];
 
 /// Commands, PHP, templates, requests that a server should make, in the same text.
 pub(crate) const CODE: &[&str] = &[
-    r"[;|`] ?(cat|ls|wget|curl|nc|ncat|bash|sh|ping|uname|nslookup|dig|python|perl|php|tftp|chmod|rm) +(-|/|http)",
+    r"[;|`] ?(cat|ls|wget|curl|nc|ncat|bash|sh|ping|uname|nslookup|dig|python|perl|php|tftp|chmod|rm) +(-|/|\.\./|http)",
     r"(\$\(|`) ?(id|whoami|cat|curl|wget|sleep|printf|nslookup|uname|expr)\b",
     r"[;|`] ?(whoami|ifconfig|ipconfig)\b|\bcmd(\.exe)?[ ?]/c|\bpowershell(\.exe)? -|\$\{?ifs\b",
     r"/bin/(ba|c|k|z|da|a)?sh( -|[;|&'\x22)])",
