@@ -492,7 +492,6 @@ mod tests {
     ];
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a table")]
     fn each_fault_is_found() {
         assert_eq!(judged(GOOD), None);
         assert_eq!(
