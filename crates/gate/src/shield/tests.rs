@@ -42,15 +42,13 @@ fn the_whole_list_can_be_compiled() {
     find::check_list();
 }
 
+fn check(target: &str, status: u16, expected: &[&str]) {
+    let found = names(marks("GET", target, BROWSER, status));
+    assert_eq!(found, expected, "{target}");
+}
+
 #[test]
-fn hostile_targets_are_named() {
-    let check = |target: &str, status: u16, expected: &[&str]| {
-        assert_eq!(
-            names(marks("GET", target, BROWSER, status)),
-            expected,
-            "{target}"
-        );
-    };
+fn hostile_paths_are_named() {
     check("/index.php", 404, &["script_probe"]);
     check("/a/B.ASPX;x=1", 404, &["script_probe"]);
     check("/x%2ephp/more", 404, &["script_probe"]);
@@ -88,6 +86,10 @@ fn hostile_targets_are_named() {
         200,
         &["traversal"],
     );
+}
+
+#[test]
+fn hostile_queries_are_named() {
     check("/?x=${jndi:ldap://a.b/c}", 200, &["log4shell"]);
     check("/?x=$%7B$%7Blower:j%7Dndi:x%7D", 200, &["log4shell"]);
     check("/?x=%24%7b%24%7b%3a%3a-j%7dndi%3ax%7d", 200, &["log4shell"]);
@@ -599,15 +601,18 @@ fn typing_a_search_counts_once() {
     for (step, end) in (10..=text.len()).enumerate() {
         let millis = i64::try_from(step).unwrap() * 200;
         assert!(
-            !world.ask("192.0.2.1", BROWSER, &text[..end], 200, millis),
+            !world.ask("192.0.2.1", BROWSER, text.get(..end).unwrap(), 200, millis),
             "{}",
-            &text[..end]
+            text.get(..end).unwrap()
         );
     }
 }
 
 /// What one kind of clean client does in a day; each entry is a time in seconds, target and status.
 type Day = Vec<(i64, String, u16)>;
+
+/// Its address, its user agent, its day.
+type Kind<'a> = (&'a str, &'a [u8], fn(i64) -> Day);
 
 fn browser(seed: i64) -> Day {
     let mut day = Vec::new();
@@ -700,7 +705,7 @@ fn mobile_nat(seed: i64) -> Day {
 fn a_day_of_clean_traffic_bans_nobody() {
     let googlebot: &[u8] =
         b"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
-    let kinds: [(&str, &[u8], fn(i64) -> Day); 5] = [
+    let kinds: [Kind<'_>; 5] = [
         ("192.0.2.1", BROWSER, browser),
         ("192.0.2.2", b"tus-js-client", tus),
         ("192.0.2.3", b"python-requests/2.32", syncing_api),

@@ -605,7 +605,7 @@ async fn each_ban_is_told_to_the_webhook_until_it_is_taken() {
     let hook = crate::support::origin(move |mut peer, number| {
         let sender = sender.clone();
         async move {
-            while let Some(head) = peer.head().await {
+            if let Some(head) = peer.head().await {
                 let body = peer.body_of(&head).await;
                 sender.send((head, body)).await.unwrap();
                 let status = if number == 0 { 503 } else { 204 };
@@ -613,7 +613,6 @@ async fn each_ban_is_told_to_the_webhook_until_it_is_taken() {
                     "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                 ))
                 .await;
-                return;
             }
         }
     })
