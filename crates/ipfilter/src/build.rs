@@ -265,6 +265,7 @@ impl Builder {
                 Fate::Duplicate(by) => (DUPLICATE, by),
                 Fate::Overruled(by) => (OVERRULED, by),
                 Fate::Covered(by) => (COVERED, by),
+                Fate::Unasked => (UNASKED, &0),
             };
             (tag & !0xff | kind).write(&mut idle);
             by.write(&mut idle);
@@ -277,6 +278,7 @@ impl Builder {
 pub(crate) const DUPLICATE: u32 = 1;
 pub(crate) const OVERRULED: u32 = 2;
 pub(crate) const COVERED: u32 = 3;
+pub(crate) const UNASKED: u32 = 4;
 /// The mark of IPv6 beside a prefix length of at most 128.
 pub(crate) const UNALIGNED_V6: u32 = 0x1_0000;
 

@@ -1,5 +1,6 @@
 //! Addresses as numbers: IPv4 and IPv6; and how numbers stand in bytes.
 
+use crate::pattern::mapped;
 use crate::table::LIST;
 
 /// An address as a number.
@@ -29,6 +30,11 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
     fn masked(self, mask: Self) -> Self;
     /// True when `self < 2^power`, for a power below the width.
     fn is_below(self, power: u32) -> bool;
+
+    /// True when nobody asks for an address from `first` to `last`: an IPv4-mapped one is judged as IPv4.
+    fn is_unasked(first: Self, last: Self) -> bool {
+        Self::BITS == 128 && [first, last].iter().all(|key| mapped(key.wide()).is_some())
+    }
 
     fn next(self) -> Option<Self> {
         (self < Self::MAX).then(|| Self::narrow(self.wide() + 1))

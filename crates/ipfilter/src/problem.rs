@@ -96,6 +96,9 @@ pub enum Kind {
         /// The other rule.
         by: u32,
     },
+    /// Accepted, and never decides: what other rules leave of it are IPv4-mapped addresses, which
+    /// are judged as IPv4.
+    Unasked,
 }
 
 impl Problem {
@@ -108,6 +111,7 @@ impl Problem {
                 | Kind::Duplicate { .. }
                 | Kind::Overruled { .. }
                 | Kind::Covered { .. }
+                | Kind::Unasked
         )
     }
 
@@ -133,6 +137,7 @@ impl Problem {
                 return Some(format!("{network}/{prefix} says the same"));
             }
             Kind::Duplicate { .. } | Kind::Overruled { .. } | Kind::Covered { .. } => "remove it",
+            Kind::Unasked => "remove it, or write the IPv4 addresses that are meant",
             _ => return None,
         };
         Some(hint.to_owned())
@@ -195,6 +200,9 @@ impl fmt::Display for Kind {
                     formatter,
                     "never decides: narrower rules cover it, from line {by} on"
                 );
+            }
+            Self::Unasked => {
+                "never decides: others leave it IPv4-mapped addresses alone, which are judged as IPv4"
             }
         };
         formatter.write_str(text)

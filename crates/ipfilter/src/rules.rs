@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
-use crate::build::{Builder, COVERED, DUPLICATE, OVERRULED, UNALIGNED_V6};
+use crate::build::{Builder, COVERED, DUPLICATE, OVERRULED, UNALIGNED_V6, UNASKED};
 use crate::bytes::{self, BadBytes};
 use crate::key::Key;
 use crate::memory::Memory;
@@ -241,6 +241,7 @@ impl<B: AsRef<[u8]>> RuleSet<B> {
                 DUPLICATE => Kind::Duplicate { by_source, by },
                 OVERRULED => Kind::Overruled { by_source, by },
                 COVERED => Kind::Covered { by_source, by },
+                UNASKED => Kind::Unasked,
                 _ => continue,
             };
             problems.extend(self.found(what >> 8, kind));

@@ -37,6 +37,8 @@ pub(crate) enum Fate {
     Overruled(Tag),
     /// Narrower ones.
     Covered(Tag),
+    /// What others leave of it nobody asks for: IPv4-mapped addresses.
+    Unasked,
 }
 
 /// A rule as the heap sorts it: the one that decides is the least.
@@ -85,14 +87,23 @@ pub(crate) fn pieces<K: Key>(
         let Some(Reverse(best)) = open.peek() else {
             return pieces;
         };
-        set(fates, best.id, Fate::Decides);
         push(&mut pieces, at, best.tag);
         for rule in new {
             lose(fates, rule, best);
         }
-        match rest.first() {
-            Some(next) if next.first <= best.last => at = next.first,
-            next => {
+        let next = rest.first();
+        let cut = next.filter(|next| next.first <= best.last);
+        // The address before a rule that begins behind this one.
+        let last = cut.map_or(best.last, |next| K::narrow(next.first.wide() - 1));
+        let fate = if K::is_unasked(at, last) {
+            Fate::Unasked
+        } else {
+            Fate::Decides
+        };
+        set(fates, best.id, fate);
+        match cut {
+            Some(next) => at = next.first,
+            None => {
                 let Some(behind) = best.last.next() else {
                     return pieces;
                 };
@@ -163,6 +174,44 @@ mod tests {
             .collect();
         assert_eq!(pieces, expected);
         assert_eq!(found, fates);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_decides_nothing() {
+        use Fate::{Decides, Unasked};
+        const MAPPED: u128 = 0xffff_0000_0000;
+        const BEHIND: u128 = 0x1_0000_0000_0000;
+        let check = |spans: &[(u128, u128)], expected: &[Fate]| {
+            let mut rules: Vec<_> = (0..)
+                .zip(spans)
+                .map(|(id, (first, last))| Rule {
+                    first: *first,
+                    last: *last,
+                    tag: (id + 1) << 8,
+                    id,
+                })
+                .collect();
+            let mut fates = vec![Fate::Open; rules.len()];
+            pieces(&mut rules, false, &mut fates);
+            assert_eq!(fates, expected, "{spans:x?}");
+        };
+        // A /95 whose lower half a narrower one has: mapped addresses are all that is left.
+        check(
+            &[
+                (MAPPED - (1 << 32), BEHIND - 1),
+                (MAPPED - (1 << 32), MAPPED - 1),
+            ],
+            &[Unasked, Decides],
+        );
+        check(&[(MAPPED - 1, BEHIND - 1)], &[Decides]);
+        check(&[(MAPPED + 7, BEHIND)], &[Decides]);
+        // Cut inside by one that begins there, and decides behind.
+        check(
+            &[(MAPPED, BEHIND + 9), (MAPPED + 5, BEHIND)],
+            &[Decides, Decides],
+        );
+        check(&[(MAPPED, BEHIND), (BEHIND, BEHIND)], &[Unasked, Decides]);
+        check(&[(0, u128::MAX)], &[Decides]);
     }
 
     #[test]

@@ -547,6 +547,7 @@ fn tell(
             "this rule never decides: narrower ones cover it, such as {}",
             other(by_source, by)
         ),
+        kind @ ipfilter::Kind::Unasked => format!("this rule {kind}"),
         kind => kind.to_string(),
     };
     table.problems().add(Problem {
