@@ -36,7 +36,7 @@ use crate::retry;
 use crate::service::Outcome as Verdict;
 use crate::settings::{RetryOn, RouteSettings};
 use crate::tunnel::{First, Tunnel};
-use crate::ws::handshake;
+use crate::ws::handshake::{self, Fault};
 
 use super::answer::{self, unanswerable};
 use super::backend::{Lease, is_unseen};
@@ -194,7 +194,7 @@ pub(crate) async fn run(
         respond: &side.respond,
     };
     let mut source = Source::stream(body);
-    let mut backend = begin(order, &output)?;
+    let mut backend = begin(order, &output, record)?;
     let outcome = both_ways(order, output, &mut source, &mut backend, record).await;
     let touched = source.is_touched();
     let body = source.into_stream();
@@ -263,7 +263,7 @@ pub(crate) async fn from_http1(
     let body = Body::new(order.head.framing);
     let mut source = Source::socket(&connection.stream, body, leftover);
     let output = Output::Http1(connection);
-    let outcome = match begin(order, &output) {
+    let outcome = match begin(order, &output, record) {
         Err(stop) => Err(stop),
         Ok(mut backend) => both_ways(order, output, &mut source, &mut backend, record)
             .await
@@ -327,7 +327,7 @@ fn backend_closed() -> Rejection {
 }
 
 /// The request on its way to the backend: what of it goes at once.
-fn begin<'a>(order: Order<'a>, output: &Output<'_>) -> Result<Backend<'a>, Stop> {
+fn begin<'a>(order: Order<'a>, output: &Output<'_>, record: &Record) -> Result<Backend<'a>, Stop> {
     let lead = request_lead(order, output);
     match &order.upstream.link {
         Link::Http1(stream) => Ok(Backend {
@@ -342,19 +342,26 @@ fn begin<'a>(order: Order<'a>, output: &Output<'_>) -> Result<Backend<'a>, Stop>
                 rest: order.upstream.early.take(),
             },
         }),
-        Link::Http2(lease) => begin_stream(order, lease, lead),
+        Link::Http2(lease) => begin_stream(order, lease, lead, record),
     }
 }
 
-fn begin_stream<'a>(order: Order<'a>, lease: &Lease, lead: Vec<u8>) -> Result<Backend<'a>, Stop> {
+fn begin_stream<'a>(
+    order: Order<'a>,
+    lease: &Lease,
+    lead: Vec<u8>,
+    record: &Record,
+) -> Result<Backend<'a>, Stop> {
     let head = order.head;
     let ask = Ask {
         trailers: head.fields.named("te").any(|value| value == b"trailers"),
         websocket: handshake::opens(order.head),
     };
     if ask.websocket && !lease.takes_websockets() {
-        let detail = "the backend takes no WebSockets over HTTP/2 (RFC 8441)";
-        return Err(Rejection::new(Reason::BadUpgrade, detail).into());
+        let fault = Fault::BackendTakesNone;
+        record.note(fault);
+        let rejection = Rejection::new(Reason::BadUpgrade, fault.said());
+        return Err(rejection.hint(fault.hint()).fault(fault).into());
     }
     let fallback = &order.upstream.flight.0.name;
     // That of this connection: a backend may refuse another one.

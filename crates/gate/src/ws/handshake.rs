@@ -133,6 +133,10 @@ faults! {
     UpgradeLost = "WS020", "upgrade_lost",
         "a proxy on the way dropped `Upgrade` and `Connection` from the handshake",
         "let it pass them on; in nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";";
+    /// A backend of HTTP/2 that did not say that it takes WebSockets.
+    BackendTakesNone = "WS021", "backend_takes_none",
+        "the backend speaks HTTP/2 and takes no WebSockets by it (RFC 8441)",
+        "switch extended CONNECT on at the backend, or reach it by HTTP/1.1: `protocol = \"http/1.1\"` for its service";
 }
 
 impl Fault {
@@ -163,7 +167,9 @@ impl Fault {
             Self::Body => Reason::WsBody,
             Self::PlainOnTls => Reason::WsPlainOnTls,
             Self::UpgradeLost => Reason::WsUpgradeLost,
-            Self::TlsOnPlain | Self::NotSwitched | Self::AcceptWrong => return None,
+            Self::TlsOnPlain | Self::NotSwitched | Self::AcceptWrong | Self::BackendTakesNone => {
+                return None;
+            }
         })
     }
 }

@@ -151,9 +151,17 @@ async fn a_websocket_of_http1_reaches_a_backend_of_http2() {
 
     // A backend that does not take them.
     let plain = origin2(|_, mut respond| async move { reply(&mut respond, "no") }).await;
-    let gate = start(to_http2(&[plain.address])).await;
-    let (head, body) = ask(&gate, "GET /live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = to_http2(&[plain.address]);
+    let log = logged(&mut settings, folder.path());
+    let gate = start(settings).await;
+    let (head, body) = ask(&gate, "GET /live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n").await;
     assert_eq!((status(&head), code(&body).as_str()), (502, "bad_upgrade"));
+    let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(document["handshake"], "WS021", "{document}");
+    let line = &lines(&log, 1).await[0];
+    assert_eq!(line["handshake"]["code"], "WS021", "{line}");
+    assert_eq!(line["handshake"]["reason"], "backend_takes_none", "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
