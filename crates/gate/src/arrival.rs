@@ -48,6 +48,7 @@ pub(crate) async fn arrive(shard: &Rc<Shard>, connection: &mut Connection) -> bo
             if shield::closes_named(shard, &snapshot, listener, client) {
                 return Err(Reason::BannedClosed);
             }
+            connection.seat.count_for(client, &snapshot)?;
         }
         if door.tls.is_some() {
             shake_hands(shard, connection, door).await?;
@@ -66,6 +67,13 @@ pub(crate) async fn arrive(shard: &Rc<Shard>, connection: &mut Connection) -> bo
             return false;
         }
         connection.leftover = None;
+        let listener = connection.listener();
+        if reason == Reason::TooManyFromAddress
+            && snapshot.can_tell(&listener.name)
+            && listener.protocols.http1()
+        {
+            connection::refuse(&connection.stream, &connection.timer, reason).await;
+        }
         connection::linger(&connection.stream, &connection.timer).await;
     }
     false

@@ -122,7 +122,9 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
             // before its settings: the connection is just closed.
             let understood = !layer4 && listener.protocols.http1();
             if understood && !arrival::has_door(shard, listener) {
-                shard.core.spawn(refuse(stream, timer, reason));
+                shard
+                    .core
+                    .spawn(async move { refuse(&stream, &timer, reason).await });
             }
             return;
         }
@@ -145,7 +147,7 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
 }
 
 /// Answers a connection beyond the limit with 503, as far as it takes it at once.
-async fn refuse(stream: TcpStream, timer: Timer, reason: Reason) {
+pub(crate) async fn refuse(stream: &TcpStream, timer: &Timer, reason: Reason) {
     let detail = match reason {
         Reason::TooManyFromAddress => {
             "there are as many connections from this address as `connections_per_address` allows"
@@ -156,7 +158,7 @@ async fn refuse(stream: TcpStream, timer: Timer, reason: Reason) {
     let answer = pipeline::rejection_bytes(&rejection, b"", true);
     let mut patience = crate::relay::Patience::Idle(Duration::from_secs(1));
     let parts = [answer.as_slice(), &[], &[]];
-    if crate::relay::write_all(&stream, parts, &mut patience, &timer)
+    if crate::relay::write_all(stream, parts, &mut patience, timer)
         .await
         .is_ok()
     {

@@ -171,7 +171,8 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// A seat on `listener`, unless all are taken, or all that one address may have. A trusted
-    /// peer speaks for many clients: only the first limit holds for it.
+    /// peer speaks for many clients: only the first limit holds for it, and for the client that it
+    /// names [`Seat::count_for`] does.
     ///
     /// # Errors
     /// Which limit it was.
@@ -188,15 +189,25 @@ impl Seat {
         if taken >= listener.connections_max.load(Ordering::Relaxed) {
             return Err(Reason::TooManyConnections);
         }
-        let most = listener.per_address.load(Ordering::Relaxed);
-        if most > 0 && !snapshot.trusts(peer.to_canonical()) {
-            let address = network_of(peer);
-            if !listener.addresses.enter(address, most) {
-                return Err(Reason::TooManyFromAddress);
-            }
-            seat.address = Some(address);
-        }
+        seat.count_for(peer, snapshot)?;
         Ok(seat)
+    }
+
+    /// Counts the connection for the address of its client: the peer, or whom a trusted one names in a PROXY header.
+    ///
+    /// # Errors
+    /// When that address has as many as it may.
+    pub(crate) fn count_for(&mut self, client: IpAddr, snapshot: &Snapshot) -> Result<(), Reason> {
+        let most = self.listener.per_address.load(Ordering::Relaxed);
+        if most == 0 || self.address.is_some() || snapshot.trusts(client.to_canonical()) {
+            return Ok(());
+        }
+        let address = network_of(client);
+        if !self.listener.addresses.enter(address, most) {
+            return Err(Reason::TooManyFromAddress);
+        }
+        self.address = Some(address);
+        Ok(())
     }
 
     pub(crate) fn listener(&self) -> &Arc<Listener> {

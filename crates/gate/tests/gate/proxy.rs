@@ -187,3 +187,63 @@ async fn backends_are_told_who_comes_and_connections_never_mix() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_counted_for_the_client_that_is_named() {
+    let origin = echo().await;
+    let mut settings = settings_of(&origin, ProxyMode::Any, &["127.0.0.0/8", "192.0.2.99/32"]);
+    settings.listeners[0].connections_per_address = Some(2);
+    let gate = start(settings).await;
+    let open = async |source: &str| {
+        let mut client = client(&gate).await;
+        let first = header_of(Version::V2, source);
+        client.send_bytes(&[&first, GET].concat()).await;
+        let (head, body) = client.response().await;
+        (client, status(&head), body)
+    };
+    let mut kept = Vec::new();
+    // Of IPv6 a /64 is one; a proxy behind a proxy speaks for many, too.
+    for (source, expected) in [
+        ("192.0.2.1:1", 200),
+        ("192.0.2.1:2", 200),
+        ("192.0.2.1:3", 503),
+        ("192.0.2.2:1", 200),
+        ("[2001:db8::1]:1", 200),
+        ("[2001:db8::2]:1", 200),
+        ("[2001:db8::3]:1", 503),
+        ("192.0.2.99:1", 200),
+        ("192.0.2.99:2", 200),
+        ("192.0.2.99:3", 200),
+    ] {
+        let (client, status, body) = open(source).await;
+        assert_eq!(status, expected, "{source}");
+        if status == 503 {
+            assert_eq!(code(&body), "too_many_from_address", "{source}");
+        }
+        kept.push(client);
+    }
+    kept.remove(0);
+    eventually("a place is free again", || async {
+        open("192.0.2.1:4").await.1 == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_nobody_believes_counts_as_itself() {
+    let origin = echo().await;
+    let mut settings = settings_of(&origin, ProxyMode::Any, &["10.0.0.0/8"]);
+    settings.listeners[0].connections_per_address = Some(1);
+    let gate = start(settings).await;
+    let mut first = client(&gate).await;
+    let named = header_of(Version::V1, "192.0.2.1:1");
+    first.send_bytes(&[&named, GET].concat()).await;
+    assert_eq!(status(&first.response().await.0), 200);
+    // It is closed before a word was said.
+    let mut second = client(&gate).await;
+    assert_eq!(
+        second.rest().await,
+        b"",
+        "it is the second one of its address"
+    );
+}
