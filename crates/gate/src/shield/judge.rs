@@ -236,6 +236,8 @@ pub(crate) struct Noted {
     pub(crate) not_found: bool,
     /// What the request counted, in thousandths.
     pub(crate) weight: Weight,
+    /// What its client's signals add up to with it.
+    pub(crate) score: Weight,
 }
 
 /// One part of the table.
@@ -318,7 +320,8 @@ impl Part {
             return noted;
         }
         suspect.window.add(noted.weight, now);
-        if suspect.window.sum(within, now) >= rules.terms.after.saturating_mul(ONE) {
+        noted.score = suspect.window.sum(within, now);
+        if noted.score >= rules.terms.after.saturating_mul(ONE) {
             self.begin(client, (rules, room), now, &mut noted);
         }
         noted

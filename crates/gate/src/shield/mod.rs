@@ -5,6 +5,8 @@
 
 mod alarm;
 mod ban;
+#[cfg(test)]
+mod clean_day;
 mod find;
 mod glob;
 mod judge;

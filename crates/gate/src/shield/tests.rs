@@ -1,5 +1,4 @@
-//! The shield without sockets: what the list finds and what it leaves alone, bans over time, and a
-//! day of clean traffic.
+//! The shield without sockets: what the list finds and what it leaves alone, and bans over time.
 
 use std::collections::HashSet;
 
@@ -11,14 +10,15 @@ use super::judge::{Noted, Part, Room, Rules, Seen, Standing};
 use super::signal::{Marks, Signal};
 use super::table::{Bounds, Table};
 
-const BROWSER: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+pub(super) const BROWSER: &[u8] =
+    b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 const START: i64 = 1_795_000_000_000;
 
-fn at(millis: i64) -> Timestamp {
+pub(super) fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(START + millis)
 }
 
-fn client(address: &str) -> Client {
+pub(super) fn client(address: &str) -> Client {
     address.parse().unwrap()
 }
 
@@ -321,7 +321,7 @@ impl World {
     }
 }
 
-fn seen<'t>(agent: &[u8], target: &'t str, status: u16) -> Seen<'t> {
+pub(super) fn seen<'t>(agent: &[u8], target: &'t str, status: u16) -> Seen<'t> {
     let path = target.split('?').next().unwrap().as_bytes();
     Seen {
         marks: marks("GET", target, agent, status),
@@ -604,143 +604,5 @@ fn typing_a_search_counts_once() {
         let (typed, _) = text.split_at(end);
         let banned = world.ask("192.0.2.1", BROWSER, typed, 200, millis);
         assert!(!banned, "{typed}");
-    }
-}
-
-/// What one kind of clean client does in a day; each entry is a time in seconds, target and status.
-type Day = Vec<(i64, String, u16)>;
-
-fn browser(seed: i64) -> Day {
-    let mut day = Vec::new();
-    for visit in 0..12 {
-        let start = seed + visit * 7_200;
-        for (offset, target, status) in [
-            (0, "/", 200),
-            (0, "/assets/app.1f3c.js", 200),
-            (0, "/assets/app.9ab0.css", 200),
-            (1, "/favicon.ico", 404),
-            (1, "/apple-touch-icon.png", 404),
-            (1, "/apple-touch-icon-precomposed.png", 404),
-            (2, "/api/models", 200),
-            (3, "/api/jobs?limit=50", 200),
-            (5, "/api/jobs/01JD3ZK5T1M8Q4V0X6Y7N2B9CE", 200),
-            (6, "/api/jobs/01JD3ZK5T1M8Q4V0X6Y7N2B9CE/events", 200),
-            (9, "/assets/app.1f3c.js.map", 404),
-            (20, "/index.php", 404),
-            (25, "/api/sign-in", 401),
-            (40, "/old-page.html", 404),
-        ] {
-            day.push((start + offset, target.to_owned(), status));
-        }
-    }
-    day
-}
-
-fn tus(seed: i64) -> Day {
-    let mut day = Vec::new();
-    for upload in 0..40 {
-        let start = seed + upload * 1_800;
-        let place = format!("/api/uploads/{:026}", upload * 7_919);
-        day.push((start, "/api/uploads".to_owned(), 201));
-        for piece in 0..50 {
-            day.push((start + piece, place.clone(), 204));
-        }
-        day.push((start + 60, place, 404));
-    }
-    day
-}
-
-/// It asks for things that are gone, all of them.
-fn syncing_api(seed: i64) -> Day {
-    (0..8_000)
-        .map(|step| {
-            (
-                seed + step * 10,
-                format!("/api/v2/items/{}", 100_000 + step * 37 % 9_000),
-                404,
-            )
-        })
-        .collect()
-}
-
-fn crawler(seed: i64) -> Day {
-    let words = [
-        "news", "blog", "shop", "team", "press", "jobs", "events", "docs", "faq", "forum",
-    ];
-    (0..9_000)
-        .map(|step: i64| {
-            let word = |place: i64| words[usize::try_from(step / place % 10).unwrap()];
-            let (target, status) = match step % 10 {
-                0 => ("/robots.txt".to_owned(), 404),
-                1..6 => (format!("/{}/{}.php?id={step}", word(1), word(10)), 404),
-                6 | 7 => (format!("/{}/{}/{}", word(100), word(10), word(1)), 404),
-                _ => (format!("/{}", word(1)), 200),
-            };
-            (seed + step * 9, target, status)
-        })
-        .collect()
-}
-
-/// Two hundred people behind one address; one in ten follows an old link and mistypes a password.
-fn mobile_nat(seed: i64) -> Day {
-    let mut day: Day = Vec::new();
-    for user in 0..200 {
-        for visit in 0..30 {
-            let start = seed + (user * 431 + visit * 2_879) % 86_000;
-            let asked = browser(start).into_iter().take(14);
-            let careless = (user + visit) % 10 == 0;
-            day.extend(asked.filter(|(_, target, _)| {
-                careless || !matches!(target.as_str(), "/index.php" | "/api/sign-in")
-            }));
-        }
-    }
-    day
-}
-
-#[test]
-fn a_day_of_clean_traffic_bans_nobody() {
-    let googlebot: &[u8] =
-        b"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
-    type Kind<'k> = (&'k str, &'k [u8], fn(i64) -> Day);
-    let kinds: [Kind<'_>; 5] = [
-        ("192.0.2.1", BROWSER, browser),
-        ("192.0.2.2", b"tus-js-client", tus),
-        ("192.0.2.3", b"python-requests/2.32", syncing_api),
-        ("192.0.2.4", googlebot, crawler),
-        ("192.0.2.5", BROWSER, mobile_nat),
-    ];
-    let table = Table::default();
-    let rules = Rules::default();
-    let mut all = Vec::new();
-    for (who, agent, day) in kinds {
-        all.extend(
-            day(0)
-                .into_iter()
-                .map(|(second, target, status)| (second, who, agent, target, status)),
-        );
-    }
-    all.sort_by_key(|(second, ..)| *second);
-    assert!(
-        all.len() > 80_000 && all.last().unwrap().0 > 80_000,
-        "{}",
-        all.len()
-    );
-    let mut swept = 0;
-    for (number, (second, who, agent, target, status)) in (0..).zip(&all) {
-        let now = at(second * 1_000 + number % 1_000);
-        if second - swept > 5 {
-            swept = *second;
-            table.sweep(&rules, now);
-        }
-        let mut seen = seen(agent, target, *status);
-        if target == "/api/sign-in" {
-            seen.marks = [Signal::FailedSignIn].into_iter().collect();
-        }
-        let noted = table.note(client(who), seen, (&rules, Bounds::default()), now);
-        assert!(
-            noted.ban.is_none(),
-            "{who} at {second}: {target}: {:?}",
-            noted.ban
-        );
     }
 }
