@@ -167,6 +167,16 @@ impl Followers {
         self.keeping.uptimes.save(self.keeping.clock.now());
     }
 
+    /// Leaves the file of uptimes to another process, once it is written.
+    pub(crate) fn let_go(&self) {
+        self.keeping.uptimes.let_go(self.keeping.clock.now());
+    }
+
+    /// Writes it again.
+    pub(crate) fn keep_again(&self) {
+        self.keeping.uptimes.keep_again();
+    }
+
     /// Saves the uptime of backends now and then.
     pub(crate) fn keep_uptimes(&self) {
         let (keeping, stop) = (self.keeping.clone(), self.stop.clone());

@@ -13,13 +13,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use munjigi_foundation::clock::Clock;
-use munjigi_foundation::listen::{Sockets, label};
-use socket2::SockRef;
+use munjigi_foundation::listen::Sockets;
+use munjigi_foundation::settings::Secret;
 use tokio::sync::oneshot;
 
 use crate::access_log::{self, LogWriter};
 use crate::admin::{self, AdminFace};
 use crate::backends::Discovery;
+use crate::binding::{Bound, bind_all, socket_label};
 use crate::connection;
 use crate::discovery::Followers;
 use crate::driver::Driver;
@@ -60,6 +61,8 @@ pub struct Wiring {
     pub bans: Option<Arc<dyn BanStore>>,
     /// Listens, and serves nobody before [`Gate::open`].
     pub closed: bool,
+    /// The key of sticky cookies of the process before ([`Gate::sticky_key`]).
+    pub sticky_key: Option<Secret>,
 }
 
 /// Why the gate can't start or reload.
@@ -197,6 +200,7 @@ pub struct Gate {
     log: Mutex<Option<LogWriter>>,
     exporter: Option<Exporter>,
     keeper: shield::Keeper,
+    sticky: sticky::OwnKey,
     sockets: Sockets,
     /// What listens and is not served yet.
     waiting: Mutex<Vec<Bound>>,
@@ -227,7 +231,8 @@ impl Gate {
             probes: Arc::new(tokio::sync::Semaphore::new(keeper::PROBES_MAX)),
         };
         let uptimes = Arc::clone(&keeping.uptimes);
-        sticky::fill_secrets(&mut settings);
+        let sticky = sticky::OwnKey::new(wiring.sticky_key);
+        sticky::fill_secrets(&mut settings, &sticky);
         let snapshot = Snapshot::new(settings, own.clone(), None).with(credentials);
         let snapshot = Arc::new(snapshot);
         let followers = Followers::new(wiring.discovery, keeping);
@@ -261,6 +266,7 @@ impl Gate {
             log: Mutex::new(Some(writer)),
             exporter,
             keeper,
+            sticky,
             sockets,
             waiting: Mutex::new(bound),
             shared,
@@ -360,7 +366,7 @@ impl Gate {
         let mut settings = settings;
         let mut changes = Changes::between(before.settings(), &settings);
         settings.threads = before.settings().threads;
-        sticky::fill_secrets(&mut settings);
+        sticky::fill_secrets(&mut settings, &self.sticky);
         let old = &before.settings().listeners;
         let (stay, new): (Vec<_>, Vec<_>) = settings
             .listeners
@@ -477,6 +483,24 @@ impl Gate {
         .sum()
     }
 
+    /// The gate's own key of sticky cookies, when some service needed it: for the process that takes the place of this
+    /// one.
+    #[must_use]
+    pub fn sticky_key(&self) -> Option<Secret> {
+        self.sticky.known()
+    }
+
+    /// Leaves the files of which there can be one writer to the process that takes the place of this one: what is known
+    /// is written now, and nothing later.
+    pub fn let_go(&self) {
+        self.followers.let_go();
+    }
+
+    /// Writes them again: no other process took over.
+    pub fn keep_again(&self) {
+        self.followers.keep_again();
+    }
+
     /// Held requests go on, to the same addresses.
     pub fn release(&self) {
         self.shared.hold.end();
@@ -508,6 +532,7 @@ impl Gate {
         self.shared.leaving.store(true, Ordering::Relaxed);
         self.sockets.clear();
         self.close_listeners();
+        self.keeper.leave();
         self.admin.leave().await;
         let longest = self.snapshot().settings().limits.drain_max;
         self.wait_until_empty(longest).await;
@@ -602,97 +627,6 @@ fn start_tracer(settings: &GateSettings) -> Result<(Option<Tracer>, Option<Expor
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A listener that listens, and is not served yet.
-#[derive(Debug)]
-struct Bound {
-    settings: ListenerSettings,
-    address: SocketAddr,
-    sockets: Vec<OwnedFd>,
-}
-
-impl Bound {
-    fn label(&self) -> String {
-        socket_label(&self.settings)
-    }
-}
-
-fn socket_label(settings: &ListenerSettings) -> String {
-    // The sockets of one kind are no use for the other.
-    let role = if settings.is_udp() {
-        "gate-udp"
-    } else {
-        "gate"
-    };
-    label(role, &settings.name, settings.address)
-}
-
-/// Binds every listener once for each thread; all or nothing, with all that is wrong.
-fn bind_all(
-    listeners: &[ListenerSettings],
-    threads: usize,
-    sockets: &Sockets,
-) -> Result<Vec<Bound>, Vec<StartError>> {
-    let mut all = Vec::new();
-    let mut reasons = Vec::new();
-    for settings in listeners {
-        match bind(settings, threads.max(1), sockets) {
-            Ok(bound) => all.push(bound),
-            Err(source) => reasons.push(StartError::Listen {
-                name: settings.name.clone(),
-                address: settings.address,
-                source,
-            }),
-        }
-    }
-    if reasons.is_empty() {
-        Ok(all)
-    } else {
-        Err(reasons)
-    }
-}
-
-fn bind(settings: &ListenerSettings, threads: usize, kept: &Sockets) -> io::Result<Bound> {
-    let label = socket_label(settings);
-    // A listener that only changes its name, and one of the process before us, go on with their sockets: nobody in
-    // their queues is turned away.
-    let mut sockets: Vec<OwnedFd> = kept.claim(&label)?;
-    let open = |address, share| -> io::Result<OwnedFd> {
-        Ok(if settings.is_udp() {
-            layer4::udp::bind(address, share)?.into()
-        } else {
-            munjigi_foundation::listen::bind(address, share)?.into()
-        })
-    };
-    if sockets.is_empty() {
-        // The first one decides on the port; a port that another program shares with us by
-        // SO_REUSEPORT would take our connections, so it must be free at first.
-        if settings.address.port() != 0 {
-            drop(open(settings.address, false)?);
-        }
-        sockets.push(open(settings.address, true)?);
-    }
-    let address = match sockets.first() {
-        Some(first) => SockRef::from(first).local_addr()?.as_socket(),
-        None => None,
-    };
-    let address = address.unwrap_or(settings.address);
-    while sockets.len() < threads {
-        sockets.push(open(address, true)?);
-    }
-    if !settings.is_udp() {
-        for socket in &sockets {
-            // Inherited by what it accepts: saves a system call for each connection.
-            SockRef::from(socket).set_tcp_nodelay(true)?;
-        }
-    }
-    kept.keep(&label, &sockets)?;
-    Ok(Bound {
-        settings: settings.clone(),
-        address,
-        sockets,
-    })
 }
 
 fn run_thread(

@@ -13,6 +13,7 @@ mod arrival;
 mod backend;
 mod backends;
 mod balance;
+mod binding;
 mod breaker;
 mod compress;
 mod conditions;

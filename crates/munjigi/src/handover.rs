@@ -6,7 +6,7 @@
 //! ```text
 //! old → new   the listening sockets, by what they are for (descriptors over SCM_RIGHTS)
 //! new → old   ready: its settings are good
-//! old → new   released: hub, registry and workers of the old one have ended, their data is free
+//! old → new   released: hub, registry and workers of the old one have ended, their data is free; what it kept in memory
 //! new → old   serving: everything runs
 //! ```
 //!
@@ -26,6 +26,7 @@ use munjigi_eureka::{
     Application, Applications, Instance, applications_from_json, applications_to_json,
 };
 use munjigi_foundation::listen::Sockets;
+use munjigi_foundation::settings::Secret;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -46,15 +47,25 @@ const MESSAGE_MAX: usize = 256 << 20;
 /// Descriptors in one message; the kernel takes 253.
 const DESCRIPTORS: usize = 64;
 
-#[derive(Debug, Serialize, Deserialize)]
+/// Without `Debug`: it may hold a secret.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Said {
     /// How many sockets follow for each label, in this order.
     Sockets(Vec<(String, usize)>),
     Ready,
-    /// What the registry of the old process knew.
-    Released(serde_json::Value),
+    Released(Released),
     Serving,
+}
+
+/// What the old process knew and kept in memory alone.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Released {
+    /// The instances of its registry.
+    instances: serde_json::Value,
+    /// The key of its gate's sticky cookies.
+    sticky_key: Option<String>,
 }
 
 /// How to start this process again.
@@ -113,9 +124,16 @@ impl Successor {
     ///
     /// # Errors
     /// When it does not; it has ended then.
-    pub(crate) async fn take_over(mut self, instances: Vec<Instance>) -> io::Result<u32> {
+    pub(crate) async fn take_over(
+        mut self,
+        instances: Vec<Instance>,
+        sticky_key: Option<Secret>,
+    ) -> io::Result<u32> {
         let served = async {
-            let released = to_bytes(&Said::Released(pack(instances)))?;
+            let released = to_bytes(&Said::Released(Released {
+                instances: pack(instances),
+                sticky_key: sticky_key.map(|key| key.expose().to_owned()),
+            }))?;
             self.stream.write_all(&released).await?;
             match self.hear(SERVING_WITHIN).await? {
                 Said::Serving => Ok(()),
@@ -170,6 +188,8 @@ pub(crate) struct Predecessor {
     pub(crate) sockets: Sockets,
     /// What its registry knew, once it has released its data.
     pub(crate) instances: Vec<Instance>,
+    /// The key of its gate's sticky cookies.
+    pub(crate) sticky_key: Option<Secret>,
 }
 
 impl Predecessor {
@@ -206,6 +226,7 @@ impl Predecessor {
             stream,
             sockets: Sockets::handed_over(all),
             instances: Vec::new(),
+            sticky_key: None,
         })
     }
 
@@ -215,14 +236,15 @@ impl Predecessor {
             self.stream.write_all(&to_bytes(&Said::Ready)?)?;
             self.stream.set_read_timeout(Some(SERVING_WITHIN))?;
             match hear(&mut self.stream)? {
-                Said::Released(packed) => unpack(&packed),
+                Said::Released(released) => Ok((unpack(&released.instances)?, released.sticky_key)),
                 _ => Err(out_of_turn()),
             }
         };
-        let instances = released().map_err(|error| {
+        let (instances, key) = released().map_err(|error| {
             Failure::could_not(format!("the process before did not let go: {error}"))
         })?;
         self.instances = instances;
+        self.sticky_key = key.map(|key| Secret::new(&key));
         Ok(())
     }
 

@@ -104,7 +104,7 @@ impl Roles {
         let instances = predecessor.map_or_else(Vec::new, |before| before.instances.clone());
         self.start_registry(&cluster, instances)?;
         if let Some(gate) = self.plan.settings.gate.clone() {
-            self.start_gate(gate, predecessor.is_some()).await?;
+            self.start_gate(gate, predecessor).await?;
         }
         self.start_inner(&cluster).await?;
         if let (Some(gate), true) = (&self.gate, predecessor.is_some()) {
@@ -174,7 +174,12 @@ impl Roles {
         Ok(())
     }
 
-    async fn start_gate(&mut self, settings: GateSettings, closed: bool) -> Result<(), Failure> {
+    async fn start_gate(
+        &mut self,
+        settings: GateSettings,
+        predecessor: Option<&Predecessor>,
+    ) -> Result<(), Failure> {
+        let closed = predecessor.is_some();
         let wiring = munjigi_gate::Wiring {
             discovery: self.discovery(&settings.registry, closed).await?,
             own_addresses: Vec::new(),
@@ -182,6 +187,7 @@ impl Roles {
             sockets: self.sockets.clone(),
             bans: Some(Arc::new(BanFile::new(&settings.data))),
             closed,
+            sticky_key: predecessor.and_then(|before| before.sticky_key.clone()),
         };
         let gate = Gate::start(settings, wiring)
             .await
@@ -219,6 +225,11 @@ impl Roles {
         &self.sockets
     }
 
+    /// The gate's own key of sticky cookies, for the same process.
+    pub(crate) fn sticky_key(&self) -> Option<Secret> {
+        self.gate.as_ref().and_then(Gate::sticky_key)
+    }
+
     /// True when this process holds data that only one process may work on.
     fn has_data(&self) -> bool {
         self.registry.is_some() || self.hub.is_some() || !self.workers.is_empty()
@@ -227,6 +238,9 @@ impl Roles {
     /// Ends registry, hub and workers, so that another process can take their place; the gate holds requests to them
     /// meanwhile. Gives what the registry knew.
     pub(crate) async fn release(&mut self) -> Vec<Instance> {
+        if let Some(gate) = &self.gate {
+            gate.let_go();
+        }
         if !self.has_data() {
             return Vec::new();
         }
@@ -261,6 +275,7 @@ impl Roles {
             self.gate_follows(true).await?;
         }
         if let Some(gate) = &self.gate {
+            gate.keep_again();
             gate.release();
         }
         Ok(())

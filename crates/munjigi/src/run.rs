@@ -181,7 +181,8 @@ impl Life {
         if let Some(lock) = &mut self.lock {
             lock.release();
         }
-        match successor.take_over(instances.clone()).await {
+        let sticky_key = self.roles.sticky_key();
+        match successor.take_over(instances.clone(), sticky_key).await {
             Ok(pid) => {
                 tracing::info!(pid, "another process has taken over");
                 Ok(true)

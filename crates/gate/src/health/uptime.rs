@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ type Entries = HashMap<String, HashMap<String, Days>>;
 pub(crate) struct Uptimes {
     file: Option<PathBuf>,
     entries: Mutex<(Entries, bool)>,
+    /// The file is another process's.
+    let_go: AtomicBool,
 }
 
 impl Uptimes {
@@ -94,7 +97,19 @@ impl Uptimes {
         Self {
             file: Some(file),
             entries: Mutex::new((entries, false)),
+            let_go: AtomicBool::new(false),
         }
+    }
+
+    /// Writes once more, and then leaves the file to the process that takes the place of this one.
+    pub(crate) fn let_go(&self, now: Timestamp) {
+        self.save(now);
+        self.let_go.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes again: no other process took over.
+    pub(crate) fn keep_again(&self) {
+        self.let_go.store(false, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, (Entries, bool)> {
@@ -134,6 +149,9 @@ impl Uptimes {
         let Some(file) = &self.file else {
             return;
         };
+        if self.let_go.load(Ordering::Relaxed) {
+            return;
+        }
         let text = {
             let mut entries = self.lock();
             if !std::mem::replace(&mut entries.1, false) {
@@ -214,6 +232,28 @@ mod tests {
         again.add(("APP", "127.0.0.1:2"), true, hours(1), at(200));
         again.save(at(200));
         assert_eq!(Uptimes::open(&data).of(one.0, one.1), None, "forgotten");
+    }
+
+    #[test]
+    fn who_has_let_go_writes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, minute) = (("APP", "127.0.0.1:1"), Duration::from_secs(60));
+        let observed = |uptimes: &Uptimes| uptimes.of(one.0, one.1).unwrap().observed;
+        let old = Uptimes::open(folder.path());
+        old.add(one, true, minute, at(100));
+        old.let_go(at(100));
+        let new = Uptimes::open(folder.path());
+        assert_eq!(observed(&new), minute, "what was known is handed over");
+        new.add(one, true, minute, at(100));
+        new.save(at(100));
+        for _ in 0..5 {
+            old.add(one, false, minute, at(100));
+        }
+        old.save(at(100));
+        assert_eq!(observed(&Uptimes::open(folder.path())), 2 * minute);
+        old.keep_again();
+        old.save(at(100));
+        assert_eq!(observed(&Uptimes::open(folder.path())), 6 * minute);
     }
 
     #[test]

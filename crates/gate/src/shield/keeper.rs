@@ -1,20 +1,22 @@
 //! Keeps bans where they outlive the process, off the path of requests: what changed is gathered,
-//! handed to the store at once, and handed in again while the store fails. Sweeps the table.
+//! handed to the store at once, and handed in again while the store fails; what others that share
+//! the store changed is taken in. Sweeps the table.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use munjigi_foundation::clock::{Clock, Timestamp};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ban::{Ban, Client, Terms};
-use super::judge::Rules;
+use super::judge::{Rules, Standing};
 use super::store::BanStore;
 use super::table::Bounds;
 use super::{State, alarm};
@@ -22,6 +24,8 @@ use crate::snapshot::Snapshot;
 
 /// How often the table is swept, and a store that failed is tried again.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often the store is asked what others changed.
+const LOOK: Duration = Duration::from_millis(500);
 /// Changes that may wait for a store that fails; beyond, they are only in memory.
 const WAITING_MAX: usize = 1_000_000;
 /// How long the last alarms may take at the end.
@@ -56,6 +60,11 @@ impl Changes {
         self.add(client, None);
     }
 
+    /// True while our own last word on a client is not handed in.
+    fn concern(&self, client: Client) -> bool {
+        self.lock().contains_key(&client)
+    }
+
     fn take(&self) -> HashMap<Client, Option<Ban>> {
         std::mem::take(&mut *self.lock())
     }
@@ -76,6 +85,8 @@ struct Work {
     snapshot: Arc<ArcSwap<Snapshot>>,
     store: Option<Arc<dyn BanStore>>,
     clock: Clock,
+    /// Another process keeps the bans now: what is over is its affair.
+    leaving: Arc<AtomicBool>,
 }
 
 /// Runs beside the loops until it is stopped.
@@ -100,6 +111,7 @@ impl Keeper {
                 snapshot,
                 store,
                 clock,
+                leaving: Arc::default(),
             },
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -118,6 +130,12 @@ impl Keeper {
     /// Takes in what the store has: at the start, and once more when the process before has let go.
     pub(crate) fn load(&self) {
         self.work.load();
+    }
+
+    /// Another process serves now. Bans of connections that are still open here reach it through the
+    /// store, and its own reach us.
+    pub(crate) fn leave(&self) {
+        self.work.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Keeps what is not kept yet, and ends.
@@ -195,7 +213,49 @@ impl Work {
         saved.is_ok()
     }
 
+    /// Takes in what others changed.
+    async fn hear(&self) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let news = match tokio::task::spawn_blocking(move || store.news()).await {
+            Ok(Ok(news)) => news,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "what others banned can't be read");
+                return;
+            }
+            Err(_) => return,
+        };
+        let snapshot = self.snapshot.load();
+        let bounds = snapshot
+            .shield
+            .as_ref()
+            .map_or_else(Bounds::default, |shield| shield.settings.bounds);
+        let now = self.clock.now();
+        for (client, change) in news {
+            if self.state.changes.concern(client) {
+                continue;
+            }
+            match change {
+                Some(ban) if ban.dry_run || !ban.is_on(now) => {}
+                Some(ban) => {
+                    let standing = self.state.table.look(client, false, || now);
+                    if !matches!(standing, Standing::Banned(until) if until >= ban.until) {
+                        let noted = self.state.table.put(ban, bounds);
+                        for client in noted.evicted {
+                            self.state.changes.end(client);
+                        }
+                    }
+                }
+                None => drop(self.state.table.pardon(client)),
+            }
+        }
+    }
+
     fn sweep(&self, now: Timestamp) {
+        if self.leaving.load(Ordering::Relaxed) {
+            return;
+        }
         let snapshot = self.snapshot.load();
         let rules = snapshot.shield.as_ref().map(|shield| &shield.rules);
         let over = match rules {
@@ -223,6 +283,7 @@ fn hand_in(store: &dyn BanStore, changes: &HashMap<Client, Option<Ban>>) -> io::
 
 async fn keep(work: Work, stop: CancellationToken) {
     let mut well = true;
+    let mut swept = Instant::now();
     loop {
         let changed = async {
             if well {
@@ -235,12 +296,19 @@ async fn keep(work: Work, stop: CancellationToken) {
         let stopped = tokio::select! {
             () = stop.cancelled() => true,
             () = changed => false,
-            () = tokio::time::sleep(SWEEP) => {
-                work.sweep(work.clock.now());
+            () = tokio::time::sleep(LOOK) => {
+                work.hear().await;
                 false
             }
         };
-        well = work.save().await;
+        let due = swept.elapsed() >= SWEEP;
+        if due {
+            swept = Instant::now();
+            work.sweep(work.clock.now());
+        }
+        if well || due || stopped {
+            well = work.save().await;
+        }
         if stopped {
             return;
         }

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::ban::{Ban, Client};
 
@@ -20,6 +22,9 @@ const LINE_MAX: usize = 16 * 1024;
 const BANS_MAX: usize = 1_000_000;
 /// Lines that may be of no use before the file is written anew, beside as many as there are bans.
 const SPARE: usize = 1_000;
+/// How long another process may keep the file to itself, and how often that is looked at.
+const LOCK_WITHIN: Duration = Duration::from_secs(1);
+const LOCK_LOOK: Duration = Duration::from_millis(2);
 
 /// Keeps bans. Called from a thread that may wait, with several at once, in the order in which they
 /// came about.
@@ -41,23 +46,36 @@ pub trait BanStore: Debug + Send + Sync {
     /// # Errors
     /// When it can't; they are handed in again.
     fn remove(&self, clients: &[Client]) -> io::Result<()>;
+
+    /// What others that share the store changed since it was asked last: the last word on each
+    /// client, `None` where its ban was ended. Asked often: cheap while there is nothing.
+    ///
+    /// # Errors
+    /// When it can't be read; it is asked again.
+    fn news(&self) -> io::Result<Vec<(Client, Option<Ban>)>>;
 }
 
 /// Bans in one file: a line for each that begins or ends, and now and then the file anew.
 ///
-/// A line is added in one write, so kill -9 cuts at most the last one. The file is opened anew
-/// for each batch: another process may have written it anew meanwhile.
+/// A line is added in one write, so kill -9 cuts at most the last one. Two processes share the file
+/// while one takes over from the other: each holds `bans.lock` while it reads or writes, and reads
+/// what the other one wrote before it writes, so that neither loses a ban of the other.
 #[derive(Debug)]
 pub struct BanFile {
     path: PathBuf,
-    /// Lines in the file, and those of them that hold.
     state: Mutex<Lines>,
 }
 
+/// What is known of the file.
 #[derive(Debug, Default)]
 struct Lines {
+    /// Kept open, so that no other file takes its number; and how many of its bytes were read.
+    file: Option<(File, u64)>,
+    /// Lines in the file, and those of them that hold.
     written: usize,
     live: HashMap<Client, Ban>,
+    /// What others wrote, until it is asked for.
+    news: HashMap<Client, Option<Ban>>,
 }
 
 /// What the bytes of a file say.
@@ -78,23 +96,52 @@ enum Line {
     End(Client),
 }
 
+/// How the lines of some bytes could be read.
+#[derive(Debug, Default)]
+struct Reading {
+    lines: usize,
+    /// As of [`Content`].
+    damage: Option<(usize, String)>,
+    /// The last line has no end.
+    cut: bool,
+}
+
 /// Reads the bytes of a file. What follows a line that can't be read is read all the same.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Content {
     let mut content = Content::default();
-    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').zip(1..);
-    match lines.next() {
-        None => return content,
-        Some((first, _)) if first.trim_ascii() == VERSION.as_bytes() => {}
-        Some(_) => {
-            content.damage = Some((1, "it is no list of bans of this version".to_owned()));
-            return content;
-        }
+    let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1);
+    let (first, rest) = bytes.split_at_checked(end).unwrap_or_default();
+    if bytes.is_empty() {
+        return content;
     }
-    for (line, number) in lines {
-        content.lines += 1;
+    if first.trim_ascii() != VERSION.as_bytes() {
+        content.damage = Some((1, "it is no list of bans of this version".to_owned()));
+        return content;
+    }
+    let bans = &mut content.bans;
+    let reading = read_lines(rest, 2, |line| match line {
+        Line::Ban(ban) if bans.len() < BANS_MAX => {
+            bans.insert(ban.address, ban);
+        }
+        Line::Ban(_) => {}
+        Line::End(client) => {
+            bans.remove(&client);
+        }
+    });
+    content.lines = reading.lines;
+    content.damage = reading.damage;
+    content
+}
+
+/// Hands each line that can be read to `take`; `number` is that of the first one.
+fn read_lines(bytes: &[u8], number: usize, mut take: impl FnMut(Line)) -> Reading {
+    let mut reading = Reading::default();
+    for (line, number) in bytes.split_inclusive(|byte| *byte == b'\n').zip(number..) {
+        reading.lines += 1;
         if !line.ends_with(b"\n") {
             // Cut while it was written.
+            reading.cut = true;
             break;
         }
         let read = if line.len() > LINE_MAX {
@@ -105,26 +152,51 @@ pub fn parse(bytes: &[u8]) -> Content {
         match read {
             Ok(Line::Ban(ban)) if !is_sound(&ban) => {
                 let why = "a ban with times that can't be".to_owned();
-                content.damage.get_or_insert((number, why));
+                reading.damage.get_or_insert((number, why));
             }
-            Ok(Line::Ban(ban)) if content.bans.len() < BANS_MAX => {
-                content.bans.insert(ban.address, ban);
-            }
-            Ok(Line::Ban(_)) => {}
-            Ok(Line::End(client)) => {
-                content.bans.remove(&client);
-            }
+            Ok(line) => take(line),
             Err(why) => {
-                content.damage.get_or_insert((number, why));
+                reading.damage.get_or_insert((number, why));
             }
         }
     }
-    content
+    reading
 }
 
 /// Times as they can be: not before 1970, and the end behind the begin.
 fn is_sound(ban: &Ban) -> bool {
     ban.first_seen.millis() >= 0 && ban.since.millis() >= 0 && ban.until >= ban.since
+}
+
+impl Lines {
+    /// A line that somebody else added.
+    fn hear(&mut self, line: Line) {
+        match line {
+            Line::Ban(ban) if self.live.len() < BANS_MAX => {
+                self.news.insert(ban.address, Some(ban.clone()));
+                self.live.insert(ban.address, ban);
+            }
+            Line::Ban(_) => {}
+            Line::End(client) => {
+                self.live.remove(&client);
+                self.news.insert(client, None);
+            }
+        }
+    }
+
+    /// Somebody else wrote the whole file.
+    fn replace(&mut self, bans: HashMap<Client, Ban>) {
+        let before = std::mem::replace(&mut self.live, bans);
+        for (client, ban) in &self.live {
+            if before.get(client) != Some(ban) {
+                self.news.insert(*client, Some(ban.clone()));
+            }
+        }
+        let gone = before
+            .into_keys()
+            .filter(|old| !self.live.contains_key(old));
+        self.news.extend(gone.map(|client| (client, None)));
+    }
 }
 
 impl BanFile {
@@ -137,20 +209,95 @@ impl BanFile {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
+    fn state(&self) -> MutexGuard<'_, Lines> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> io::Result<Content> {
-        match fs::metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Content::default()),
-            Err(error) => Err(error),
-            Ok(about) if about.len() > FILE_MAX => Ok(Content {
-                damage: Some((0, format!("it is larger than {FILE_MAX} bytes"))),
-                ..Content::default()
-            }),
-            Ok(_) => Ok(parse(&fs::read(&self.path)?)),
+    /// Keeps other processes from the file for as long as what it gives lives.
+    fn hold(&self) -> io::Result<File> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
         }
+        let lock = self.path.with_extension("lock");
+        let mut options = File::options();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(lock)?;
+        let started = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_WITHIN => {
+                    std::thread::sleep(LOCK_LOOK);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::other("another process keeps bans.lock"));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn about(&self) -> io::Result<Option<Metadata>> {
+        match fs::metadata(&self.path) {
+            Ok(about) => Ok(Some(about)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes in what others wrote; mends what is damaged. To be called while it is held.
+    fn follow(&self, state: &mut Lines) -> io::Result<()> {
+        let Some(about) = self.about()? else {
+            // It is written anew with the next change.
+            state.file = None;
+            return Ok(());
+        };
+        let reading = match state.file.take() {
+            Some((file, read)) if is_same(&file, &about)? && about.len() >= read => {
+                let tail = read_from(&file, read, about.len())?;
+                state.file = Some((file, about.len()));
+                let first = state.written + 2;
+                let reading = read_lines(&tail, first, |line| state.hear(line));
+                state.written += reading.lines;
+                reading
+            }
+            _ => self.read_whole(state, about.len())?,
+        };
+        if let Some((line, why)) = reading.damage {
+            self.put_aside(line, &why);
+            self.write_anew(state)
+        } else if reading.cut {
+            // What is added must not go on with half a line.
+            self.write_anew(state)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn read_whole(&self, state: &mut Lines, length: u64) -> io::Result<Reading> {
+        let file = File::options().read(true).append(true).open(&self.path)?;
+        if length > FILE_MAX {
+            let damage = Some((0, format!("it is larger than {FILE_MAX} bytes")));
+            let lines = 0;
+            return Ok(Reading {
+                lines,
+                damage,
+                cut: false,
+            });
+        }
+        let bytes = read_from(&file, 0, length)?;
+        let content = parse(&bytes);
+        state.file = Some((file, length));
+        state.written = content.lines;
+        state.replace(content.bans);
+        Ok(Reading {
+            lines: content.lines,
+            damage: content.damage,
+            cut: !bytes.is_empty() && !bytes.ends_with(b"\n"),
+        })
     }
 
     /// What can't be read is kept beside the file, for a person to look at.
@@ -165,36 +312,49 @@ impl BanFile {
 
     /// Adds lines; writes the file anew when most of it is of no use.
     fn add(&self, state: &mut Lines, text: &[u8], lines: usize) -> io::Result<()> {
-        if !self.path.exists() || state.written + lines > 2 * state.live.len() + SPARE {
-            return self.write_anew(state);
+        let spare = 2 * state.live.len() + SPARE;
+        match &mut state.file {
+            Some((file, read)) if state.written + lines <= spare => {
+                file.write_all(text)?;
+                file.sync_data()?;
+                *read += text.len() as u64;
+                state.written += lines;
+                Ok(())
+            }
+            _ => self.write_anew(state),
         }
-        let mut file = File::options().append(true).open(&self.path)?;
-        file.write_all(text)?;
-        file.sync_data()?;
-        state.written += lines;
-        Ok(())
     }
 
     /// A draft beside it, then one step: a crash leaves the old or the new file.
     fn write_anew(&self, state: &mut Lines) -> io::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder)?;
-        }
         let mut text = format!("{VERSION}\n").into_bytes();
         for ban in state.live.values() {
             append(&mut text, &Line::Ban(ban.clone()))?;
         }
-        // Two processes share the folder while one takes over from the other.
-        let draft = self
-            .path
-            .with_extension(format!("jsonl.{}", std::process::id()));
-        let mut file = File::create(&draft)?;
+        let draft = self.path.with_extension("jsonl.new");
+        let mut options = File::options();
+        let options = options.create(true).truncate(true).write(true);
+        let mut file = options.open(&draft)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&draft, &self.path)?;
+        let file = File::options().read(true).append(true).open(&self.path)?;
+        state.file = Some((file, text.len() as u64));
         state.written = state.live.len();
         Ok(())
     }
+}
+
+fn is_same(file: &File, about: &Metadata) -> io::Result<bool> {
+    let own = file.metadata()?;
+    Ok(own.ino() == about.ino() && own.dev() == about.dev())
+}
+
+fn read_from(file: &File, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(to.saturating_sub(from)).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, from)?;
+    Ok(bytes)
 }
 
 fn append(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
@@ -205,35 +365,42 @@ fn append(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
 
 impl BanStore for BanFile {
     fn load(&self) -> io::Result<Vec<Ban>> {
-        let mut state = self.lock();
-        let content = self.read()?;
-        state.live = content.bans;
-        state.written = content.lines;
-        if let Some((line, why)) = content.damage {
-            self.put_aside(line, &why);
-            self.write_anew(&mut state)?;
-        } else if state.written > state.live.len() {
-            // A last line that was cut must not become the beginning of the next one.
-            self.write_anew(&mut state)?;
+        let mut state = self.state();
+        if self.about()?.is_some() {
+            let _held = self.hold()?;
+            self.follow(&mut state)?;
+            if state.written > state.live.len() {
+                self.write_anew(&mut state)?;
+            }
         }
+        state.news.clear();
         Ok(state.live.values().cloned().collect())
     }
 
     fn put(&self, bans: &[Ban]) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.state();
+        let _held = self.hold()?;
+        self.follow(&mut state)?;
         let mut text = Vec::new();
         for ban in bans {
             append(&mut text, &Line::Ban(ban.clone()))?;
+            state.news.remove(&ban.address);
             state.live.insert(ban.address, ban.clone());
         }
         self.add(&mut state, &text, bans.len())
     }
 
     fn remove(&self, clients: &[Client]) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.state();
+        if self.about()?.is_none() && state.live.is_empty() {
+            return Ok(());
+        }
+        let _held = self.hold()?;
+        self.follow(&mut state)?;
         let mut text = Vec::new();
         let mut lines = 0;
         for client in clients {
+            state.news.remove(client);
             if state.live.remove(client).is_some() {
                 append(&mut text, &Line::End(*client))?;
                 lines += 1;
@@ -243,6 +410,20 @@ impl BanStore for BanFile {
             return Ok(());
         }
         self.add(&mut state, &text, lines)
+    }
+
+    fn news(&self) -> io::Result<Vec<(Client, Option<Ban>)>> {
+        let mut state = self.state();
+        let changed = match (self.about()?, &state.file) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(about), Some((file, read))) => !is_same(file, &about)? || about.len() != *read,
+        };
+        if changed {
+            let _held = self.hold()?;
+            self.follow(&mut state)?;
+        }
+        Ok(std::mem::take(&mut state.news).into_iter().collect())
     }
 }
 
@@ -286,6 +467,83 @@ mod tests {
         // What another process wrote anew is added to, too.
         store.put(&[ban("192.0.2.3", 3)]).unwrap();
         assert_eq!(loaded(&data).len(), 2);
+    }
+
+    /// What a store hears of others, by client.
+    fn heard(store: &BanFile) -> Vec<(String, Option<i64>)> {
+        let mut news: Vec<_> = store
+            .news()
+            .unwrap()
+            .into_iter()
+            .map(|(client, ban)| (client.to_string(), ban.map(|ban| ban.until.millis())))
+            .collect();
+        news.sort();
+        news
+    }
+
+    #[test]
+    fn two_processes_lose_no_ban_of_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (BanFile::new(folder.path()), BanFile::new(folder.path()));
+        assert_eq!((old.load().unwrap(), new.load().unwrap()), (vec![], vec![]));
+        assert_eq!((heard(&old), heard(&new)), (vec![], vec![]));
+        old.put(&[ban("192.0.2.1", 5)]).unwrap();
+        new.put(&[ban("192.0.2.2", 6)]).unwrap();
+        let said = |address: &str, until| vec![(address.to_owned(), until)];
+        assert_eq!(heard(&new), said("192.0.2.1", Some(5)));
+        assert_eq!(heard(&old), said("192.0.2.2", Some(6)));
+        assert_eq!((heard(&old), heard(&new)), (vec![], vec![]), "said once");
+        // Whoever writes the file anew has all of it; the other one goes on with the new file.
+        for round in 0..SPARE as i64 * 3 {
+            let (one, other) = if round % 7 < 3 {
+                (&old, &new)
+            } else {
+                (&new, &old)
+            };
+            one.put(&[ban("192.0.2.3", round)]).unwrap();
+            if round % 500 == 0 {
+                assert_eq!(heard(other), said("192.0.2.3", Some(round)));
+            }
+        }
+        let lines = fs::read_to_string(folder.path().join("bans.jsonl")).unwrap();
+        assert!(lines.lines().count() <= SPARE + 10);
+        old.remove(&["192.0.2.2".parse().unwrap()]).unwrap();
+        let told = heard(&new);
+        assert!(told.contains(&("192.0.2.2".to_owned(), None)), "{told:?}");
+        let last = SPARE as i64 * 3 - 1;
+        assert_eq!(
+            loaded(folder.path()),
+            [ban("192.0.2.1", 5), ban("192.0.2.3", last)]
+        );
+        // A person has written it: what is gone is over.
+        fs::write(folder.path().join("bans.jsonl"), format!("{VERSION}\n")).unwrap();
+        assert_eq!(heard(&new).len(), 2);
+        assert_eq!(new.load().unwrap(), []);
+    }
+
+    #[test]
+    fn two_processes_at_once_lose_nothing_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = [BanFile::new(folder.path()), BanFile::new(folder.path())];
+        std::thread::scope(|scope| {
+            for (place, store) in stores.iter().enumerate() {
+                scope.spawn(move || {
+                    for round in 0..60 {
+                        store
+                            .put(&[ban(&format!("198.51.{place}.{round}"), 5)])
+                            .unwrap();
+                        store.put(&[ban("192.0.2.1", round)]).unwrap();
+                        if round % 20 == 19 {
+                            store.load().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(loaded(folder.path()).len(), 121);
+        for store in stores {
+            assert_eq!(store.load().unwrap().len(), 121);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use munjigi_foundation::clock::{Clock, Timestamp};
 use munjigi_gate::shield::{BanFile, BanStore};
@@ -595,6 +595,37 @@ async fn a_tarpit_holds_as_many_as_it_may() {
         assert_eq!((status(&head), code(&body).as_str()), (403, "banned"));
     };
     tokio::join!(drained, answered);
+}
+
+/// It has said all that it had to say, and waits for its answer like any other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tarpit_keeps_a_half_closed_client_for_its_time_and_not_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = app().await;
+    let shield = "tarpit = { delay = \"300ms\", connections = 1 }";
+    let gate = Gate::start(
+        shielded(folder.path(), origin.address, shield),
+        wiring(folder.path(), &noon()),
+    )
+    .await
+    .unwrap();
+    order(folder.path(), "POST /bans", "{\"address\":\"203.0.113.7\"}").await;
+    let request = "GET /app HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n";
+    // Each takes the one place that there is: the one before has left it.
+    for round in 1..=3 {
+        let mut peer = client(&gate).await;
+        let sent = Instant::now();
+        peer.send(request).await;
+        let ended = tokio::io::AsyncWriteExt::shutdown(&mut peer.stream);
+        ended.await.unwrap();
+        let (head, body) = peer.response().await;
+        assert_eq!((status(&head), code(&body).as_str()), (403, "banned"));
+        assert!(sent.elapsed() >= Duration::from_millis(300), "{round}");
+        assert_eq!(peer.rest().await, b"", "and the connection is closed");
+        let page = admin(&folder.path().join("admin.sock"), "/shield").await;
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        assert_eq!(page["held"], 0, "{round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

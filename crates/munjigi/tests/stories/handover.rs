@@ -196,6 +196,38 @@ async fn a_new_process_that_fails_leaves_the_old_one_serving() {
     assert_eq!(old.stop().await.unwrap(), 0);
 }
 
+/// Where the key of sticky cookies can't be kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sticky_cookies_mean_the_same_to_the_new_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let (origin, _origin) = origin().await;
+    let gate = gate_alone(folder.path(), origin, "");
+    let text = std::fs::read_to_string(&gate.file).unwrap();
+    let text = text.replace("[gate]\n", "[gate]\ndata = \"no-folder\"\n");
+    let sticky = "[gate.service.APP]\nsticky = { cookie = \"kept\" }\n";
+    let text = text.replace("[gate.service.APP]\n", sticky);
+    std::fs::write(&gate.file, text).unwrap();
+    std::fs::write(folder.path().join("no-folder"), "").unwrap();
+    let cookie = async || {
+        let url = format!("http://{}/", gate.web);
+        let answer = reqwest::Client::new().get(url).send().await.unwrap();
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+        assert!(cookie.starts_with("kept="), "{cookie}");
+        cookie
+    };
+    let mut old = start(&gate).await;
+    let first = cookie().await;
+    tell(&old, Signal::HUP);
+    log_says(&gate.log, "settings were reloaded").await;
+    assert_eq!(cookie().await, first, "a reload");
+    tell(&old, Signal::USR2);
+    let new = successor(&gate.log).await;
+    assert_eq!(old.wait().await.unwrap(), 0);
+    assert_eq!(cookie().await, first, "a handover");
+    new.tell(Signal::TERM);
+    log_says(&gate.log, "can't be kept").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hub_registry_and_worker_pass_on_with_their_jobs() {
     let folder = tempfile::tempdir().unwrap();

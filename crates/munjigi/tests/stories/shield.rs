@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use munjigi_testkit::{Program, eventually, free_port};
 use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 use crate::binary;
 use crate::handover::{successor, tell};
@@ -174,4 +176,83 @@ async fn bans_hold_after_a_handover() {
     assert_eq!(gate.code(who, "/").await, "banned");
     assert_eq!(gate.code("203.0.113.9", "/").await, "");
     new.tell(Signal::TERM);
+}
+
+/// A connection that has had its first answer: `client` is named anew in each request on it.
+struct Open(BufReader<TcpStream>);
+
+impl Open {
+    async fn new(web: SocketAddr) -> Self {
+        let mut open = Self(BufReader::new(TcpStream::connect(web).await.unwrap()));
+        assert_eq!(open.ask("203.0.113.9", "/").await, "HTTP/1.1 200 OK");
+        open
+    }
+
+    /// The first line of the answer.
+    async fn ask(&mut self, client: &str, path: &str) -> String {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n");
+        self.0.write_all(request.as_bytes()).await.unwrap();
+        let (mut first, mut length) = (None, 0);
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).await.unwrap(), 0, "{first:?}");
+            let line = line.trim_end().to_owned();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(given) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = given.trim().parse().unwrap();
+            }
+            first.get_or_insert(line);
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        first.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_the_old_process_bans_while_it_ends_the_new_one_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (origin, _origin) = origin().await;
+    let gate = Shielded::new(folder, origin);
+    let old = gate.start().await;
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        open.push(Open::new(gate.web).await);
+    }
+    tell(&old, Signal::USR2);
+    let new = successor(&gate.log).await;
+    let (by_old, by_new, pardoned) = ("203.0.113.7", "203.0.113.8", "203.0.113.10");
+    said(folder, &["bans", "add", by_new]).await;
+    said(folder, &["bans", "add", pardoned]).await;
+    // Each connection of the old process has one more answer.
+    let last = open.pop().unwrap();
+    for mut open in open {
+        assert_eq!(open.ask(by_old, "/x.php").await, "HTTP/1.1 403 Forbidden");
+    }
+    eventually(
+        "the new process knows of the old one's ban",
+        WITHIN,
+        async || (gate.code(by_old, "/").await == "banned").then_some(()),
+    )
+    .await
+    .unwrap();
+    said(folder, &["bans", "remove", pardoned]).await;
+    // The old one ends with its last connection; nothing that it writes then takes a ban back.
+    drop(last);
+    let mut old = old;
+    assert_eq!(old.wait().await.unwrap(), 0);
+    new.tell(Signal::KILL);
+    let program = eventually("the port is free again", WITHIN, async || {
+        std::net::TcpListener::bind(gate.web).ok().map(drop)
+    });
+    program.await.unwrap();
+    let program = gate.start().await;
+    for (who, code) in [(by_old, "banned"), (by_new, "banned"), (pardoned, "")] {
+        assert_eq!(gate.code(who, "/").await, code, "{who}");
+    }
+    assert_eq!(program.stop().await.unwrap(), 0);
 }
