@@ -258,13 +258,13 @@ const CROWDS: [Crowd; 8] = [
         kind: "api",
         clients: 30,
         addresses: 30,
-        visits: 48,
+        visits: 24,
     },
     Crowd {
         kind: "curl",
         clients: 30,
         addresses: 30,
-        visits: 96,
+        visits: 24,
     },
     Crowd {
         kind: "crawler",
@@ -321,7 +321,7 @@ fn replay(day: &[Asked<'_>]) -> Vec<Outcome> {
     let shield = Shield::new(&ShieldSettings::default());
     let bounds = shield.settings.bounds;
     let table = Table::default();
-    let mut outcomes = vec![Outcome::default(); CROWDS.len()];
+    let mut outcomes = vec![Outcome::default(); CROWDS.len() + 1];
     let mut swept = 0;
     for (when, place, who, asked) in day {
         let now = at(*when);
@@ -359,21 +359,29 @@ fn replay(day: &[Asked<'_>]) -> Vec<Outcome> {
     outcomes
 }
 
+/// A few requests of a scanner at noon: a replay that could not ban would prove nothing. It is the
+/// last one of the outcomes.
+fn scanner() -> Vec<Recorded> {
+    let asked = |target: &&str| Recorded {
+        kind: "scanner".to_owned(),
+        ms: 12 * HOUR,
+        method: "GET".to_owned(),
+        target: (*target).to_owned(),
+        status: 404,
+        agent: String::from_utf8(BROWSER.to_vec()).unwrap(),
+    };
+    ["/.env", "/.git/HEAD", "/wp-login.php", "/x.bak"]
+        .iter()
+        .map(asked)
+        .collect()
+}
+
 #[test]
 fn a_recorded_day_of_clean_traffic_bans_nobody() {
     let kinds = recording();
     let names: Vec<_> = kinds.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        ["api", "crawler", "curl", "phone", "tus", "tuspy", "web"]
-    );
-    for (kind, requests) in &kinds {
-        let refused = requests.iter().filter(|asked| asked.status >= 400).count();
-        assert!(
-            requests.len() >= 8 && (refused > 0 || kind == "tuspy"),
-            "{kind}"
-        );
-    }
+    let wanted = ["api", "crawler", "curl", "phone", "tus", "tuspy", "web"];
+    assert_eq!(names, wanted);
     let mut state = 0x5eed_u64;
     let mut random = move |below: i64| {
         state = state
@@ -381,10 +389,20 @@ fn a_recorded_day_of_clean_traffic_bans_nobody() {
             .wrapping_add(1_442_695_040_888_963_407);
         i64::try_from(state >> 33).unwrap() % below
     };
-    let day = day(&kinds, &mut random);
+    let mut day = day(&kinds, &mut random);
     let hours = (day.last().unwrap().0 - day[0].0) / HOUR;
     assert!(hours >= 23, "{hours}");
-    let outcomes = replay(&day);
+    let scans = scanner();
+    let noon = day.partition_point(|(when, ..)| *when < 12 * HOUR);
+    let who = client("203.0.113.1");
+    let scan = scans
+        .iter()
+        .map(|asked| (asked.ms, CROWDS.len(), who, asked));
+    day.splice(noon..noon, scan);
+
+    let mut outcomes = replay(&day);
+    let hostile = outcomes.pop().unwrap();
+    assert_eq!((hostile.requests, hostile.bans), (scans.len(), 1));
     println!("kind      clients  addresses  requests  refused  top score  bans");
     for (crowd, outcome) in CROWDS.iter().zip(&outcomes) {
         println!(
@@ -397,40 +415,17 @@ fn a_recorded_day_of_clean_traffic_bans_nobody() {
             f64::from(outcome.top) / f64::from(ONE),
             outcome.bans
         );
-        assert!(outcome.requests > 0);
+        assert!(outcome.requests >= 8 * outcome.addresses.len());
     }
     let sum = |figure: fn(&Outcome) -> usize| outcomes.iter().map(figure).sum::<usize>();
     println!(
-        "in all: {} requests from {} addresses in {hours} h, {} bans",
+        "in all: {} requests from {} addresses in {hours} h, {} bans; a scanner among them is banned",
         sum(|outcome| outcome.requests),
         sum(|outcome| outcome.addresses.len()),
         sum(|outcome| outcome.bans)
     );
     assert_eq!(sum(|outcome| outcome.bans), 0);
-    // What is clean is noted all the same: the replay reaches what judges.
+    // What is clean is noted all the same, in vain or not.
     assert!(outcomes.iter().any(|outcome| outcome.top > 0));
-}
-
-/// The same day with one scanner in it: a replay that could not ban would prove nothing.
-#[test]
-fn a_scanner_in_the_recorded_day_is_banned() {
-    let kinds = recording();
-    let scans: Vec<_> = ["/.env", "/.git/HEAD", "/wp-login.php", "/x.bak"]
-        .into_iter()
-        .map(|target| Recorded {
-            kind: "scanner".to_owned(),
-            ms: 0,
-            method: "GET".to_owned(),
-            target: target.to_owned(),
-            status: 404,
-            agent: String::from_utf8(BROWSER.to_vec()).unwrap(),
-        })
-        .collect();
-    let mut day = day(&kinds, &mut |below| below / 2);
-    let noon = day.partition_point(|(when, ..)| *when < 12 * HOUR);
-    let who = client("203.0.113.1");
-    let scan = scans.iter().map(|asked| (12 * HOUR, 0, who, asked));
-    day.splice(noon..noon, scan);
-    let bans: usize = replay(&day).iter().map(|outcome| outcome.bans).sum();
-    assert_eq!(bans, 1);
+    assert!(sum(|outcome| outcome.refused) > 10_000);
 }

@@ -10,6 +10,7 @@ use munjigi_gate::ws::accept_for;
 
 use crate::http2_support::*;
 use crate::support::*;
+use crate::ws_support::{lines, logged};
 
 fn handshake(protocol: &'static str) -> Request<()> {
     let mut request = Request::builder()
