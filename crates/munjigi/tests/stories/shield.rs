@@ -45,7 +45,7 @@ impl Shielded {
         let arguments = ["run", self.file.to_str().unwrap()];
         let program = Program::start(binary(), &arguments, &self.log).unwrap();
         eventually("the gate listens", WITHIN, async || {
-            tokio::net::TcpStream::connect(self.web).await.ok()
+            TcpStream::connect(self.web).await.ok()
         })
         .await
         .unwrap();
