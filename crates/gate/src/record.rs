@@ -12,6 +12,7 @@ use crate::decide::text;
 use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
+use crate::refusals::Refusal;
 use crate::service::Outcome;
 use crate::settings::Protocol;
 use crate::shard::Shard;
@@ -119,6 +120,9 @@ impl Record {
             shard.stats.closing(closing);
             shard.shared.doctor.note(closing, now);
         }
+        if reason.group().is_some() {
+            self.keep_refusal(shard, listener, head, reason);
+        }
         if let (true, Some(head)) = (self.trail.get() != Trail::Over, head) {
             // Nothing was answered, or a tunnel was.
             let outcome = (self.status.get(), reason);
@@ -142,6 +146,21 @@ impl Record {
             line.push(b'\n');
             shard.shared.log.send(line);
         }
+    }
+
+    /// For operators who ask who was refused.
+    fn keep_refusal(
+        &self,
+        shard: &Shard,
+        listener: &str,
+        head: Option<&RequestHead>,
+        reason: Reason,
+    ) {
+        let client = self.client.unwrap_or(self.peer.ip());
+        let time = shard.shared.clock.now();
+        let refusal = Refusal::of_connection(time, listener, client, reason);
+        let refusal = refusal.of_request(head, self.route.as_deref(), self.status.get());
+        shard.shared.refusals.note(shard.index, reason, refusal);
     }
 
     /// Tells the collector of traces.
