@@ -274,9 +274,8 @@ impl Search {
         let holds = |whole: &str, part: &str| whole.to_lowercase().contains(&part.to_lowercase());
         let client = || refusal.client.to_string();
         let path = || refusal.path.as_deref().unwrap_or_default();
-        let is = |part: &Option<String>, found: &dyn Fn(&str) -> bool| {
-            part.as_deref().is_none_or(found)
-        };
+        let is =
+            |part: &Option<String>, found: &dyn Fn(&str) -> bool| part.as_deref().is_none_or(found);
         is(&self.reason, &|reason| reason == refusal.reason)
             && self.since.is_none_or(|since| refusal.time >= since)
             && is(&self.client, &|part| holds(&client(), part))
@@ -499,7 +498,11 @@ mod tests {
         assert_eq!(page["from"], json!(at(minute(-59))));
         assert_eq!(page["total"], 4, "{page}");
         let codes: Vec<_> = page["reasons"].as_array().unwrap().iter().collect();
-        assert_eq!(codes.len(), 2, "the oldest minute and the next are not shown");
+        assert_eq!(
+            codes.len(),
+            2,
+            "the oldest minute and the next are not shown"
+        );
         let banned = codes[0];
         assert_eq!(banned["reason"], "banned");
         assert_eq!(banned["group"], "client");

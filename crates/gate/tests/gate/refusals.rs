@@ -34,8 +34,7 @@ fn rows(page: &Value, key: &str) -> Vec<String> {
 }
 
 async fn ask_as(gate: &munjigi_gate::Gate, client: &str, line: &str) -> u16 {
-    let request =
-        format!("{line} HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: {client}\r\n\r\n");
+    let request = format!("{line} HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: {client}\r\n\r\n");
     status(&ask(gate, &request).await.0)
 }
 
@@ -51,7 +50,10 @@ async fn what_is_refused_can_be_looked_up_and_what_is_not_is_not_there() {
     assert_eq!(ask_as(&gate, one, secret).await, 403);
     assert_eq!(ask_as(&gate, other, "GET /nothing").await, 404);
     assert_eq!(ask_as(&gate, other, "DELETE /app").await, 405);
-    assert_eq!(status(&ask(&gate, "GET /app HTTP/1.1\r\n\r\n").await.0), 400);
+    assert_eq!(
+        status(&ask(&gate, "GET /app HTTP/1.1\r\n\r\n").await.0),
+        400
+    );
 
     let all = page(folder.path(), "/refusals").await;
     assert_eq!((&all["kept"], &all["total"]), (&json!(4), &json!(4)));
@@ -126,17 +128,17 @@ async fn a_connection_that_is_closed_at_once_is_there_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_page_has_all_that_guards_the_gate() {
-    let folder = tempfile::tempdir().unwrap();
     let origin = answering(|_| response(200, "", "")).await;
     // Without a shield and without TLS it says so, and is no error.
-    let bare = start(guarded(folder.path(), origin.address, "")).await;
-    let whole = page(folder.path(), "/security").await;
+    let bare = tempfile::tempdir().unwrap();
+    let _gate = start(guarded(bare.path(), origin.address, "")).await;
+    let whole = page(bare.path(), "/security").await;
     assert_eq!(whole["bans"]["enabled"], false);
     assert_eq!(whole["shield"], Value::Null);
     assert_eq!(whole["certificates"], json!([]));
     assert_eq!(whole["refused"]["total"], 0);
-    bare.shutdown().await;
 
+    let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new();
     let pair = ca.issue("a", &["a.test", "*.a.test"]);
     let shield = "[gate.shield]\ndeny_path = [\"*.php\"]\n";
@@ -169,7 +171,10 @@ async fn one_page_has_all_that_guards_the_gate() {
         certificate["file"].as_str().unwrap(),
         pair.certificate.display().to_string()
     );
-    assert!(certificate["daysLeft"].as_i64().unwrap() > 30, "{certificate}");
+    assert!(
+        certificate["daysLeft"].as_i64().unwrap() > 30,
+        "{certificate}"
+    );
     let alone = page(folder.path(), "/certificates").await;
     assert_eq!(alone["certificates"][0]["names"], certificate["names"]);
 }
