@@ -117,7 +117,6 @@ async fn security(Extract(view): Extract<View>) -> Json<Value> {
     let shield = shield.as_deref();
     let totals = Totals::of(&shared.threads);
     Json(json!({
-        "time": now,
         "refused": shared.refusals.minutes(now),
         "bans": shield::bans_page(&shared.shield, shield, BANS, now),
         "shield": shield.map(|shield| shield::state_page(&shared.shield, shield, now)),

@@ -122,9 +122,7 @@ async fn what_guards_the_gates_is_asked_of_each_and_one_that_is_gone_says_so() {
         let response = site.get(&admin, path).await;
         assert_eq!(response.status(), 200, "{path}");
         let answer: Value = response.json().await.unwrap();
-        let [first, second] = answer["gates"].as_array().unwrap().as_slice() else {
-            panic!("two gates: {answer}");
-        };
+        let (first, second) = (&answer["gates"][0], &answer["gates"][1]);
         assert_eq!(
             (&first["ok"], &first["asked"]),
             (&json!(true), &json!(asked))

@@ -1,0 +1,157 @@
+// One gate's card on the security page: what it refused, whom it bans and suspects, certificates, sockets.
+import { table } from "../lib/board.js";
+import { h, svg } from "../lib/dom.js";
+import { absolute, clock, duration, number } from "../lib/format.js";
+import { has, t } from "../lib/i18n.js";
+import { icon } from "../lib/icons.js";
+import { bars, byMinute, mostOf, topSignals, urgency } from "../lib/refused.js";
+import { button, emptyState, timeAgo, timeLeft } from "../lib/widgets.js";
+import { health } from "./status.js";
+
+const HEIGHT = 24;
+const SIGNALS = 8;
+
+/** A gate that gave nothing, with what it is and why. */
+export function gateError(gate) {
+  return h("div.card.gate", h("div.gate-head", health(false, t("gates.unreachable")), h("code.gate-url", gate.url ?? "")), h("p.problem", gate.error ?? ""));
+}
+
+/** A card for each gate. `unban(address)` ends a ban, `look({ reason, client })` searches the log. */
+export function gatesPart({ gates = [] }, acts) {
+  if (gates.length === 0) return emptyState("gate", t("gates.none"), "");
+  return gates.map((gate) => {
+    if (!gate.ok) return gateError(gate);
+    return h(
+      "div.card.gate",
+      h("div.gate-head", health(true, t("gates.ok")), h("code.gate-url", gate.url ?? "")),
+      guard(t("refused.title"), refused(gate.refused ?? {}, acts)),
+      guard(t("bans.title"), bans(gate.bans ?? {}, acts)),
+      gate.shield && [guard(t("suspects.title"), suspects(gate.shield, acts)), guard(t("signals.title"), signals(gate.shield))],
+      guard(t("certs.title"), certificates(gate.certificates ?? [])),
+      guard(t("sockets.title"), sockets(gate.websockets ?? {})),
+    );
+  });
+}
+
+const guard = (title, content) => h("section.guard", h("h3", title), content);
+const calm = (text) => h("p.calm", icon("check"), text);
+const link = (key, text, on) => h("button.link", { type: "button", data: { key }, on: { click: on } }, h("code", text));
+
+// A row for each reason, a bar for each minute; the same as a table of minutes behind it.
+function refused({ from, total = 0, reasons = [] }, { look }) {
+  if (total === 0) return calm(t("refused.none"));
+  const most = mostOf(reasons);
+  const minutes = byMinute({ from, reasons });
+  return [
+    table(
+      t("refused.title"),
+      [t("refused.reason"), t("refused.about"), t("refused.minutes"), t("refused.count")],
+      reasons.map((row) => [
+        link(`reason ${row.reason}`, row.reason, () => look({ reason: row.reason })),
+        has(`about.${row.group}`) ? t(`about.${row.group}`) : "–",
+        chart(row.counts, most, t("refused.chart", { n: row.total, peak: number(Math.max(...row.counts)) })),
+        h("span.num", number(row.total)),
+      ]),
+    ),
+    h(
+      "details.routes",
+      h("summary", t("refused.table")),
+      table(t("refused.table"), [t("refused.minute"), t("refused.title")], minutes.map(({ at, parts }) => [h("time.num", { title: absolute(at) }, clock(at).slice(0, 5)), parts.map(({ reason, count }) => `${reason} ${number(count)}`).join(", ")])),
+    ),
+  ];
+}
+
+function chart(counts, most, label) {
+  return svg(
+    "svg.minutes",
+    { viewBox: `0 0 ${counts.length * 4} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    bars(counts, most).map(({ at, share }) => svg("rect", { x: at * 4, width: 3, y: HEIGHT * (1 - share), height: HEIGHT * share })),
+  );
+}
+
+function bans({ enabled, dryRun, total = 0, bans: all = [] }, { unban, look }) {
+  if (!enabled && total === 0) return h("p.muted", t("bans.off"));
+  return [
+    dryRun && h("p.notice", icon("bolt"), t("bans.dry")),
+    all.length === 0
+      ? calm(t("bans.none"))
+      : table(
+          t("bans.title"),
+          [t("refused.client"), t("refused.reason"), t("bans.first"), t("gates.requests"), t("bans.until"), t("tokens.action")],
+          all.map((ban) => [
+            link(`ban ${ban.address}`, ban.address, () => look({ client: ban.address.replace(/::\/64$/, ":") })),
+            ban.manual ? t("bans.manual") : ban.reason,
+            h("code.long", ban.firstPath || "–"),
+            h("span.num", number(ban.count ?? 0)),
+            timeLeft(ban.until),
+            endButton(ban.address, unban),
+          ]),
+        ),
+    total > all.length && h("p.muted", t("bans.more", { n: total - all.length })),
+  ];
+}
+
+function endButton(address, unban) {
+  const element = button(t("bans.end"), { on: () => unban(address) });
+  element.dataset.key = `end ${address}`;
+  element.setAttribute("aria-label", `${t("bans.end")}: ${address}`);
+  return element;
+}
+
+const words = (signals = {}) => Object.entries(signals).map(([name, count]) => `${name} ${count}`).join(", ");
+
+function suspects({ suspects: all = [], ban = {} }, { look }) {
+  if (all.length === 0) return calm(t("suspects.none"));
+  return table(
+    t("suspects.title"),
+    [t("refused.client"), t("suspects.score"), t("suspects.signals"), t("bans.first"), t("suspects.since")],
+    all.slice(0, 20).map((one) => [link(`suspect ${one.address}`, one.address, () => look({ client: one.address.replace(/::\/64$/, ":") })), h("span.num", t("suspects.of", { score: number(one.score, 1), after: ban.after ?? "–" })), words(one.signals), h("code.long", one.firstPath || "–"), timeAgo(one.firstSeen)]),
+  );
+}
+
+function signals({ signals: all }) {
+  const top = topSignals(all).slice(0, SIGNALS);
+  if (top.length === 0) return calm(t("signals.none"));
+  return table(t("signals.title"), [t("signals.signal"), t("signals.meaning"), t("signals.seen"), t("signals.weight")], top.map((row) => [h("code", row.name), h("span", { lang: "en" }, row.meaning), h("span.num", number(row.count)), h("span.num", number(row.weight, 1))]));
+}
+
+const BADGES = { good: "done", soon: "cancelled", now: "failed", over: "failed" };
+
+function certificates(all) {
+  if (all.length === 0) return h("p.muted", t("certs.none"));
+  return table(
+    t("certs.title"),
+    [t("gates.listener"), t("certs.names"), t("certs.left"), t("certs.until"), t("certs.file")],
+    all.map((one) => {
+      const state = urgency(one.daysLeft);
+      const left = state === "over" ? t("certs.over") : t("certs.days", { n: one.daysLeft });
+      return [one.listener, (one.names ?? []).join(", ") || "–", h(`span.badge.status-${BADGES[state]}`, { data: { urgency: state } }, h("span.dot", { "aria-hidden": "true" }), left), absolute(one.notAfter), h("code.long", one.file)];
+    }),
+  );
+}
+
+function sockets({ lifetimes = {}, causes = [] }) {
+  const { bounds = [], ended = [] } = lifetimes;
+  const rows = ended.filter(({ counts }) => counts.some((count) => count > 0));
+  return [
+    causes.map((cause) => h("p.notice", icon("bolt"), h("span", h("strong", cause.route), ` ${causeText(cause)}`))),
+    rows.length === 0
+      ? h("p.muted", t("sockets.none"))
+      : table(
+          t("sockets.title"),
+          [t("sockets.by"), t("sockets.lived"), t("sockets.figures"), t("sockets.count")],
+          rows.map(({ by, counts }) => {
+            const span = (at) => (at < bounds.length ? t("sockets.up_to", { time: duration(bounds[at] * 1000) }) : t("sockets.beyond", { time: duration(bounds[at - 1] * 1000) }));
+            const told = counts.flatMap((count, at) => (count > 0 ? [`${span(at)}: ${number(count)}`] : []));
+            return [t(`side.${by}`), h("div", chart(counts, Math.max(...counts), told.join(", "))), told.join(", "), h("span.num", number(counts.reduce((a, b) => a + b, 0)))];
+          }),
+        ),
+  ];
+}
+
+/** What the doctor found, in the reader's language: who cut how many, after what, and what helps. */
+export function causeText({ side, measure, seconds, count, of, ping }) {
+  const after = t(`cut.${measure}`, { time: duration(seconds * 1000) });
+  const why = measure === "age" ? t("cut.why_age") : ping ? t("cut.why_ping", { ping }) : t("cut.why_other");
+  return `${t("cut.said", { count, of, side: t(`side.${side}`), after })} ${why}`;
+}
