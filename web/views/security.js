@@ -18,9 +18,8 @@ export default function security(root, { api, me, signal }) {
     if (!sure) return;
     await attempt(async () => {
       const { gates } = await api.delete(`/api/admin/bans${query({ address })}`);
-      const failed = gates.find((gate) => !gate.ok);
-      if (failed) toast(`${failed.url}: ${failed.error}`, { kind: "bad" });
-      else toast(t("bans.ended", { address }));
+      for (const gate of gates.filter(({ ok }) => !ok)) toast(`${gate.url}: ${gate.error}`, { kind: "bad" });
+      if (gates.some(({ ok }) => ok)) toast(t("bans.ended", { address }));
     });
     read();
   };
