@@ -82,7 +82,8 @@ pub(crate) struct WebSocketStats {
 impl WebSocketStats {
     /// Of those that the side at this place of [`ENDERS`] ended.
     fn lifetimes_of(&self, side: usize) -> &[Counter] {
-        self.lifetimes.get(side).map_or(&[], |counters| counters)
+        let none: &[Counter] = &[];
+        self.lifetimes.get(side).map_or(none, |counters| counters)
     }
 }
 
@@ -251,6 +252,7 @@ impl Totals {
                 .collect(),
             lifetimes: ENDERS
                 .iter()
+                .copied()
                 .enumerate()
                 .map(|(side, by)| Lifetimes {
                     by,

@@ -520,7 +520,7 @@ fn lifetimes_metric(page: &mut Page, totals: &Totals) {
     let help = "How long tunnels lived, by who ended them.";
     page.head(name, "histogram", help);
     for side in &totals.lifetimes {
-        let (by, mut sum) = (side.by, 0);
+        let (by, mut sum) = (side.by, 0_u64);
         for (bound, count) in LIFETIMES.iter().zip(&side.counts) {
             sum += count;
             page.put(format_args!(
