@@ -1,4 +1,6 @@
 // What the security page makes of the gates' figures. Pure.
+import { duration } from "./format.js";
+import { t } from "./i18n.js";
 
 const MINUTE_MS = 60_000;
 
@@ -40,4 +42,11 @@ export function urgency(daysLeft) {
 export function refusalsOf(gates) {
   const all = gates.flatMap(({ url, refusals = [] }) => refusals.map((row) => ({ ...row, gate: url })));
   return all.map((row) => [Date.parse(row.time), row]).sort(([a], [b]) => b - a).map(([, row]) => row);
+}
+
+/** What the doctor found, in the reader's language: who cut how many, after what, and what helps. */
+export function causeText({ side, measure, seconds, count, of, ping }) {
+  const after = t(`cut.${measure}`, { time: duration(seconds * 1000) });
+  const why = measure === "age" ? t("cut.why_age") : ping ? t("cut.why_ping", { ping }) : t("cut.why_other");
+  return `${t("cut.said", { count, of, side: t(`side.${side}`), after })} ${why}`;
 }

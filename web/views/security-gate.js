@@ -4,7 +4,7 @@ import { h, svg } from "../lib/dom.js";
 import { absolute, clock, duration, number } from "../lib/format.js";
 import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
-import { bars, byMinute, mostOf, topSignals, urgency } from "../lib/refused.js";
+import { bars, byMinute, causeText, mostOf, topSignals, urgency } from "../lib/refused.js";
 import { button, emptyState, timeAgo, timeLeft } from "../lib/widgets.js";
 import { health } from "./status.js";
 
@@ -147,11 +147,4 @@ function sockets({ lifetimes = {}, causes = [] }) {
           }),
         ),
   ];
-}
-
-/** What the doctor found, in the reader's language: who cut how many, after what, and what helps. */
-export function causeText({ side, measure, seconds, count, of, ping }) {
-  const after = t(`cut.${measure}`, { time: duration(seconds * 1000) });
-  const why = measure === "age" ? t("cut.why_age") : ping ? t("cut.why_ping", { ping }) : t("cut.why_other");
-  return `${t("cut.said", { count, of, side: t(`side.${side}`), after })} ${why}`;
 }

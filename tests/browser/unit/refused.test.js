@@ -1,7 +1,8 @@
 // What the security page makes of the gates' figures.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { bars, byMinute, mostOf, refusalsOf, topSignals, urgency } from "../../../web/lib/refused.js";
+import { use } from "../../../web/lib/i18n.js";
+import { bars, byMinute, causeText, mostOf, refusalsOf, topSignals, urgency } from "../../../web/lib/refused.js";
 
 test("a bar for each minute with something in it, small ones seen beside large ones", () => {
   assert.deepEqual(bars([0, 0, 0], 0), []);
@@ -36,4 +37,18 @@ test("refusals of several gates are one list, the newest first, and a gate that 
   const row = (second, path) => ({ time: `2026-11-21T12:00:0${second}.000Z`, path });
   const gates = [{ url: "a", refusals: [row(5, "/5"), row(1, "/1")] }, { url: "b", ok: false }, { url: "c", refusals: [row(3, "/3"), row(1, "/1 too")] }];
   assert.deepEqual(refusalsOf(gates).map(({ path, gate }) => `${gate} ${path}`), ["a /5", "c /3", "a /1", "c /1 too"]);
+});
+
+test("what cuts sockets is said in the reader's language, with what helps", async () => {
+  const cause = { side: "client", measure: "silence", seconds: 60, count: 6, of: 6, ping: "30s" };
+  await use("en");
+  assert.equal(causeText(cause), '6 of 6 were cut by the client side after 1 min 00 s of silence. An idle timeout on the way: ping = "30s" on the route would prevent it.');
+  assert.match(causeText({ ...cause, side: "backend", measure: "age", ping: null }), /by the backend side 1 min 00 s after they began\. A limit of age .* does not help/);
+  assert.match(causeText({ ...cause, measure: "backend_silence", ping: null }), /without a word of the backend\. A timeout .* pings do not reset/);
+  await use("ko");
+  try {
+    for (const measure of ["silence", "backend_silence", "client_silence", "age"]) assert.match(causeText({ ...cause, measure }), /^6개 중 6개를 .*클라이언트 쪽에서 끊었습니다\. .*ping/);
+  } finally {
+    await use("en");
+  }
 });

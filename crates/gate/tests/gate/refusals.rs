@@ -11,7 +11,7 @@ use crate::support::*;
 use crate::tls_support::*;
 use crate::ws_support::*;
 
-const TEXT: &str = "[[gate.route]]\nname = \"app\"\npath = \"/app\"\nmethods = [\"GET\"]\nservice = \"APP\"\n\
+const TEXT: &str = "[[gate.route]]\nname = \"app\"\npath = \"/app\"\nmethod = [\"GET\"]\nservice = \"APP\"\n\
     [gate.client_ip]\ntrusted = [\"127.0.0.1/32\"]\n";
 
 fn guarded(folder: &Path, origin: SocketAddr, more: &str) -> GateSettings {
