@@ -61,6 +61,10 @@ impl Group {
 impl Reason {
     /// What it is about when it is the gate's refusal; `None` for what went through, what the client
     /// ended, and what is due to a backend.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, which names each reason once"
+    )]
     pub(crate) const fn group(self) -> Option<Group> {
         match self {
             Self::IpDenied

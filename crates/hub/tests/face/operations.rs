@@ -139,6 +139,23 @@ async fn what_guards_the_gates_is_asked_of_each_and_one_that_is_gone_says_so() {
     }
 }
 
+#[tokio::test]
+async fn who_was_turned_away_is_for_administrators() {
+    let site = Site::new().await;
+    let admin = site.admin().await;
+    let (_, ann) = site.user("ann").await;
+    for (who, path, status) in [
+        (&As::Nobody, "/api/admin/security", 401),
+        (&ann, "/api/admin/security", 403),
+        (&ann, "/api/admin/refusals", 403),
+        (&admin, "/api/admin/security", 200),
+        (&admin, "/api/admin/refusals?path=x", 200),
+        (&admin, "/api/admin/refusals?what=x", 400),
+    ] {
+        assert_eq!(site.get(who, path).await.status(), status, "{path} {who:?}");
+    }
+}
+
 /// Each path of the document takes exactly the methods that the document names. That each path of the router is in the
 /// document, `hub.rs` tests.
 #[tokio::test]
