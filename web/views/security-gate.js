@@ -5,14 +5,14 @@ import { absolute, clock, duration, number } from "../lib/format.js";
 import { has, t } from "../lib/i18n.js";
 import { icon } from "../lib/icons.js";
 import { bars, byMinute, causeText, mostOf, topSignals, urgency } from "../lib/refused.js";
-import { button, emptyState, timeAgo, timeLeft } from "../lib/widgets.js";
+import { button, emptyState, prose, timeAgo, timeLeft } from "../lib/widgets.js";
 import { health } from "./status.js";
 
 const HEIGHT = 24;
 const SIGNALS = 8;
 
-/** A gate that gave nothing, with what it is and why. */
-export function gateError(gate) {
+// A gate that gave nothing, with what it is and why.
+function gateError(gate) {
   return h("div.card.gate", h("div.gate-head", health(false, t("gates.unreachable")), h("code.gate-url", gate.url ?? "")), h("p.problem", gate.error ?? ""));
 }
 
@@ -112,7 +112,7 @@ function suspects({ suspects: all = [], ban = {} }, { look }) {
 function signals({ signals: all }) {
   const top = topSignals(all).slice(0, SIGNALS);
   if (top.length === 0) return calm(t("signals.none"));
-  return table(t("signals.title"), [t("signals.signal"), t("signals.meaning"), t("signals.seen"), t("signals.weight")], top.map((row) => [h("code", row.name), h("span", { lang: "en" }, row.meaning), h("span.num", number(row.count)), h("span.num", number(row.weight, 1))]));
+  return table(t("signals.title"), [t("signals.signal"), t("signals.meaning"), t("signals.seen"), t("signals.weight")], top.map((row) => [h("code", row.name), h("span", { lang: "en" }, prose(row.meaning)), h("span.num", number(row.count)), h("span.num", number(row.weight, 1))]));
 }
 
 const BADGES = { good: "done", soon: "cancelled", now: "failed", over: "failed" };
@@ -125,7 +125,7 @@ function certificates(all) {
     all.map((one) => {
       const state = urgency(one.daysLeft);
       const left = state === "over" ? t("certs.over") : t("certs.days", { n: one.daysLeft });
-      return [one.listener, (one.names ?? []).join(", ") || "–", h(`span.badge.status-${BADGES[state]}`, { data: { urgency: state } }, h("span.dot", { "aria-hidden": "true" }), left), absolute(one.notAfter), h("code.long", one.file)];
+      return [h("code", one.listener), (one.names ?? []).join(", ") || "–", h(`span.badge.status-${BADGES[state]}`, { data: { urgency: state } }, h("span.dot", { "aria-hidden": "true" }), left), absolute(one.notAfter), h("code.long", one.file)];
     }),
   );
 }

@@ -5,7 +5,7 @@ import { calmly, fill, h } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
 import { refusalsOf } from "../lib/refused.js";
 import { attempt, button, confirm, emptyState, pageHead, timeAgo, toast } from "../lib/widgets.js";
-import { gateError, gatesPart } from "./security-gate.js";
+import { gatesPart } from "./security-gate.js";
 
 export default function security(root, { api, me, signal }) {
   root.append(pageHead(t("security.title"), h("p.lead", t("security.lead"))));
@@ -58,7 +58,7 @@ function searchPart(changed) {
   const wanted = () => query({ reason: reason.value, client: client.value.trim(), path: path.value.trim() });
   const found = part("refusals", t("refused.log"), () => `/api/admin/refusals${wanted()}`, ({ gates = [] }) => {
     offer(gates.flatMap((gate) => gate.reasons ?? []));
-    return [gates.filter((gate) => !gate.ok).map(gateError), refusals(gates, clear)];
+    return [gates.filter((gate) => !gate.ok).map((gate) => h("p.problem", `${gate.url}: ${gate.error}`)), refusals(gates, clear)];
   });
   found.element.querySelector(".section-head").after(h("form.filters", { role: "search", on: { submit: (event) => event.preventDefault() } }, reason, client, path));
   return { part: found, set };
@@ -81,7 +81,7 @@ function refusals(gates, clear) {
         h("code", row.client),
         h("span", h("code", row.reason), row.status > 0 && h("span.muted.num", ` ${row.status}`)),
         row.method ? h("code.long", `${row.method} ${row.host ?? ""}${row.path ?? ""}`) : h("span.muted", t("refused.no_request")),
-        h("span", { title: row.gate }, row.listener),
+        h("code", { title: row.gate }, row.listener),
         row.route ?? "–",
       ]),
     ),
