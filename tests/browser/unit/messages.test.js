@@ -1,7 +1,7 @@
 // One message table a language: the same keys and values in each, and all that the pages ask for.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -65,6 +65,15 @@ test("modules stay small, and so do all assets together", () => {
     if (!file.endsWith(".js") || file.includes("i18n/")) continue;
     const lines = readFileSync(file, "utf8").split("\n").length;
     assert.ok(lines <= 301, `${file} has ${lines} lines, at most 300 are wanted`);
+  }
+});
+
+test("a name that a module imports is there", () => {
+  for (const file of sources) {
+    for (const [, names, from] of readFileSync(file, "utf8").matchAll(/import \{([^}]+)\} from "([^"]+)"/g)) {
+      const there = readFileSync(join(dirname(file), from), "utf8");
+      for (const name of names.split(",").map((part) => part.trim())) assert.match(there, new RegExp(`export (async )?(function|const|class) ${name}\\b`), `${file}: ${name} of ${from}`);
+    }
   }
 });
 
