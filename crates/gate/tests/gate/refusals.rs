@@ -27,6 +27,14 @@ async fn page(folder: &Path, path: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
 }
 
+/// Waits until so many are noted: a client has its answer before that.
+async fn noted(folder: &Path, count: u64) {
+    eventually("refusals are noted", || async {
+        page(folder, "/refusals").await["kept"] == count
+    })
+    .await;
+}
+
 fn rows(page: &Value, key: &str) -> Vec<String> {
     let rows = page["refusals"].as_array().unwrap().iter();
     rows.map(|row| row[key].as_str().unwrap_or("-").to_owned())
@@ -55,6 +63,7 @@ async fn what_is_refused_can_be_looked_up_and_what_is_not_is_not_there() {
         400
     );
 
+    noted(folder.path(), 4).await;
     let all = page(folder.path(), "/refusals").await;
     assert_eq!((&all["kept"], &all["total"]), (&json!(4), &json!(4)));
     assert_eq!(
@@ -149,6 +158,7 @@ async fn one_page_has_all_that_guards_the_gate() {
         ask_as(&gate, "203.0.113.7", &format!("GET /{number}.php")).await;
     }
     ask_as(&gate, "203.0.113.8", "GET /x.php").await;
+    noted(folder.path(), 8).await;
     let whole = page(folder.path(), "/security").await;
     let ban = &whole["bans"]["bans"][0];
     assert_eq!(ban["address"], "203.0.113.7", "{whole}");
