@@ -216,21 +216,7 @@ async fn busy(shard: &Rc<Shard>, connection: &mut Connection) -> After {
 
 /// True when the next request comes within [`BUSY`].
 async fn follows(shard: &Shard, connection: &Connection) -> bool {
-    let mut armed = false;
-    poll_fn(|context| {
-        if connection.leftover.is_some() || connection.stream.poll_readable(context).is_ready() {
-            return Poll::Ready(true);
-        }
-        if shard.draining() {
-            return Poll::Ready(false);
-        }
-        if !armed {
-            armed = true;
-            connection.timer.set(BUSY);
-        }
-        connection.timer.poll_expired(context).map(|()| false)
-    })
-    .await
+    connection.leftover.is_some() || matches!(wait(shard, connection, BUSY).await, Wake::Request)
 }
 
 /// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.
@@ -251,7 +237,13 @@ async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First 
     http2::detect(shard, connection).await
 }
 
+/// Waits for a request for as long as `limits.keep_alive` allows.
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
+    let limit = shard.snapshot().settings.limits.keep_alive;
+    wait(shard, connection, limit).await
+}
+
+async fn wait(shard: &Shard, connection: &Connection, limit: Duration) -> Wake {
     let mut armed = false;
     poll_fn(|context| {
         // First what is there: a request that has arrived is answered, also while the gate drains.
@@ -263,7 +255,6 @@ async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
         }
         if !armed {
             armed = true;
-            let limit = shard.snapshot().settings.limits.keep_alive;
             connection.timer.set(limit);
         }
         let expired = connection.timer.poll_expired(context);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Stop;
 use crate::reason::{Reason, Rejection};
-use crate::settings::{Complaint, IpFilterSettings, ProxyMode, Refused, Reject};
+use crate::settings::{Complaint, IpFilterSettings, Refused, Reject};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 
@@ -136,10 +136,7 @@ impl Filter {
     /// Where a request can be answered and the settings want an answer, the request is refused
     /// instead, by [`admit`].
     fn closes(&self, shard: &Shard, snapshot: &Snapshot, listener: &str, client: IpAddr) -> bool {
-        let door = snapshot.credentials.door(listener);
-        let is_sealed = door.is_some_and(|door| door.tls.is_some());
-        let answers = !is_sealed && snapshot.line(listener).is_none();
-        if answers && self.settings.reject != Reject::Close {
+        if snapshot.can_tell(listener) && self.settings.reject != Reject::Close {
             return false;
         }
         !self.judge(shard.index, client).allow
@@ -370,13 +367,7 @@ pub(crate) fn closes_at_accept(
     let Some(filter) = &snapshot.ip_filter else {
         return false;
     };
-    let door = snapshot.credentials.door(listener);
-    let may_name =
-        snapshot.line(listener).is_none() || door.is_some_and(|door| door.proxy != ProxyMode::Off);
-    if may_name && snapshot.trusts(peer) {
-        return false;
-    }
-    filter.closes(shard, snapshot, listener, peer)
+    !snapshot.speaks_for_others(listener, peer) && filter.closes(shard, snapshot, listener, peer)
 }
 
 /// Whom the PROXY header of a trusted peer names, or the peer itself when it names nobody: true

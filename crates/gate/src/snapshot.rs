@@ -11,7 +11,9 @@ use crate::ip_filter::Filter;
 use crate::layer4::Line;
 use crate::rate::Limiter;
 use crate::routes::Routes;
-use crate::settings::{Action, GateSettings, PathPattern, RouteSettings, ServiceSettings};
+use crate::settings::{
+    Action, GateSettings, PathPattern, ProxyMode, RouteSettings, ServiceSettings,
+};
 use crate::shield::Shield;
 use crate::stats::Counter;
 use crate::tls::Credentials;
@@ -180,6 +182,23 @@ impl Snapshot {
             .trusted
             .iter()
             .any(|network| network.contains(peer))
+    }
+
+    /// True when `peer` speaks for others on `listener`, whom it can name there: then they are
+    /// judged, and not the peer.
+    pub(crate) fn speaks_for_others(&self, listener: &str, peer: IpAddr) -> bool {
+        let door = self.credentials.door(listener);
+        let may_name =
+            self.line(listener).is_none() || door.is_some_and(|door| door.proxy != ProxyMode::Off);
+        may_name && self.trusts(peer)
+    }
+
+    /// True when whoever connects to `listener` can be told why it is refused: over TLS that would
+    /// cost a handshake, and layer 4 has no words for it.
+    pub(crate) fn can_tell(&self, listener: &str) -> bool {
+        let door = self.credentials.door(listener);
+        let is_sealed = door.is_some_and(|door| door.tls.is_some());
+        !is_sealed && self.line(listener).is_none()
     }
 
     /// The settings that this snapshot was made of.

@@ -30,7 +30,7 @@ use crate::http1::head::{Name, RequestHead};
 use crate::pipeline::Stop;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;
-use crate::settings::{ProxyMode, ShieldSettings};
+use crate::settings::ShieldSettings;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::target;
@@ -482,13 +482,7 @@ pub(crate) fn closes_at_accept(
     if snapshot.shield.is_none() || shard.shared.shield.table.is_empty() {
         return false;
     }
-    let door = snapshot.credentials.door(listener);
-    let may_name =
-        snapshot.line(listener).is_none() || door.is_some_and(|door| door.proxy != ProxyMode::Off);
-    if may_name && snapshot.trusts(peer.to_canonical()) {
-        return false;
-    }
-    closes_named(shard, snapshot, listener, peer)
+    !snapshot.speaks_for_others(listener, peer) && closes_named(shard, snapshot, listener, peer)
 }
 
 /// As [`closes_at_accept`], for the client that a PROXY header names. Where a request can be
@@ -506,9 +500,7 @@ pub(crate) fn closes_named(
     if shield.rules.dry_run || state.table.is_empty() {
         return false;
     }
-    let door = snapshot.credentials.door(listener);
-    let is_sealed = door.is_some_and(|door| door.tls.is_some());
-    if !is_sealed && snapshot.line(listener).is_none() && !shield.settings.close {
+    if snapshot.can_tell(listener) && !shield.settings.close {
         return false;
     }
     let now = || shard.shared.clock.now();

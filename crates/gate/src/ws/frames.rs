@@ -124,7 +124,13 @@ impl Frames {
             return;
         }
         self.payload = length;
-        self.closed |= first & 0x0f == CLOSE;
+        if first & 0x0f == CLOSE {
+            self.closed = true;
+            // What an earlier one had of a code was too short to be one.
+            if self.code_have < 2 {
+                self.code_have = 0;
+            }
+        }
         self.pinged |= first & 0x0f == PING;
     }
 
@@ -199,6 +205,18 @@ mod tests {
         }
         frame.extend(std::iter::repeat_n(0x88, length));
         frame
+    }
+
+    #[test]
+    fn the_code_is_that_of_the_first_close_frame_with_one_however_it_arrives() {
+        let bytes = [0x88, 1, 7, 0x88, 3, 3, 0xe8, b'x', 0x88, 2, 3, 0xe9];
+        for piece in 1..=bytes.len() {
+            let mut frames = Frames::default();
+            for piece in bytes.chunks(piece) {
+                assert_eq!(frames.follow(piece, |_| false), piece.len());
+            }
+            assert_eq!(frames.close_code(), Some(1_000), "in pieces of {piece}");
+        }
     }
 
     #[test]

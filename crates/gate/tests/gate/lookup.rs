@@ -47,12 +47,13 @@ async fn only_the_instance_that_is_named_gets_the_request() {
     }
     let answer = async |target: &str| {
         let (head, body) = ask(&gate, &format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-        let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        let detail = value["detail"].as_str().unwrap_or_default().to_owned();
+        // An instance that still serves answers with its name, which is no document.
+        let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let told = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         (
             status(&head),
-            code(&body),
-            detail,
+            told("code"),
+            told("detail"),
             header(&head, "retry-after").is_some(),
         )
     };

@@ -12,7 +12,7 @@ use crate::load::{Tunnel, origin};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-async fn command(folder: &Path, arguments: &[&str]) -> Output {
+pub(crate) async fn command(folder: &Path, arguments: &[&str]) -> Output {
     tokio::process::Command::new(binary())
         .args(arguments)
         .current_dir(folder)
@@ -22,7 +22,7 @@ async fn command(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 /// What a command prints that must go well.
-async fn said(folder: &Path, arguments: &[&str]) -> String {
+pub(crate) async fn said(folder: &Path, arguments: &[&str]) -> String {
     let output = command(folder, arguments).await;
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::time::Duration;
 
 use munjigi_testkit::{Program, eventually, free_port};
@@ -11,26 +10,9 @@ use rustix::process::Signal;
 use crate::binary;
 use crate::handover::{successor, tell};
 use crate::load::origin;
+use crate::operators::{command, said};
 
 const WITHIN: Duration = Duration::from_secs(60);
-
-async fn command(folder: &Path, arguments: &[&str]) -> Output {
-    tokio::process::Command::new(binary())
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .await
-        .unwrap()
-}
-
-/// What a command prints that must go well.
-async fn said(folder: &Path, arguments: &[&str]) -> String {
-    let output = command(folder, arguments).await;
-    let text = String::from_utf8(output.stdout).unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {text}{errors}");
-    text
-}
 
 struct Shielded {
     file: PathBuf,
