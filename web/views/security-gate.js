@@ -10,6 +10,7 @@ import { health } from "./status.js";
 
 const HEIGHT = 24;
 const SIGNALS = 8;
+const SUSPECTS = 20;
 
 // A gate that gave nothing, with what it is and why.
 function gateError(gate) {
@@ -69,7 +70,19 @@ function chart(counts, most, label) {
   );
 }
 
-function bans({ enabled, dryRun, total = 0, bans: all = [] }, { unban, look }) {
+// A ban or a suspect, which leads to what the log has of it. Of IPv6 it is a /64, and its addresses begin alike.
+const client = (kind, { address }, { look }) => link(`${kind} ${address}`, address, () => look({ client: address.replace(/::\/64$/, ":") }));
+
+// In the reader's language; a newer gate may know other signals than this page.
+const meaning = (name, told) => (has(`signal.${name}`) ? t(`signal.${name}`) : told && h("span", { lang: "en" }, prose(told)));
+
+// Signals by name, the most frequent first, with what they mean on hover.
+function counted(signals = {}) {
+  const all = Object.entries(signals).sort(([, a], [, b]) => b - a);
+  return all.map(([name, count], at) => [at > 0 && ", ", h("code", { title: has(`signal.${name}`) && t(`signal.${name}`) }, name), ` ${number(count)}`]);
+}
+
+function bans({ enabled, dryRun, total = 0, bans: all = [] }, acts) {
   if (!enabled && total === 0) return h("p.muted", t("bans.off"));
   return [
     dryRun && h("p.notice", icon("bolt"), t("bans.dry")),
@@ -79,12 +92,12 @@ function bans({ enabled, dryRun, total = 0, bans: all = [] }, { unban, look }) {
           t("bans.title"),
           [t("refused.client"), t("refused.reason"), t("bans.first"), t("gates.requests"), t("bans.until"), t("tokens.action")],
           all.map((ban) => [
-            link(`ban ${ban.address}`, ban.address, () => look({ client: ban.address.replace(/::\/64$/, ":") })),
-            ban.manual ? t("bans.manual") : ban.reason,
+            client("ban", ban, acts),
+            ban.manual ? t("bans.manual") : counted(ban.signals),
             h("code.long", ban.firstPath || "–"),
             h("span.num", number(ban.count ?? 0)),
             timeLeft(ban.until),
-            endButton(ban.address, unban),
+            endButton(ban.address, acts.unban),
           ]),
         ),
     total > all.length && h("p.muted", t("bans.more", { n: total - all.length })),
@@ -98,21 +111,25 @@ function endButton(address, unban) {
   return element;
 }
 
-const words = (signals = {}) => Object.entries(signals).map(([name, count]) => `${name} ${count}`).join(", ");
-
-function suspects({ suspects: all = [], ban = {} }, { look }) {
+function suspects({ suspects: all = [], ban = {} }, acts) {
   if (all.length === 0) return calm(t("suspects.none"));
   return table(
     t("suspects.title"),
     [t("refused.client"), t("suspects.score"), t("suspects.signals"), t("bans.first"), t("suspects.since")],
-    all.slice(0, 20).map((one) => [link(`suspect ${one.address}`, one.address, () => look({ client: one.address.replace(/::\/64$/, ":") })), h("span.num", t("suspects.of", { score: number(one.score, 1), after: ban.after ?? "–" })), words(one.signals), h("code.long", one.firstPath || "–"), timeAgo(one.firstSeen)]),
+    all.slice(0, SUSPECTS).map((one) => [
+      client("suspect", one, acts),
+      h("span.num", t("suspects.of", { score: number(one.score, 1), after: ban.after ?? "–" })),
+      counted(one.signals),
+      h("code.long", one.firstPath || "–"),
+      timeAgo(one.firstSeen),
+    ]),
   );
 }
 
 function signals({ signals: all }) {
   const top = topSignals(all).slice(0, SIGNALS);
   if (top.length === 0) return calm(t("signals.none"));
-  return table(t("signals.title"), [t("signals.signal"), t("signals.meaning"), t("signals.seen"), t("signals.weight")], top.map((row) => [h("code", row.name), h("span", { lang: "en" }, prose(row.meaning)), h("span.num", number(row.count)), h("span.num", number(row.weight, 1))]));
+  return table(t("signals.title"), [t("signals.signal"), t("signals.meaning"), t("signals.seen"), t("signals.weight")], top.map((row) => [h("code", row.name), meaning(row.name, row.meaning), h("span.num", number(row.count)), h("span.num", number(row.weight, 1))]));
 }
 
 const BADGES = { good: "done", soon: "cancelled", now: "failed", over: "failed" };

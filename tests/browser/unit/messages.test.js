@@ -47,6 +47,14 @@ test("the pages ask for no message that is missing, and none is there in vain", 
   assert.deepEqual(idle.filter((key) => !asked.has(`${key}_other`)), []);
 });
 
+test("each signal of the shield is said in the reader's language, and no other", () => {
+  const signals = readFileSync(join(web, "../crates/gate/src/shield/signal.rs"), "utf8");
+  const codes = [...signals.matchAll(/^    [A-Z]\w+ = "([a-z0-9_]+)", [\d_]+ as /gm)].map(([, code]) => code);
+  assert.ok(codes.length > 10, `${codes}`);
+  const said = Object.keys(en).filter((key) => key.startsWith("signal.")).map((key) => key.slice("signal.".length));
+  assert.deepEqual(said.sort(), codes.sort());
+});
+
 test("values are put in as text, plurals by the language's rules", async () => {
   await use("en");
   assert.equal(t("jobs.findings", { n: 1 }), "1 finding");
