@@ -14,9 +14,10 @@ use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
 use crate::refusals::Refusal;
 use crate::service::Outcome;
-use crate::settings::Protocol;
+use crate::settings::{Protocol, RouteSettings};
 use crate::shard::Shard;
 use crate::shield::{self, Trail};
+use crate::snapshot::Snapshot;
 use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 use crate::ws::doctor::Closing;
@@ -94,6 +95,20 @@ impl Record {
     /// Notes what is wrong with the handshake of a WebSocket; what follows from it is not noted.
     pub(crate) fn note(&self, fault: Fault) {
         self.fault.set(self.fault.get().or(Some(fault)));
+    }
+
+    /// Keeps the names of the route and its service: for a log, a trace, a refusal.
+    pub(crate) fn name_route(&mut self, settings: &RouteSettings) {
+        self.route = Some(settings.name.clone());
+        self.service = Some(settings.service.clone()).filter(|name| !name.is_empty());
+    }
+
+    /// Names the route of a refusal: who looks for it wants to know, also where nothing is logged.
+    pub(crate) fn name_refused(&mut self, snapshot: &Snapshot, reason: Reason) {
+        let settings = self.place.and_then(|place| snapshot.table.get(place));
+        if let (true, None, Some(settings)) = (reason.group().is_some(), &self.route, settings) {
+            self.name_route(settings);
+        }
     }
 
     /// Finish: the one place that counts and logs.

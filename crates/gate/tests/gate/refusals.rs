@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use munjigi_gate::GateSettings;
+use munjigi_gate::settings::Protocol;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
+use crate::http2_support::{client2, get};
 use crate::support::*;
 use crate::tls_support::*;
 use crate::ws_support::*;
@@ -112,6 +114,26 @@ async fn what_is_refused_can_be_looked_up_and_what_is_not_is_not_there() {
         let sum: u64 = counts.iter().filter_map(Value::as_u64).sum();
         assert_eq!(reason["total"], sum, "{reason}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_names_its_route_where_nothing_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = answering(|_| response(200, "", "")).await;
+    let more = "[[gate.route]]\nname = \"live\"\npath = \"/live\"\nservice = \"APP\"\n\
+        websocket = { required = true }\n";
+    let mut settings = guarded(folder.path(), origin.address, more);
+    settings.listeners[0].protocols = vec![Protocol::Http1, Protocol::Http2];
+    let gate = start(settings).await;
+    assert_eq!(ask_as(&gate, "203.0.113.7", "GET /live").await, 426);
+    let two = client2(&gate).await;
+    assert_eq!(two.ask(get("/live")).await.unwrap().status(), 426);
+    // Which route it would have had, nobody knows.
+    assert_eq!(ask_as(&gate, "203.0.113.7", "GET /none").await, 404);
+    noted(folder.path(), 3).await;
+    let all = page(folder.path(), "/refusals").await;
+    assert_eq!(rows(&all, "path"), ["/none", "/live", "/live"]);
+    assert_eq!(rows(&all, "route"), ["-", "live", "live"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
