@@ -36,7 +36,7 @@ export function gatesPart({ gates = [] }, acts) {
 
 const guard = (title, content) => h("section.guard", h("h3", title), content);
 const calm = (text) => h("p.calm", icon("check"), text);
-const link = (key, text, on) => h("button.link", { type: "button", data: { key }, on: { click: on } }, h("code", text));
+const link = (key, content, on) => h("button.link", { type: "button", data: { key }, on: { click: on } }, content);
 
 // A row for each reason, a bar for each minute; the same as a table of minutes behind it.
 function refused({ from, total = 0, reasons = [] }, { look }) {
@@ -48,7 +48,7 @@ function refused({ from, total = 0, reasons = [] }, { look }) {
       t("refused.title"),
       [t("refused.reason"), t("refused.about"), t("refused.minutes"), t("refused.count")],
       reasons.map((row) => [
-        link(`reason ${row.reason}`, row.reason, () => look({ reason: row.reason })),
+        link(`reason ${row.reason}`, h("code", row.reason), () => look({ reason: row.reason })),
         has(`about.${row.group}`) ? t(`about.${row.group}`) : "–",
         chart(row.counts, most, t("refused.chart", { n: row.total, peak: number(Math.max(...row.counts)) })),
         h("span.num", number(row.total)),
@@ -71,7 +71,7 @@ function chart(counts, most, label) {
 }
 
 // A ban or a suspect, which leads to what the log has of it. Of IPv6 it is a /64, and its addresses begin alike.
-const client = (kind, { address }, { look }) => link(`${kind} ${address}`, address, () => look({ client: address.replace(/::\/64$/, ":") }));
+const client = (kind, { address }, { look }) => link(`${kind} ${address}`, h("code.address", address), () => look({ client: address.replace(/::\/64$/, ":") }));
 
 // In the reader's language; a newer gate may know other signals than this page.
 const meaning = (name, told) => (has(`signal.${name}`) ? t(`signal.${name}`) : told && h("span", { lang: "en" }, prose(told)));
@@ -79,7 +79,8 @@ const meaning = (name, told) => (has(`signal.${name}`) ? t(`signal.${name}`) : t
 // Signals by name, the most frequent first, with what they mean on hover.
 function counted(signals = {}) {
   const all = Object.entries(signals).sort(([, a], [, b]) => b - a);
-  return all.map(([name, count], at) => [at > 0 && ", ", h("code", { title: has(`signal.${name}`) && t(`signal.${name}`) }, name), ` ${number(count)}`]);
+  const meant = (name) => has(`signal.${name}`) && t(`signal.${name}`);
+  return h("span", all.map(([name, count], at) => [at > 0 && ", ", h("span.num", h("code", { title: meant(name) }, name), ` ${number(count)}`)]));
 }
 
 function bans({ enabled, dryRun, total = 0, bans: all = [] }, acts) {

@@ -78,8 +78,8 @@ function refusals(gates, clear) {
       [t("refused.time"), t("refused.client"), t("refused.reason"), t("refused.request"), t("gates.listener"), t("gates.route")],
       rows.map((row) => [
         timeAgo(row.time),
-        h("code", row.client),
-        h("span", h("code", row.reason), row.status > 0 && h("span.muted.num", ` ${row.status}`)),
+        h("code.address", row.client),
+        h("span.num", h("code", row.reason), row.status > 0 && h("span.muted.num", ` ${row.status}`)),
         row.method ? h("code.long", `${row.method} ${row.host ?? ""}${row.path ?? ""}`) : h("span.muted", t("refused.no_request")),
         h("code", { title: row.gate }, row.listener),
         row.route ?? "–",

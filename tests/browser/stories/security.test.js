@@ -203,6 +203,21 @@ test("it reads in Korean", async () => {
   await at.close();
 });
 
+test("who opens a WebSocket's address in a browser reads what it is for", async () => {
+  for (const [shape, width, height] of [["wide", 1280, 800], ["narrow", 390, 844]]) {
+    for (const theme of ["light", "dark"]) {
+      const at = await openPage(page.browserContext(), { width, height, theme });
+      assert.equal((await at.goto(`${site.origin}/live`)).status(), 426);
+      for (const text of ["426", "WS001", `ws://${new URL(site.origin).host}/live`]) await shows(at, text);
+      const over = await at.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.ok(over <= 0, `${shape}: ${over} px too wide`);
+      await screenshot(at, `websocket-426-${shape}-${theme}`);
+      assert.deepEqual(at.faults, []);
+      await at.close();
+    }
+  }
+});
+
 test("a ban is ended after a question, and the client comes in again", async () => {
   await visit();
   await press(page, `Unban: ${SCANNER}`);
