@@ -112,7 +112,9 @@ function endButton(address, unban) {
   return element;
 }
 
-function suspects({ suspects: all = [], ban = {} }, acts) {
+// Who did nothing of the kind for a while has a score of 0 and is none any more.
+function suspects({ suspects: known = [], ban = {} }, acts) {
+  const all = known.filter(({ score }) => score >= 0.05);
   if (all.length === 0) return calm(t("suspects.none"));
   return table(
     t("suspects.title"),
