@@ -62,6 +62,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "fuzz",
+        &["gate", "ipfilter", "analyzer", "events", "eureka"],
+    ),
+    (
         "testkit",
         &[
             "gate",
@@ -192,6 +196,7 @@ const LICENCES: &[&str] = &[
     "ISC",
     "MIT",
     "MIT-0",
+    "NCSA",
     "OpenSSL",
     "Unicode-3.0",
     "Unlicense",
