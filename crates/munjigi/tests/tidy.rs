@@ -293,8 +293,8 @@ fn all_pages_together_stay_small() {
         .sum();
     // What one page loads stays under 200,000, which the browser's stories hold; this is all pages together.
     assert!(
-        bytes < 255_000,
-        "the pages have {bytes} bytes, 255,000 is the limit"
+        bytes < 275_000,
+        "the pages have {bytes} bytes, 275,000 is the limit"
     );
 }
 
