@@ -19,9 +19,11 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# one fuzz target for a minute
+# one fuzz target for a minute; its inputs stay in target/fuzz
 fuzz TARGET:
-    cargo fuzz run --fuzz-dir fuzz --sanitizer none {{TARGET}} -- -max_total_time=60
+    RUSTC_WORKSPACE_WRAPPER={{justfile_directory()}}/fuzz/instrument cargo build --workspace --bin {{TARGET}}
+    mkdir -p target/fuzz/{{TARGET}}
+    target/debug/{{TARGET}} target/fuzz/{{TARGET}} -artifact_prefix=target/fuzz/{{TARGET}}- -max_total_time=60
 
 # the gate beside nginx, HAProxy and others; arguments as in bench/gate/run --help
 bench *ARGS:

@@ -15,6 +15,7 @@ const VIEWS = {
   job: () => import("./views/job.js"),
   findings: () => import("./views/findings.js"),
   status: () => import("./views/status.js"),
+  security: () => import("./views/security.js"),
   settings: () => import("./views/settings.js"),
   "sign-in": () => import("./views/sign-in.js"),
 };
@@ -22,9 +23,11 @@ const NAVIGATION = [
   ["/", "upload", "upload"],
   ["/jobs", "jobs", "jobs"],
   ["/status", "status", "status"],
+  ["/security", "security", "shield"],
   ["/settings", "settings", "settings"],
 ];
-const SECTION = { upload: "upload", jobs: "jobs", job: "jobs", findings: "jobs", status: "status", settings: "settings" };
+const FOR_ADMINISTRATORS = ["status", "security"];
+const SECTION = { upload: "upload", jobs: "jobs", job: "jobs", findings: "jobs", status: "status", security: "security", settings: "settings" };
 
 const root = document.getElementById("app");
 const uploads = new Uploads();
@@ -97,7 +100,7 @@ async function signOut() {
 
 function buildFrame() {
   const main = h("main.main", { id: "main" });
-  const links = NAVIGATION.filter(([, name]) => name !== "status" || me.admin).map(([href, name, glyph]) =>
+  const links = NAVIGATION.filter(([, name]) => me.admin || !FOR_ADMINISTRATORS.includes(name)).map(([href, name, glyph]) =>
     h("a.nav-link", { href, data: { section: name } }, icon(glyph), h("span", t(`nav.${name}`)), name === "upload" && h("span.nav-figure.num", { id: "uploading" })),
   );
   fill(

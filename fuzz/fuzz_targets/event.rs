@@ -10,7 +10,10 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(event) = Event::parse(line) {
             job.fold(&event);
             if let Ok(written) = event.to_json() {
-                assert_eq!(Event::parse(written.as_bytes()).expect("what we write can be read"), event);
+                assert_eq!(
+                    Event::parse(written.as_bytes()).expect("what we write can be read"),
+                    event
+                );
             }
         }
     }

@@ -21,7 +21,12 @@ fuzz_target!(|bytes: &[u8]| {
     let head = &bytes[..end];
     if let Ok(request) = RequestHead::parse(head, LIMITS) {
         assert!(!request.method().is_empty());
-        assert!(!request.target().iter().any(|byte| *byte <= b' ' || *byte == 0x7f));
+        assert!(
+            !request
+                .target()
+                .iter()
+                .any(|byte| *byte <= b' ' || *byte == 0x7f)
+        );
         // A length and a coding at once would be two meanings.
         let lower = head.to_ascii_lowercase();
         let has = |name: &[u8]| lower.windows(name.len()).any(|window| window == name);

@@ -31,7 +31,11 @@ fn request(bytes: &[u8]) {
         ..Forwarding::default()
     };
     write::request(&mut written, &head, forwarding, "192.0.2.2:80");
-    assert_eq!(find_end(&written, 0, WRITTEN), Ok(Some(written.len())), "one head, not two");
+    assert_eq!(
+        find_end(&written, 0, WRITTEN),
+        Ok(Some(written.len())),
+        "one head, not two"
+    );
     let again = RequestHead::parse(&written, WRITTEN).expect("what we write is valid");
     assert_eq!(head.method(), again.method());
     assert_eq!(head.framing, again.framing);
@@ -59,7 +63,11 @@ fn response(bytes: &[u8]) {
     };
     let mut written = Vec::new();
     write::response(&mut written, &head, delivery);
-    assert_eq!(find_end(&written, 0, WRITTEN), Ok(Some(written.len())), "one head, not two");
+    assert_eq!(
+        find_end(&written, 0, WRITTEN),
+        Ok(Some(written.len())),
+        "one head, not two"
+    );
     let again = ResponseHead::parse(&written, b"GET", WRITTEN).expect("what we write is valid");
     assert_eq!((again.status, again.framing), (head.status, framing));
 }

@@ -58,14 +58,23 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(parts) = parts(bytes) else {
         return;
     };
-    for content in [Content::None, Content::Body, Content::WebSocket { key: "dGhlIHNhbXBsZSBub25jZQ==" }] {
+    for content in [
+        Content::None,
+        Content::Body,
+        Content::WebSocket {
+            key: "dGhlIHNhbXBsZSBub25jZQ==",
+        },
+    ] {
         let Ok(head) = translate::request(&parts, content, LIMITS) else {
             continue;
         };
         let lines = go_on(&head);
         if head.method() != b"CONNECT" {
             // One head, read by any server as it was meant: the same target, host and framing.
-            let most = HeadLimits { bytes: 64 * 1024, fields: 120 };
+            let most = HeadLimits {
+                bytes: 64 * 1024,
+                fields: 120,
+            };
             assert!(matches!(find_end(&lines, 0, most), Ok(Some(end)) if end == lines.len()));
             let read = RequestHead::parse(&lines, most).expect("what was written can't be read");
             assert_eq!(read.target(), head.target());
@@ -74,9 +83,20 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(content != Content::Body || head.framing != Framing::None);
         }
         let websocket = matches!(content, Content::WebSocket { .. });
-        let ask = Ask { trailers: true, websocket };
-        if let Ok(request) = translate::to_backend(lines, &http::uri::Scheme::HTTP, "127.0.0.1:80", ask) {
-            for gone in ["connection", "transfer-encoding", "upgrade", "keep-alive", "host"] {
+        let ask = Ask {
+            trailers: true,
+            websocket,
+        };
+        if let Ok(request) =
+            translate::to_backend(lines, &http::uri::Scheme::HTTP, "127.0.0.1:80", ask)
+        {
+            for gone in [
+                "connection",
+                "transfer-encoding",
+                "upgrade",
+                "keep-alive",
+                "host",
+            ] {
                 assert!(!request.headers().contains_key(gone));
             }
         }
@@ -86,7 +106,14 @@ fuzz_target!(|bytes: &[u8]| {
     let response = response.into_parts().0;
     if let Ok(head) = translate::from_backend(&response, false, b"GET", LIMITS) {
         let mut out = Vec::new();
-        let delivery = Delivery { framing: head.framing, close: false, say_keep_alive: false, date: b"", upgrade: false, edits: Edits::default() };
+        let delivery = Delivery {
+            framing: head.framing,
+            close: false,
+            say_keep_alive: false,
+            date: b"",
+            upgrade: false,
+            edits: Edits::default(),
+        };
         write::response(&mut out, &head, delivery);
         assert!(translate::response(out, 200).is_ok());
     }

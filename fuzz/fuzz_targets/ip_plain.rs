@@ -10,7 +10,10 @@ fuzz_target!(|text: &[u8]| {
     let lines = text.split(|byte| *byte == b'\n').count();
     if let Err(problems) = builder.build() {
         for problem in problems {
-            assert!((1..=lines).contains(&(problem.line as usize)), "{problem:?}");
+            assert!(
+                (1..=lines).contains(&(problem.line as usize)),
+                "{problem:?}"
+            );
         }
     }
 });

@@ -26,7 +26,10 @@ fuzz_target!(|bytes: &[u8]| {
             IpAddr::from(octets).to_canonical()
         };
         let port = |at: usize| u16::from_be_bytes([first[at], first[at + 1]]);
-        let (source, destination) = (SocketAddr::new(six(0), port(32)), SocketAddr::new(six(16), port(34)));
+        let (source, destination) = (
+            SocketAddr::new(six(0), port(32)),
+            SocketAddr::new(six(16), port(34)),
+        );
         for version in [Version::V1, Version::V2] {
             let mut written = write(version, source, destination);
             let length = written.len();

@@ -9,8 +9,9 @@ use munjigi_gate::Snapshot;
 use munjigi_gate::explain::{self, Outcome};
 use munjigi_gate::http1::head::{HeadLimits, RequestHead, ResponseHead, find_end};
 use munjigi_gate::settings::{
-    Action, BackendSettings, Compression, Condition, DiscoverySettings, FilesSettings, GateSettings, HeaderRules,
-    ListenerSettings, PathPattern, Redirect, Rewrite, RouteSettings, ServiceSettings, Source, Template, ValueTest,
+    Action, BackendSettings, Compression, Condition, DiscoverySettings, FilesSettings,
+    GateSettings, HeaderRules, ListenerSettings, PathPattern, Redirect, Rewrite, RouteSettings,
+    ServiceSettings, Source, Template, ValueTest,
 };
 
 const LIMITS: HeadLimits = HeadLimits {
@@ -54,9 +55,16 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let template = |text: &str| Template::parse(text, Some(&fill.path)).expect("a template");
     let rules = |text: &str| {
         let set = vec![("X-Set".to_owned(), template(text))];
-        Some(Arc::new(HeaderRules::new(vec!["X-Gone".to_owned()], set, Vec::new())))
+        Some(Arc::new(HeaderRules::new(
+            vec!["X-Gone".to_owned()],
+            set,
+            Vec::new(),
+        )))
     };
-    let (request, response) = (rules("{x} {path} {rest}"), rules("{host} {query} {client_ip}"));
+    let (request, response) = (
+        rules("{x} {path} {rest}"),
+        rules("{host} {query} {client_ip}"),
+    );
     fill.rewrite = Some(Rewrite::Path(template("/to/{x}{rest}")));
     (fill.request_headers, fill.response_headers) = (request, response);
     let mut files = route("/w");
@@ -108,11 +116,20 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
 fn check_answer(head: &str, method: &[u8]) {
     let bytes = head.as_bytes();
-    assert_eq!(find_end(bytes, 0, WRITTEN), Ok(Some(bytes.len())), "one head, not two: {head}");
+    assert_eq!(
+        find_end(bytes, 0, WRITTEN),
+        Ok(Some(bytes.len())),
+        "one head, not two: {head}"
+    );
     ResponseHead::parse(bytes, method, WRITTEN).expect("what we write is valid");
-    for line in head.lines().filter_map(|line| line.strip_prefix("Location: ")) {
+    for line in head
+        .lines()
+        .filter_map(|line| line.strip_prefix("Location: "))
+    {
         let here = line.starts_with('/') && !line.starts_with("//") && !line.starts_with("/\\");
-        let there = line.strip_prefix("https://example.com").is_some_and(|rest| rest.starts_with('/'));
+        let there = line
+            .strip_prefix("https://example.com")
+            .is_some_and(|rest| rest.starts_with('/'));
         assert!(here || there, "{line}");
     }
 }
@@ -126,7 +143,11 @@ fuzz_target!(|bytes: &[u8]| {
     match explained.outcome {
         Outcome::Forward { head, .. } => {
             let bytes = head.as_bytes();
-            assert_eq!(find_end(bytes, 0, WRITTEN), Ok(Some(bytes.len())), "one head, not two: {head}");
+            assert_eq!(
+                find_end(bytes, 0, WRITTEN),
+                Ok(Some(bytes.len())),
+                "one head, not two: {head}"
+            );
             // Bytes that are no UTF-8 are shown in another form, which may be longer.
             RequestHead::parse(bytes, WRITTEN).expect("what we write is valid");
         }

@@ -20,7 +20,13 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, u16)| {
         status: 200,
         ..request
     });
-    for probe in [Signal::DotFile, Signal::ScriptProbe, Signal::LeftoverFile, Signal::AdminProbe, Signal::BadMethod] {
+    for probe in [
+        Signal::DotFile,
+        Signal::ScriptProbe,
+        Signal::LeftoverFile,
+        Signal::AdminProbe,
+        Signal::BadMethod,
+    ] {
         assert!(!answered.has(probe));
     }
     // Signals are of what was asked for; how the answer looks adds probes and takes nothing.

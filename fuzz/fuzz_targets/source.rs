@@ -15,9 +15,15 @@ fuzz_target!(|bytes: &[u8]| {
         1 => Language::Java,
         2 => Language::JavaScript,
         3 => Language::Python,
-        _ => Language::TypeScript { tsx: choice % 2 == 0 },
+        _ => Language::TypeScript {
+            tsx: choice % 2 == 0,
+        },
     };
-    let source = Source { path: "src/a", language, text: &text };
+    let source = Source {
+        path: "src/a",
+        language,
+        text: &text,
+    };
     for finding in analyse(&source, &|| false).findings {
         assert!(finding.span.start <= finding.span.end && finding.span.end as usize <= text.len());
         for step in &finding.flow {

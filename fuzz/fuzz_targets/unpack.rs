@@ -29,7 +29,11 @@ impl Sink for Drain {
     }
 
     fn row(&mut self, row: Row) -> Result<(), Halt> {
-        assert_eq!(row.reason.is_some(), row.status != Status::Analysed, "{row:?}");
+        assert_eq!(
+            row.reason.is_some(),
+            row.status != Status::Analysed,
+            "{row:?}"
+        );
         self.entries += row.entries();
         Ok(())
     }
@@ -38,10 +42,19 @@ impl Sink for Drain {
 fuzz_target!(|bytes: &[u8]| {
     let scratch = std::env::temp_dir();
     let mut file = tempfile::tempfile_in(&scratch).expect("a temporary file");
-    file.write_all(bytes).and_then(|()| file.seek(SeekFrom::Start(0))).expect("room for the input");
-    let limits = Limits { expanded_bytes: Some(4 << 20), entries: 1000, memory_bytes: 1024, ..Limits::default() };
+    file.write_all(bytes)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .expect("room for the input");
+    let limits = Limits {
+        expanded_bytes: Some(4 << 20),
+        entries: 1000,
+        memory_bytes: 1024,
+        ..Limits::default()
+    };
     let meter = Meter::default();
-    meter.bytes_total.store(bytes.len() as u64, Ordering::Relaxed);
+    meter
+        .bytes_total
+        .store(bytes.len() as u64, Ordering::Relaxed);
     for name in ["upload", "upload.zip", "upload.tar"] {
         let mut drain = Drain::default();
         file.seek(SeekFrom::Start(0)).expect("a regular file");
@@ -49,7 +62,9 @@ fuzz_target!(|bytes: &[u8]| {
             .input(&mut file, &EntryPath::new(name.as_bytes()))
             .expect("only a sink or a cancellation ends an intake early");
         let mut head = Vec::new();
-        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut head)).expect("a regular file");
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_to_end(&mut head))
+            .expect("a regular file");
         assert_eq!(head, bytes, "an intake never changes its input");
     }
 });

@@ -28,7 +28,13 @@ fn borders(bytes: &[u8], piece: usize) -> Seen {
             }
         }
     }
-    (found, frames.saw_close(), frames.close_code(), frames.is_malformed(), frames.count())
+    (
+        found,
+        frames.saw_close(),
+        frames.close_code(),
+        frames.is_malformed(),
+        frames.count(),
+    )
 }
 
 /// What is passed on of `bytes` that arrive in pieces, and how many answers were taken out.

@@ -7,6 +7,7 @@ const ROUTES = [
   [/^\/jobs\/([^/]+)$/, "job", ["eventId"]],
   [/^\/jobs\/([^/]+)\/findings$/, "findings", ["eventId"]],
   [/^\/status$/, "status", []],
+  [/^\/security$/, "security", []],
   [/^\/settings$/, "settings", []],
   [/^\/sign-in$/, "sign-in", []],
 ];

@@ -26,13 +26,19 @@ function ticks(element, update) {
   return element;
 }
 
-/** A relative time that stays true, with the absolute one on hover. */
-export function timeAgo(then) {
+// A relative time that stays true, with the absolute one on hover.
+function moment(then, tell) {
   if (!then) return h("span.muted", "–");
   const at = new Date(then).getTime();
   const element = h("time.num", { datetime: new Date(at).toISOString(), title: absolute(at) });
-  return ticks(element, () => setText(element, ago(at, Date.now())));
+  return ticks(element, () => setText(element, tell(at, Date.now())));
 }
+
+/** How long ago it was. */
+export const timeAgo = (then) => moment(then, ago);
+
+/** How long it still is until then. */
+export const timeLeft = (then) => moment(then, (at, now) => duration(at - now));
 
 /** A span that grows from `from` until `to` says when it ended (undefined: it goes on). */
 export function elapsed(from, to) {

@@ -1,9 +1,9 @@
 // A person's own settings: password and tokens; for administrators also the people.
 import { apiPath, explain } from "../lib/api.js";
+import { table } from "../lib/board.js";
 import { fill, h, setText } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
 import { attempt, button, confirm, copyButton, emptyState, errorState, pageHead, skeleton, timeAgo, toast } from "../lib/widgets.js";
-import { table } from "./status.js";
 
 export default function settings(root, context) {
   root.append(pageHead(t("settings.title")), passwordPart(context), tokensPart(context), context.me.admin ? usersPart(context) : "");

@@ -1,9 +1,10 @@
 // Gates with their services and routes, and registries with their instances.
+import { table } from "../lib/board.js";
 import { h } from "../lib/dom.js";
 import { bytes, number } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { emptyState, timeAgo } from "../lib/widgets.js";
-import { health, table, uptime } from "./status.js";
+import { health, uptime } from "./status.js";
 
 const GOOD = new Set(["up", "UP", "healthy", "ok"]);
 

@@ -318,15 +318,16 @@ async fn pace(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()>
         }
     }
     times.sort_unstable();
-    let at =
-        |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
-    let show = |share| at(share).map_or_else(|| "-".to_owned(), ToString::to_string);
+    let last = times.len().saturating_sub(1);
+    let at = |thousandths: usize| times.get((times.len() * thousandths / 1000).min(last));
+    let show = |thousandths| at(thousandths).map_or_else(|| "-".to_owned(), ToString::to_string);
     say(&format!(
-        "requests {} failed {failed} p50 {} p99 {} max {}",
+        "requests {} failed {failed} p50 {} p99 {} p99.9 {} max {}",
         times.len(),
-        show(50),
-        show(99),
-        show(100)
+        show(500),
+        show(990),
+        show(999),
+        show(1000)
     ))
 }
 

@@ -3,6 +3,7 @@
 
 mod bans;
 mod orders;
+mod security;
 
 use std::collections::HashMap;
 use std::io;
@@ -212,6 +213,7 @@ fn router(view: View) -> Router {
         .route("/websockets", get(websockets))
         .merge(orders::router())
         .merge(bans::router())
+        .merge(security::router())
         .route("/ip-filter", get(ip_filter))
         .route("/ip-filter/explain", get(explain_ip))
         .route("/status", get(status))

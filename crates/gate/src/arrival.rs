@@ -61,7 +61,8 @@ pub(crate) async fn arrive(shard: &Rc<Shard>, connection: &mut Connection) -> bo
     if matches!(reason, Reason::PlainOnTls | Reason::WsPlainOnTls) {
         answer_plain(shard, connection, reason).await;
     } else {
-        shard.stats.reason(reason);
+        let client = connection.peer.ip();
+        shard.turn_away(&connection.listener().name, client, reason);
         if matches!(reason, Reason::IpClosed | Reason::BannedClosed) {
             return false;
         }

@@ -105,11 +105,11 @@ pub(crate) async fn accept(shard: Rc<Shard>, socket: TcpListener, listener: Arc<
 fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let snapshot = shard.snapshot();
     if ip_filter::closes_at_accept(shard, &snapshot, &listener.name, peer.ip()) {
-        shard.stats.reason(Reason::IpClosed);
+        shard.turn_away(&listener.name, peer.ip(), Reason::IpClosed);
         return;
     }
     if shield::closes_at_accept(shard, &snapshot, &listener.name, peer.ip()) {
-        shard.stats.reason(Reason::BannedClosed);
+        shard.turn_away(&listener.name, peer.ip(), Reason::BannedClosed);
         return;
     }
     let timer = Timer::new(&shard.core);
@@ -117,7 +117,7 @@ fn start(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: TcpStream, peer: S
     let seat = match Seat::take(listener, peer.ip(), &snapshot) {
         Ok(seat) => seat,
         Err(reason) => {
-            shard.stats.reason(reason);
+            shard.turn_away(&listener.name, peer.ip(), reason);
             // Where TLS is spoken an answer would cost a handshake, and HTTP/2 has no word for it
             // before its settings: the connection is just closed.
             let understood = !layer4 && listener.protocols.http1();

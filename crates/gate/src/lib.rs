@@ -48,6 +48,7 @@ mod rate;
 mod reach;
 mod reason;
 mod record;
+mod refusals;
 mod relay;
 mod reload;
 mod reply;

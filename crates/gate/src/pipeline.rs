@@ -122,6 +122,7 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
             (rejection.reason, after)
         }
     };
+    record.name_refused(&snapshot, reason);
     record.finish(shard, &connection.listener().name, head.as_ref(), reason);
     after
 }
@@ -236,8 +237,7 @@ pub(crate) async fn stages(
     let routed = decide::route(snapshot, &caller.listener().name, head)?;
     routed.route.count(shard.index);
     if shard.shared.log.is_on() || record.trace.is_some() {
-        record.route = Some(routed.settings.name.clone());
-        record.service = Some(routed.settings.service.clone()).filter(|name| !name.is_empty());
+        record.name_route(routed.settings);
     }
     record.place = Some(routed.route.place);
     let websocket = &routed.settings.websocket;

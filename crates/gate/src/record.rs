@@ -12,10 +12,12 @@ use crate::decide::text;
 use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
+use crate::refusals::Refusal;
 use crate::service::Outcome;
-use crate::settings::Protocol;
+use crate::settings::{Protocol, RouteSettings};
 use crate::shard::Shard;
 use crate::shield::{self, Trail};
+use crate::snapshot::Snapshot;
 use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 use crate::ws::doctor::Closing;
@@ -95,6 +97,20 @@ impl Record {
         self.fault.set(self.fault.get().or(Some(fault)));
     }
 
+    /// Keeps the names of the route and its service: for a log, a trace, a refusal.
+    pub(crate) fn name_route(&mut self, settings: &RouteSettings) {
+        self.route = Some(settings.name.clone());
+        self.service = Some(settings.service.clone()).filter(|name| !name.is_empty());
+    }
+
+    /// Names the route of a refusal: who looks for it wants to know, also where nothing is logged.
+    pub(crate) fn name_refused(&mut self, snapshot: &Snapshot, reason: Reason) {
+        let settings = self.place.and_then(|place| snapshot.table.get(place));
+        if let (true, None, Some(settings)) = (reason.group().is_some(), &self.route, settings) {
+            self.name_route(settings);
+        }
+    }
+
     /// Finish: the one place that counts and logs.
     pub(crate) fn finish(
         &self,
@@ -119,6 +135,9 @@ impl Record {
             shard.stats.closing(closing);
             shard.shared.doctor.note(closing, now);
         }
+        if reason.group().is_some() {
+            self.keep_refusal(shard, listener, head, reason);
+        }
         if let (true, Some(head)) = (self.trail.get() != Trail::Over, head) {
             // Nothing was answered, or a tunnel was.
             let outcome = (self.status.get(), reason);
@@ -142,6 +161,21 @@ impl Record {
             line.push(b'\n');
             shard.shared.log.send(line);
         }
+    }
+
+    /// For operators who ask who was refused.
+    fn keep_refusal(
+        &self,
+        shard: &Shard,
+        listener: &str,
+        head: Option<&RequestHead>,
+        reason: Reason,
+    ) {
+        let client = self.client.unwrap_or(self.peer.ip());
+        let time = shard.shared.clock.now();
+        let refusal = Refusal::of_connection(time, listener, client, reason);
+        let refusal = refusal.of_request(head, self.route.as_deref(), self.status.get());
+        shard.shared.refusals.note(shard.index, reason, refusal);
     }
 
     /// Tells the collector of traces.

@@ -23,6 +23,7 @@ use crate::http2;
 use crate::live::Live;
 use crate::rate::network_of;
 use crate::reason::Reason;
+use crate::refusals::{Refusal, Refusals};
 use crate::settings::{ListenerSettings, Protocol};
 use crate::shield;
 use crate::snapshot::Snapshot;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
     pub(crate) doctor: Doctor,
+    /// What was refused lately.
+    pub(crate) refusals: Refusals,
     pub(crate) threads: Vec<Arc<ThreadStats>>,
     /// Responses that are being compressed.
     pub(crate) compressions: Arc<Running>,
@@ -71,6 +74,7 @@ impl Shared {
             clock,
             started: now,
             doctor: Doctor::new(now),
+            refusals: Refusals::new(threads),
             threads: (0..threads).map(|_| Arc::new(ThreadStats::new())).collect(),
             compressions: Arc::default(),
             shield: Arc::default(),
@@ -295,6 +299,16 @@ impl Shard {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// Counts a connection of `client` that ends for `reason` before it asked for anything.
+    pub(crate) fn turn_away(&self, listener: &str, client: IpAddr, reason: Reason) {
+        self.stats.reason(reason);
+        if reason.group().is_some() {
+            let now = self.shared.clock.now();
+            let refusal = Refusal::of_connection(now, listener, client, reason);
+            self.shared.refusals.note(self.index, reason, refusal);
+        }
     }
 
     /// Everything ends now: what is idle at once, requests with their answer, tunnels with a close frame.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::reason::Reason;
 use crate::tls::figures::{HandshakeTotals, Handshakes};
-use crate::ws::doctor::{Closing, End};
+use crate::ws::doctor::{Closing, ENDERS, End};
 use crate::ws::handshake::Fault;
 
 /// Upper bounds of the duration histogram, in microseconds.
@@ -13,6 +13,9 @@ pub(crate) const BOUNDS: [u64; 12] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
     30_000_000,
 ];
+
+/// Upper bounds of the histogram of tunnels' lifetimes, in seconds.
+pub(crate) const LIFETIMES: [u64; 9] = [1, 10, 30, 60, 120, 300, 900, 3_600, 14_400];
 
 const REASONS: usize = Reason::ALL.len();
 const FAULTS: usize = Fault::ALL.len();
@@ -72,6 +75,17 @@ pub(crate) struct WebSocketStats {
     faults: [Counter; FAULTS],
     /// Tunnels by who ended them, and how.
     closings: [Counter; CLOSINGS],
+    /// Their lifetimes, by who ended them, and the sums of these in milliseconds.
+    lifetimes: [[Counter; LIFETIMES.len() + 1]; ENDERS.len()],
+    lived: [Counter; ENDERS.len()],
+}
+
+impl WebSocketStats {
+    /// Of those that the side at this place of [`ENDERS`] ended.
+    fn lifetimes_of(&self, side: usize) -> &[Counter] {
+        let none: &[Counter] = &[];
+        self.lifetimes.get(side).map_or(none, |counters| counters)
+    }
 }
 
 /// What HTTP/2 adds.
@@ -108,6 +122,8 @@ impl ThreadStats {
                 opened: Counter::default(),
                 faults: std::array::from_fn(|_| Counter::default()),
                 closings: std::array::from_fn(|_| Counter::default()),
+                lifetimes: Default::default(),
+                lived: Default::default(),
             },
             client_handshakes: Handshakes::default(),
             backend_handshakes: Handshakes::default(),
@@ -127,8 +143,18 @@ impl ThreadStats {
     }
 
     pub(crate) fn closing(&self, closing: &Closing) {
-        if let Some(counter) = self.websockets.closings.get(closing.end.index()) {
+        let websockets = &self.websockets;
+        if let Some(counter) = websockets.closings.get(closing.end.index()) {
             counter.add(1);
+        }
+        let by = closing.end.ender();
+        let place = LIFETIMES.partition_point(|bound| Duration::from_secs(*bound) < closing.age);
+        let lifetimes = websockets.lifetimes.get(by);
+        if let Some(counter) = lifetimes.and_then(|counters| counters.get(place)) {
+            counter.add(1);
+        }
+        if let Some(sum) = websockets.lived.get(by) {
+            sum.add(u64::try_from(closing.age.as_millis()).unwrap_or(u64::MAX));
         }
     }
 
@@ -143,6 +169,17 @@ impl ThreadStats {
         }
         self.duration_micros.add(micros);
     }
+}
+
+/// How long tunnels lived that one side ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lifetimes {
+    /// One of [`ENDERS`].
+    pub(crate) by: &'static str,
+    /// Up to each of [`LIFETIMES`], and beyond the last; none is in two of them.
+    pub(crate) counts: Vec<u64>,
+    /// The sum of all, in milliseconds.
+    pub(crate) millis: u64,
 }
 
 /// The figures of all threads together.
@@ -166,6 +203,7 @@ pub(crate) struct Totals {
     pub(crate) websockets: u64,
     pub(crate) faults: Vec<(Fault, u64)>,
     pub(crate) closings: Vec<(End, u64)>,
+    pub(crate) lifetimes: Vec<Lifetimes>,
     pub(crate) client_handshakes: HandshakeTotals,
     pub(crate) backend_handshakes: HandshakeTotals,
 }
@@ -215,6 +253,18 @@ impl Totals {
             closings: End::ALL
                 .iter()
                 .map(|end| (*end, column(&|t| &t.websockets.closings, end.index())))
+                .collect(),
+            lifetimes: ENDERS
+                .iter()
+                .copied()
+                .enumerate()
+                .map(|(side, by)| Lifetimes {
+                    by,
+                    counts: (0..=LIFETIMES.len())
+                        .map(|place| column(&|t| t.websockets.lifetimes_of(side), place))
+                        .collect(),
+                    millis: column(&|t| &t.websockets.lived, side),
+                })
                 .collect(),
             client_handshakes: HandshakeTotals::of(
                 threads.iter().map(|thread| &thread.client_handshakes),

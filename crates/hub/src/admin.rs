@@ -15,7 +15,7 @@ use munjigi_foundation::clock::{Clock, Timestamp};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::gates::{Drained, Gate, Gates, is_drained};
+use crate::gates::{Drained, Gate, Gates, RefusalSearch, is_drained};
 use crate::registry::{Registries, Registry, address};
 use crate::store::{Store, jobs as rows};
 use crate::uploads::Uploads;
@@ -143,6 +143,8 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/api/admin/workers", get(workers))
         .route("/api/admin/gates", get(gates))
         .route("/api/admin/bans", get(bans).delete(pardon))
+        .route("/api/admin/security", get(security))
+        .route("/api/admin/refusals", get(refusals))
         .route("/api/admin/registry", get(registry))
         .route("/api/admin/alarms", get(alarms))
         .with_state(admin)
@@ -226,6 +228,19 @@ async fn workers(State(admin): State<Admin>) -> Response {
 
 async fn gates(State(admin): State<Admin>) -> Response {
     let gates = join_all(admin.0.sources.gates.each.iter().map(Gate::shown)).await;
+    Json(json!({ "gates": gates })).into_response()
+}
+
+/// What guards each gate, and whom it turned away lately.
+async fn security(State(admin): State<Admin>) -> Response {
+    let gates = join_all(admin.0.sources.gates.each.iter().map(Gate::security)).await;
+    Json(json!({ "gates": gates })).into_response()
+}
+
+/// Looks among the refusals of each gate.
+async fn refusals(State(admin): State<Admin>, Query(search): Query<RefusalSearch>) -> Response {
+    let each = admin.0.sources.gates.each.iter();
+    let gates = join_all(each.map(|gate| gate.refusals(&search))).await;
     Json(json!({ "gates": gates })).into_response()
 }
 

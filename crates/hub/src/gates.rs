@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use munjigi_foundation::tls::UrlTrust;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,22 @@ struct Backend {
     state: String,
 }
 
+/// What to look for among the refusals of the gates, as their admin faces take it.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RefusalSearch {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+}
+
 /// Why a gate gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GateError {
@@ -146,6 +162,19 @@ impl Gate {
     /// Whom the gate bans, with `url` and `ok`.
     pub(crate) async fn bans(&self) -> Map<String, Value> {
         self.told(self.read("/bans").await)
+    }
+
+    /// What guards the gate, and whom it turned away lately, with `url` and `ok`.
+    pub(crate) async fn security(&self) -> Map<String, Value> {
+        self.told(self.read("/security").await)
+    }
+
+    /// The refusals that `search` finds, with `url` and `ok`.
+    pub(crate) async fn refusals(&self, search: &RefusalSearch) -> Map<String, Value> {
+        let request = self.client.get(format!("{}/refusals", self.url));
+        let found = self.send(request.query(search)).await;
+        let found = found.and_then(|body| Ok(serde_json::from_slice(&body)?));
+        self.told(found)
     }
 
     /// Ends the ban of `address`: whether there was one, with `url` and `ok`.

@@ -25,6 +25,7 @@ pub(crate) const PAGES: &[&str] = &[
     "/jobs/{eventId}",
     "/jobs/{eventId}/findings",
     "/status",
+    "/security",
     "/settings",
 ];
 /// One year, the longest that caches honour.

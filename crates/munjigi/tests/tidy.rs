@@ -62,6 +62,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "fuzz",
+        &["gate", "ipfilter", "analyzer", "events", "eureka"],
+    ),
+    (
         "testkit",
         &[
             "gate",
@@ -192,6 +196,7 @@ const LICENCES: &[&str] = &[
     "ISC",
     "MIT",
     "MIT-0",
+    "NCSA",
     "OpenSSL",
     "Unicode-3.0",
     "Unlicense",
@@ -288,8 +293,8 @@ fn all_pages_together_stay_small() {
         .sum();
     // What one page loads stays under 200,000, which the browser's stories hold; this is all pages together.
     assert!(
-        bytes < 255_000,
-        "the pages have {bytes} bytes, 255,000 is the limit"
+        bytes < 275_000,
+        "the pages have {bytes} bytes, 275,000 is the limit"
     );
 }
 

@@ -1,6 +1,6 @@
 // The real program and a real browser for the stories. `MUNJIGI_BIN` is the program under test.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -27,11 +27,23 @@ export async function eventually(check, { within = 20_000, what = check.toString
   }
 }
 
+/** A data folder of a story's own. */
+export const newFolder = () => mkdtempSync(join(tmpdir(), "munjigi-browser-"));
+
 /** Starts `munjigi up` on a data folder of its own: `{ link, origin, data, stop(), kill() }`. */
-export async function startMunjigi(data = mkdtempSync(join(tmpdir(), "munjigi-browser-")), address = "127.0.0.1:0") {
+export const startMunjigi = (data = newFolder(), address = "127.0.0.1:0") => start(["up", "--data", data, "--listen", address, "--no-open"], data);
+
+/** Starts `munjigi run` with these settings, the same way. */
+export function startWith(settings, data) {
+  const file = join(data, "munjigi.toml");
+  writeFileSync(file, settings);
+  return start(["run", file], data);
+}
+
+async function start(args, data) {
   const program = process.env.MUNJIGI_BIN;
   if (!program) throw new Error("MUNJIGI_BIN is not set: the program under test");
-  const child = spawn(program, ["up", "--data", data, "--listen", address, "--no-open"], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
   const ended = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
   let errors = "";
   child.stderr.on("data", (part) => {

@@ -20,7 +20,7 @@ test.before(async () => {
   await eventually(() => page.url().includes("/jobs/"), { within: 60_000, what: "the job's page" });
   await shows(page, "Done", ".outcome", 60_000);
   const job = new URL(page.url()).pathname;
-  pages = { upload: "/", jobs: "/jobs", job, findings: `${job}/findings`, status: "/status", settings: "/settings", unknown: "/jobs/01UNKNOWN", missing: "/not/here" };
+  pages = { upload: "/", jobs: "/jobs", job, findings: `${job}/findings`, status: "/status", security: "/security", settings: "/settings", unknown: "/jobs/01UNKNOWN", missing: "/not/here" };
 });
 
 test.after(async () => {
@@ -61,7 +61,7 @@ for (const [shape, width, height] of [["wide", 1280, 800], ["narrow", 390, 844],
 test("text keeps its contrast, light and dark", async () => {
   for (const theme of ["light", "dark"]) {
     const at = await openPage(page.browserContext(), { theme });
-    for (const name of ["upload", "jobs", "job", "findings", "status", "settings"]) {
+    for (const name of ["upload", "jobs", "job", "findings", "status", "security", "settings"]) {
       await visit(at, name);
       const poor = await at.evaluate(lowContrast);
       assert.deepEqual(poor, [], `${name}, ${theme}`);
@@ -102,7 +102,7 @@ function lowContrast() {
 }
 
 test("everything that can be pressed has a name, and each page one main heading", async () => {
-  for (const name of ["upload", "jobs", "job", "findings", "status", "settings"]) {
+  for (const name of ["upload", "jobs", "job", "findings", "status", "security", "settings"]) {
     await visit(page, name);
     const nameless = await page.$$eval("button, a[href], input:not([type=hidden]), select", (all) => all.filter((element) => !(element.textContent.trim() || element.getAttribute("aria-label") || element.labels?.[0]?.innerText.trim() || element.getAttribute("aria-hidden"))).map((element) => element.outerHTML.slice(0, 120)));
     assert.deepEqual(nameless, [], name);
@@ -162,7 +162,7 @@ test("the theme is chosen by hand and remembered", async () => {
 });
 
 test("no page loads more than 200 KB, and the first paint is quick", async () => {
-  for (const name of ["upload", "jobs", "job", "findings", "status", "settings"]) {
+  for (const name of ["upload", "jobs", "job", "findings", "status", "security", "settings"]) {
     const at = await openPage(page.browserContext());
     await at.setCacheEnabled(false);
     await visit(at, name);

@@ -1,7 +1,7 @@
 // One message table a language: the same keys and values in each, and all that the pages ask for.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -47,6 +47,14 @@ test("the pages ask for no message that is missing, and none is there in vain", 
   assert.deepEqual(idle.filter((key) => !asked.has(`${key}_other`)), []);
 });
 
+test("each signal of the shield is said in the reader's language, and no other", () => {
+  const signals = readFileSync(join(web, "../crates/gate/src/shield/signal.rs"), "utf8");
+  const codes = [...signals.matchAll(/^    [A-Z]\w+ = "([a-z0-9_]+)", [\d_]+ as /gm)].map(([, code]) => code);
+  assert.ok(codes.length > 10, `${codes}`);
+  const said = Object.keys(en).filter((key) => key.startsWith("signal.")).map((key) => key.slice("signal.".length));
+  assert.deepEqual(said.sort(), codes.sort());
+});
+
 test("values are put in as text, plurals by the language's rules", async () => {
   await use("en");
   assert.equal(t("jobs.findings", { n: 1 }), "1 finding");
@@ -65,6 +73,15 @@ test("modules stay small, and so do all assets together", () => {
     if (!file.endsWith(".js") || file.includes("i18n/")) continue;
     const lines = readFileSync(file, "utf8").split("\n").length;
     assert.ok(lines <= 301, `${file} has ${lines} lines, at most 300 are wanted`);
+  }
+});
+
+test("a name that a module imports is there", () => {
+  for (const file of sources) {
+    for (const [, names, from] of readFileSync(file, "utf8").matchAll(/import \{([^}]+)\} from "([^"]+)"/g)) {
+      const there = readFileSync(join(dirname(file), from), "utf8");
+      for (const name of names.split(",").map((part) => part.trim().split(" ")[0])) assert.match(there, new RegExp(`export (async )?(function|const|class) ${name}\\b`), `${file}: ${name} of ${from}`);
+    }
   }
 });
 

@@ -72,6 +72,7 @@ pub(super) async fn run(open: Open, request: Request<RecvStream>, respond: SendR
             }
         }
     };
+    record.name_refused(&snapshot, reason);
     record.finish(shard, &client.listener().name, kept.as_ref(), reason);
 }
 

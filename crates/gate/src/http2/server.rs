@@ -57,6 +57,11 @@ impl Client {
         &self.stream
     }
 
+    fn turn_away(&self, reason: Reason) {
+        let client = self.peer.ip();
+        self.shard.turn_away(&self.listener().name, client, reason);
+    }
+
     /// A line of its own among the open connections, for a stream that is a tunnel.
     pub(super) fn list(&self) -> Listed {
         let now = self.shard.core.now();
@@ -142,10 +147,10 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
         Some(Ok(frames)) => frames,
         Some(Err(error)) if error.is_io() => return,
         Some(Err(_)) => {
-            shard.stats.reason(Reason::Http2Protocol);
+            shard.turn_away(&seat.listener().name, peer.ip(), Reason::Http2Protocol);
             return linger(&stream, &timer).await;
         }
-        None => return shard.stats.reason(Reason::HeadTimeout),
+        None => return shard.turn_away(&seat.listener().name, peer.ip(), Reason::HeadTimeout),
     };
     let client = Rc::new(Client {
         shard: Rc::clone(&shard),
@@ -169,21 +174,23 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     };
     let end = poll_fn(|context| session.poll(&timer, context)).await;
     session.count();
+    if let End::Broken(error) = &end
+        && error.is_library()
+    {
+        session.client.turn_away(broken(error));
+    }
     // The streams' tasks hold the connection's seat until they have seen its end.
     drop(session);
-    farewell(end, &shard, &stream, &timer).await;
+    farewell(end, &stream, &timer).await;
 }
 
 /// The last answer is seen only by a client that is read on for a while.
-async fn farewell(end: End, shard: &Shard, stream: &TcpStream, timer: &Timer) {
+async fn farewell(end: End, stream: &TcpStream, timer: &Timer) {
     match end {
         End::GivenUp => {}
         End::Broken(error) if error.is_io() => {}
         End::Broken(error) => {
             tracing::debug!(%error, "an HTTP/2 connection was ended");
-            if error.is_library() {
-                shard.stats.reason(broken(&error));
-            }
             linger(stream, timer).await;
         }
         End::Closed => linger(stream, timer).await,
@@ -298,7 +305,7 @@ impl Session {
         let now = self.client.shard.core.now();
         tracing::debug!(peer = %self.client.peer, reason = reason.code(), "an HTTP/2 connection is cut");
         if reason != Reason::Draining {
-            self.client.shard.stats.reason(reason);
+            self.client.turn_away(reason);
         }
         self.cut = Some(now);
         self.frames.abrupt_shutdown(code);

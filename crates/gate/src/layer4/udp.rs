@@ -26,6 +26,7 @@ use crate::ring::stable_hash;
 use crate::service::{Outcome, Service};
 use crate::shard::{Listener, Seat, Shard};
 use crate::shield;
+use crate::snapshot::Snapshot;
 
 /// Once the gate ends, a session that is silent for so long is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -115,8 +116,8 @@ impl Desk {
             Some(session) => session,
             None if self.listener.closed.load(Ordering::Relaxed) => return,
             None => match self.open(client) {
-                Ok(session) => session,
-                Err(reason) => return self.shard.stats.reason(reason),
+                Some(session) => session,
+                None => return,
             },
         };
         session.last.set(self.shard.core.now());
@@ -129,18 +130,32 @@ impl Desk {
         }
     }
 
-    fn open(self: &Rc<Self>, client: SocketAddr) -> Result<Rc<Session>, Reason> {
+    /// Whether a client without a session may have one.
+    fn admit(&self, client: SocketAddr, snapshot: &Snapshot) -> Result<Seat, Reason> {
+        let (shard, listener) = (&self.shard, &self.listener.name);
+        if ip_filter::closes_at_accept(shard, snapshot, listener, client.ip()) {
+            return Err(Reason::IpClosed);
+        }
+        if shield::closes_at_accept(shard, snapshot, listener, client.ip()) {
+            return Err(Reason::BannedClosed);
+        }
+        Seat::take(&self.listener, client.ip(), snapshot)
+    }
+
+    /// A session for `client`; `None` once it is counted why there is none.
+    fn open(self: &Rc<Self>, client: SocketAddr) -> Option<Rc<Session>> {
         let shard = &self.shard;
         let now = shard.core.now();
         let snapshot = shard.snapshot();
-        let line = snapshot.line(&self.listener.name).ok_or(Reason::NoRoute)?;
-        if ip_filter::closes_at_accept(shard, &snapshot, &self.listener.name, client.ip()) {
-            return Err(Reason::IpClosed);
-        }
-        if shield::closes_at_accept(shard, &snapshot, &self.listener.name, client.ip()) {
-            return Err(Reason::BannedClosed);
-        }
-        let seat = Seat::take(&self.listener, client.ip(), &snapshot)?;
+        let line = snapshot.line(&self.listener.name).ok_or(Reason::NoRoute);
+        let admitted = line.and_then(|line| Ok((line, self.admit(client, &snapshot)?)));
+        let (line, seat) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                shard.turn_away(&self.listener.name, client.ip(), reason);
+                return None;
+            }
+        };
         shard.stats.accepted.add(1);
         line.route.count(shard.index);
         let mut record = Record::new(now, client);
@@ -153,7 +168,7 @@ impl Desk {
             Ok(opened) => opened,
             Err(reason) => {
                 record.finish(shard, &self.listener.name, None, reason);
-                return Err(reason);
+                return None;
             }
         };
         let session = Rc::new(session);
@@ -169,7 +184,7 @@ impl Desk {
             held,
         );
         shard.core.spawn(answers);
-        Ok(session)
+        Some(session)
     }
 
     fn reach(

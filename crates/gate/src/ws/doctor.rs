@@ -15,7 +15,7 @@ use super::Side;
 use super::cuts::{self, Cluster, Cut, Measure};
 use super::handshake::Fault;
 use crate::metrics::{Page, label};
-use crate::stats::Totals;
+use crate::stats::{LIFETIMES, Totals};
 
 /// Routes whose ends are kept.
 const ROUTES_MAX: usize = 1_000;
@@ -27,6 +27,12 @@ const CUTS_AGE: f64 = 86_400.0;
 const SHOWN_MAX: usize = 20;
 /// The same fault is logged once in so many milliseconds.
 const TELL_AGAIN: u64 = 10_000;
+
+/// Causes that the security page shows.
+const CAUSES_SHOWN: usize = 100;
+
+/// Who may end a tunnel: all that [`End::by`] says.
+pub(crate) const ENDERS: [&str; 3] = ["client", "backend", "gate"];
 
 macro_rules! ends {
     ($($(#[$about:meta])* $name:ident = $by:literal, $how:literal;)*) => {
@@ -74,6 +80,12 @@ impl End {
     /// Its place in [`End::ALL`].
     pub(crate) const fn index(self) -> usize {
         self as usize
+    }
+
+    /// Who ended it: its place in [`ENDERS`].
+    pub(crate) fn ender(self) -> usize {
+        let place = ENDERS.iter().position(|by| *by == self.by());
+        place.unwrap_or(ENDERS.len())
     }
 
     pub(crate) fn closed(side: Side) -> Self {
@@ -246,6 +258,33 @@ impl Doctor {
         }
     }
 
+    /// In short: what ended how, how long it lived, and the causes that were found, the last one
+    /// first.
+    pub(crate) fn summary(&self, totals: &Totals, now: Instant) -> Value {
+        let now = self.seconds(now);
+        let mut causes = Vec::new();
+        for (route, ward) in &*self.wards() {
+            for mut cause in ward.causes(now) {
+                if let Some(cause) = cause.as_object_mut() {
+                    cause.insert("route".to_owned(), (&**route).into());
+                }
+                causes.push(cause);
+            }
+        }
+        let age = |cause: &Value| {
+            let age = cause.get("lastAgo").and_then(Value::as_f64);
+            age.unwrap_or(f64::MAX)
+        };
+        causes.sort_by(|left, right| age(left).total_cmp(&age(right)));
+        causes.truncate(CAUSES_SHOWN);
+        json!({
+            "opened": totals.websockets,
+            "closed": ends(totals),
+            "lifetimes": lifetimes(totals),
+            "causes": causes,
+        })
+    }
+
     /// For the admin face.
     pub(crate) fn page(&self, totals: &Totals, now: Instant) -> Value {
         let now = self.seconds(now);
@@ -253,9 +292,6 @@ impl Doctor {
         let faults = faults.map(|(fault, count)| {
             json!({ "code": fault.code(), "reason": fault.word(), "count": count, "said": fault.said() })
         });
-        let ends = totals.closings.iter().filter(|(_, count)| *count > 0);
-        let ends =
-            ends.map(|(end, count)| json!({ "by": end.by(), "how": end.how(), "count": count }));
         let wards = self.wards();
         let routes = wards.iter().map(|(route, ward)| {
             json!({
@@ -267,10 +303,24 @@ impl Doctor {
         json!({
             "opened": totals.websockets,
             "handshakes": faults.collect::<Vec<_>>(),
-            "closed": ends.collect::<Vec<_>>(),
+            "closed": ends(totals),
+            "lifetimes": lifetimes(totals),
             "routes": routes.collect::<Vec<_>>(),
         })
     }
+}
+
+fn ends(totals: &Totals) -> Vec<Value> {
+    let ends = totals.closings.iter().filter(|(_, count)| *count > 0);
+    ends.map(|(end, count)| json!({ "by": end.by(), "how": end.how(), "count": count }))
+        .collect()
+}
+
+/// How many tunnels lived up to each bound, in seconds, and longer than the last.
+fn lifetimes(totals: &Totals) -> Value {
+    let by = totals.lifetimes.iter();
+    let by = by.map(|side| json!({ "by": side.by, "counts": side.counts }));
+    json!({ "bounds": LIFETIMES, "ended": by.collect::<Vec<_>>() })
 }
 
 impl Ward {
@@ -445,6 +495,7 @@ pub(crate) fn metrics(page: &mut Page, doctor: &Doctor, totals: &Totals) {
             "{name}{{by=\"{by}\",how=\"{how}\"}} {count}\n"
         ));
     }
+    lifetimes_metric(page, totals);
     let name = "munjigi_gate_websocket_cuts";
     page.head(
         name,
@@ -460,6 +511,29 @@ pub(crate) fn metrics(page: &mut Page, doctor: &Doctor, totals: &Totals) {
                 cluster.count
             ));
         }
+    }
+}
+
+/// The lifetimes as a histogram.
+fn lifetimes_metric(page: &mut Page, totals: &Totals) {
+    let name = "munjigi_gate_tunnel_lifetime_seconds";
+    let help = "How long tunnels lived, by who ended them.";
+    page.head(name, "histogram", help);
+    for side in &totals.lifetimes {
+        let (by, mut sum) = (side.by, 0_u64);
+        for (bound, count) in LIFETIMES.iter().zip(&side.counts) {
+            sum += count;
+            page.put(format_args!(
+                "{name}_bucket{{by=\"{by}\",le=\"{bound}\"}} {sum}\n"
+            ));
+        }
+        let all: u64 = side.counts.iter().sum();
+        let (seconds, millis) = (side.millis / 1_000, side.millis % 1_000);
+        page.put(format_args!(
+            "{name}_bucket{{by=\"{by}\",le=\"+Inf\"}} {all}\n\
+             {name}_sum{{by=\"{by}\"}} {seconds}.{millis:03}\n\
+             {name}_count{{by=\"{by}\"}} {all}\n"
+        ));
     }
 }
 

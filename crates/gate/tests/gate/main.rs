@@ -45,6 +45,7 @@ mod lookup;
 mod pings;
 mod proxy;
 mod queueing;
+mod refusals;
 mod retries;
 mod rewriting;
 mod routing;

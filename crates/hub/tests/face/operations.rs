@@ -1,10 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use munjigi_foundation::settings::Secret;
+use munjigi_hub::GateAdmin;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::site::{As, Site, problem};
 
@@ -63,6 +65,95 @@ async fn without_a_registry_it_is_healthy_and_not_ready() {
         .await
         .unwrap();
     assert_eq!(registries["registries"][0]["ok"], false);
+}
+
+/// An admin face that tells what it was asked, and by what token.
+async fn telling() -> (String, tokio::task::JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let asked = head.lines().next().unwrap();
+            let token = head
+                .lines()
+                .find(|line| line.starts_with("authorization"))
+                .unwrap_or("");
+            let body = json!({ "asked": asked, "token": token, "services": [] }).to_string();
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (url, tasks)
+}
+
+#[tokio::test]
+async fn what_guards_the_gates_is_asked_of_each_and_one_that_is_gone_says_so() {
+    let (url, _tasks) = telling().await;
+    let token = Some(Secret::new("a token of the gate"));
+    let there = GateAdmin::Url {
+        url: url.clone(),
+        token,
+    };
+    // Nobody listens on the discard port.
+    let gone = GateAdmin::Url {
+        url: "http://127.0.0.1:9".to_owned(),
+        token: None,
+    };
+    let site = Site::beside(vec![there, gone]).await;
+    let admin = site.admin().await;
+    for (path, asked) in [
+        ("/api/admin/security", "GET /security HTTP/1.1"),
+        ("/api/admin/refusals", "GET /refusals HTTP/1.1"),
+        (
+            "/api/admin/refusals?reason=denied_path&client=203.0.113.7&path=%2Fa%20b%26&since=15m&limit=5",
+            "GET /refusals?reason=denied_path&client=203.0.113.7&path=%2Fa+b%26&since=15m&limit=5 HTTP/1.1",
+        ),
+    ] {
+        let response = site.get(&admin, path).await;
+        assert_eq!(response.status(), 200, "{path}");
+        let answer: Value = response.json().await.unwrap();
+        let (first, second) = (&answer["gates"][0], &answer["gates"][1]);
+        assert_eq!(
+            (&first["ok"], &first["asked"]),
+            (&json!(true), &json!(asked))
+        );
+        assert_eq!(first["url"], url);
+        assert_eq!(first["token"], "authorization: Bearer a token of the gate");
+        assert_eq!(second["ok"], false);
+        assert!(
+            second["error"]
+                .as_str()
+                .unwrap()
+                .contains("can't be reached")
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_was_turned_away_is_for_administrators() {
+    let site = Site::new().await;
+    let admin = site.admin().await;
+    let (_, ann) = site.user("ann").await;
+    for (who, path, status) in [
+        (&As::Nobody, "/api/admin/security", 401),
+        (&ann, "/api/admin/security", 403),
+        (&ann, "/api/admin/refusals", 403),
+        (&admin, "/api/admin/security", 200),
+        (&admin, "/api/admin/refusals?path=x", 200),
+        (&admin, "/api/admin/refusals?what=x", 400),
+    ] {
+        assert_eq!(site.get(who, path).await.status(), status, "{path} {who:?}");
+    }
 }
 
 /// Each path of the document takes exactly the methods that the document names. That each path of the router is in the
@@ -131,6 +222,7 @@ async fn pages_come_with_their_policy_and_are_cached_by_content() {
         "/jobs/x",
         "/jobs/x/findings",
         "/status",
+        "/security",
         "/settings",
         "/uploads",
         "/sign-in",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use munjigi_foundation::clock::{Clock, Timestamp};
 use munjigi_foundation::settings::Secret;
 use munjigi_hub::settings::HubSettings;
-use munjigi_hub::{Hub, StartError, Wiring};
+use munjigi_hub::{GateAdmin, Hub, StartError, Wiring};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -35,14 +35,14 @@ pub(crate) fn settings(data: &Path) -> HubSettings {
 
 async fn start(
     settings: HubSettings,
+    gate_admin: Vec<GateAdmin>,
     clock: Clock,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
+    (tasks, shutdown): (&TaskTracker, &CancellationToken),
 ) -> Result<Hub, StartError> {
     let wiring = Wiring {
         cluster_secret: Secret::new("a secret of the cluster"),
         gate_inner_url: "http://127.0.0.1:9".to_owned(),
-        gate_admin: Vec::new(),
+        gate_admin,
         // Nobody listens on the discard port: a registry that is down.
         registry_urls: vec![Secret::new("http://127.0.0.1:9/eureka")],
         public_url: Some("https://munjigi.test".to_owned()),
@@ -65,10 +65,21 @@ impl Site {
         Self::on(dir, settings).await
     }
 
+    /// A hub that knows these gates.
+    pub(crate) async fn beside(gates: Vec<GateAdmin>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(&dir.path().join("hub"));
+        Self::made(dir, settings, gates).await
+    }
+
     pub(crate) async fn on(dir: tempfile::TempDir, settings: HubSettings) -> Self {
+        Self::made(dir, settings, Vec::new()).await
+    }
+
+    async fn made(dir: tempfile::TempDir, settings: HubSettings, gates: Vec<GateAdmin>) -> Self {
         let clock = Clock::manual(Timestamp::parse("2026-11-21T03:05:00Z").unwrap());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let hub = start(settings, clock.clone(), &tasks, &shutdown)
+        let hub = start(settings, gates, clock.clone(), (&tasks, &shutdown))
             .await
             .unwrap();
         Self {
@@ -106,7 +117,8 @@ impl Site {
     /// A second hub on the same data.
     pub(crate) async fn second(&self) -> Result<Hub, StartError> {
         let settings = settings(&self.dir.path().join("hub"));
-        start(settings, self.clock.clone(), &self.tasks, &self.shutdown).await
+        let life = (&self.tasks, &self.shutdown);
+        start(settings, Vec::new(), self.clock.clone(), life).await
     }
 
     pub(crate) fn base(&self) -> String {
