@@ -18,7 +18,7 @@ const MIB: usize = 1 << 20;
 /// Bytes of which each place can be told from those near it.
 fn bytes(count: usize) -> Vec<u8> {
     (0..count)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[5])
         .collect()
 }
 
@@ -92,7 +92,7 @@ fn ok(length: usize) -> String {
 const LAST: &str = "Connection: close\r\n";
 
 /// Sends `body` until something is there to be read.
-async fn send_until_told(client: &mut Peer, body: &[u8]) {
+async fn send_until_told(client: &Peer, body: &[u8]) {
     let mut sent = 0;
     loop {
         let wanted = Interest::READABLE | Interest::WRITABLE;
@@ -294,7 +294,7 @@ async fn silence_in_a_large_body_ends_it() {
     // A backend that takes nothing more.
     let mut stage = Stage::new(impatient).await;
     let (mut client, backend) = stage.asked(&put(1 << 30)).await;
-    send_until_told(&mut client, &bytes(MIB)).await;
+    send_until_told(&client, &bytes(MIB)).await;
     let (head, body) = client.response().await;
     assert_eq!(
         (status(&head), code(&body).as_str()),
@@ -354,7 +354,7 @@ async fn an_answer_ends_a_large_body_that_nobody_wants() {
         backend.send(&response(413, "", "big")).await;
         backend
     });
-    send_until_told(&mut client, &body).await;
+    send_until_told(&client, &body).await;
     let (head, body) = client.response().await;
     assert_eq!((status(&head), body.as_slice()), (413, b"big".as_slice()));
     assert_eq!(header(&head, "connection"), Some("close"));
