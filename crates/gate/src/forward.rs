@@ -307,6 +307,7 @@ async fn send_body(
         limit: settings.request_body_max.unwrap_or(u64::MAX),
         moved: 0,
         begun: false,
+        spliced: &plan.shard.stats.bytes_spliced,
         watched: None,
     };
     let outcome = relay.run(&mut body, lead, leftover).await;
@@ -705,6 +706,7 @@ async fn move_body(
         limit: u64::MAX,
         moved: 0,
         begun: false,
+        spliced: &plan.shard.stats.bytes_spliced,
         watched: Some(&connection.stream),
     };
     let mut body = Body::new(head.framing);

@@ -170,6 +170,11 @@ fn counters_part(page: &mut Page, shared: &Shared, totals: &Totals) {
             totals.bytes_sent,
         ),
         (
+            "spliced_bytes",
+            "Bytes of bodies that passed from socket to socket within the kernel.",
+            totals.bytes_spliced,
+        ),
+        (
             "accepted",
             "Connections of clients that were accepted.",
             totals.accepted,

@@ -1,5 +1,6 @@
 //! Moving bytes between two sockets: a body is read, re-framed and written on, one buffer at a
-//! time. Nothing is read while the other side has no room: that is the back-pressure.
+//! time. Nothing is read while the other side has no room: that is the back-pressure. A large body
+//! of known length, plain on both sides, passes within the kernel as long as much comes at once.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -10,15 +11,19 @@ use std::time::Duration;
 use crate::compress::Encoder;
 use crate::driver::Core;
 use crate::driver::buffer::{Buffer, LARGE, MEDIUM, SMALL};
+use crate::driver::splice::{self, Splice};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http1::BadMessage;
 use crate::http1::body::Body;
 use crate::http1::write::chunk_line;
 use crate::meter::Meter;
+use crate::stats::Counter;
 
 /// Data up to this size is copied behind the head and sent with it in one piece.
 const COPY_MAX: usize = 4 * 1024;
+/// A piece of a body that costs less to hand on within the kernel than to copy twice.
+const MUCH: usize = 16 * 1024;
 
 /// How long to wait for the other side, and by what it is judged.
 #[derive(Debug)]
@@ -93,6 +98,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) moved: u64,
     /// Something was written, or may have been.
     pub(crate) begun: bool,
+    /// Counts what passed without being read.
+    pub(crate) spliced: &'a Counter,
     /// A third party whose reset ends the wait for the source.
     pub(crate) watched: Option<&'a TcpStream>,
 }
@@ -117,6 +124,7 @@ impl Relay<'_> {
     ) -> Result<Option<Buffer>, RelayEnd> {
         let mut buffer = buffer;
         let mut size = SMALL;
+        let mut much = false;
         loop {
             let done = self.forward(body, &mut lead, buffer.as_mut()).await?;
             // Unless the body is done, all that was read belongs to it and is used by now.
@@ -137,16 +145,23 @@ impl Relay<'_> {
             {
                 size = MEDIUM;
             }
-            let (read, filled) = self.read(size).await?;
-            let Some(read) = read else {
+            if much && self.may_splice(body) {
+                self.splice(body).await?;
+                if body.is_empty() {
+                    return Ok(None);
+                }
+            }
+            let Some(read) = self.read(size).await? else {
                 if body.ends_with_stream() {
                     self.finish(body).await?;
                     return Ok(None);
                 }
                 return Err(RelayEnd::SourceGone);
             };
+            let count = read.filled().len();
+            much = count >= MUCH;
             // Pieces stay small where each costs the loop some time.
-            if filled && self.encoder.is_none() {
+            if count == read.capacity() && self.encoder.is_none() {
                 size = if size == SMALL { MEDIUM } else { LARGE };
             }
             buffer = Some(read);
@@ -247,26 +262,84 @@ impl Relay<'_> {
         self.send(lead, &coded, None).await
     }
 
-    /// Reads once; `None` at the end of the stream. A buffer is taken only when there is
-    /// something to read. Also says whether the buffer was filled to its end.
-    async fn read(&mut self, size: usize) -> Result<(Option<Buffer>, bool), RelayEnd> {
-        loop {
-            let (from, watched) = (self.from, self.watched);
-            let ready = |context: &mut Context<'_>| match watched {
-                Some(watched) if watched.poll_broken(context).is_ready() => Poll::Ready(false),
-                _ => from.poll_readable(context).map(|()| true),
+    /// True when the rest of the body may pass from socket to socket: plain bytes both ways, of
+    /// which nobody wants to see one.
+    fn may_splice(&self, body: &Body) -> bool {
+        let plain = !self.from.is_tls() && !self.to.is_tls();
+        let untouched = self.encoder.is_none() && !self.chunked;
+        plain
+            && untouched
+            && body.left().is_some_and(|left| {
+                // What exceeds the limit is read, and refused at the byte that does.
+                left > 0 && self.moved.saturating_add(left) <= self.limit
+            })
+    }
+
+    /// Moves the body from socket to socket while that pays: to its end, or to a piece that is as
+    /// cheaply read.
+    async fn splice(&mut self, body: &mut Body) -> Result<(), RelayEnd> {
+        while let Some(left) = body.left().filter(|left| *left > 0) {
+            self.wait_for_source().await?;
+            let Some(mut pipe) = Splice::new(self.from.core()) else {
+                return Ok(());
             };
-            let waited = wait(
-                &mut self.reading,
-                self.timer,
-                from.core(),
-                &None::<&TcpStream>,
-                ready,
-            )
-            .await;
-            if !waited.map_err(|Exhausted| RelayEnd::SourceSlow)? {
-                return Err(RelayEnd::Abandoned);
+            let most = usize::try_from(left).unwrap_or(splice::CAPACITY);
+            let count = match self.from.fill(&mut pipe, most) {
+                Some(0) => return Err(RelayEnd::SourceGone),
+                Some(count) => count,
+                None if self.from.is_dry() => continue,
+                None => return Ok(()),
+            };
+            self.note(count);
+            self.moved += count as u64;
+            self.spliced.add(count as u64);
+            body.pass(count);
+            self.pour(&mut pipe).await?;
+            if count < MUCH {
+                break;
             }
+        }
+        // Who has the connection next goes by its readiness: that is not left stale.
+        self.from.is_dry();
+        Ok(())
+    }
+
+    /// Gives on all that the pipe holds.
+    async fn pour(&mut self, pipe: &mut Splice) -> Result<(), RelayEnd> {
+        self.begun = true;
+        let to = self.to;
+        while pipe.held() > 0 {
+            let give = |context: &mut Context<'_>| to.poll_pour(context, pipe);
+            match wait(&mut self.writing, self.timer, to.core(), &Some(to), give).await {
+                Err(Exhausted) => return Err(RelayEnd::TargetSlow),
+                Ok(Err(_) | Ok(0)) => return Err(RelayEnd::TargetGone),
+                Ok(Ok(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a read may bring something, as long as the source's patience lasts.
+    async fn wait_for_source(&mut self) -> Result<(), RelayEnd> {
+        let (from, watched) = (self.from, self.watched);
+        let ready = |context: &mut Context<'_>| match watched {
+            Some(watched) if watched.poll_broken(context).is_ready() => Poll::Ready(false),
+            _ => from.poll_readable(context).map(|()| true),
+        };
+        let (timer, nobody) = (self.timer, &None::<&TcpStream>);
+        match wait(&mut self.reading, timer, from.core(), nobody, ready).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RelayEnd::Abandoned),
+            Err(Exhausted) => Err(RelayEnd::SourceSlow),
+        }
+    }
+
+    /// Reads once; `None` at the end of the stream. A buffer is taken only when there is
+    /// something to read.
+    async fn read(&mut self, size: usize) -> Result<Option<Buffer>, RelayEnd> {
+        let from = self.from;
+        loop {
+            self.wait_for_source().await?;
             let mut buffer = Buffer::new(from.core(), size);
             // Readiness may be stale: then the buffer goes back before we wait again.
             let outcome = poll_fn(|context| {
@@ -278,12 +351,11 @@ impl Relay<'_> {
             .await;
             match outcome {
                 None => {}
-                Some(Ok(0)) => return Ok((None, false)),
+                Some(Ok(0)) => return Ok(None),
                 Some(Ok(count)) => {
-                    let filled = count == buffer.capacity();
                     buffer.fill(count);
                     self.note(count);
-                    return Ok((Some(buffer), filled));
+                    return Ok(Some(buffer));
                 }
                 Some(Err(_)) => return Err(RelayEnd::SourceGone),
             }

@@ -7,6 +7,7 @@
 
 pub(crate) mod buffer;
 mod executor;
+pub(crate) mod splice;
 pub(crate) mod tcp;
 pub(crate) mod timer;
 pub(crate) mod tls;
@@ -57,6 +58,7 @@ pub(crate) struct Core {
     tasks: Tasks,
     timers: RefCell<timer::Wheel>,
     buffers: buffer::Pool,
+    splices: splice::Pool,
     started: Instant,
     now: Cell<Instant>,
     budget: Cell<u32>,
@@ -173,6 +175,7 @@ impl Driver {
             tasks: Tasks::new(Arc::clone(&remote)),
             timers: RefCell::new(timer::Wheel::new()),
             buffers: buffer::Pool::new(),
+            splices: splice::Pool::default(),
             started: now,
             now: Cell::new(now),
             budget: Cell::new(BUDGET),

@@ -16,6 +16,7 @@ use mio::Interest;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use super::splice::Splice;
 use super::tls::{Agreed, HandshakeError, Session};
 use super::{Core, Source};
 
@@ -247,27 +248,72 @@ impl TcpStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = self.poll_out(context, |mut io| match slices {
+            [single] => io.write(single),
+            several => io.write_vectored(several),
+        });
+        if let Poll::Ready(Ok(count)) = written
+            && count < wanted
+        {
+            self.with(|source| source.writable = source.broken);
+        }
+        written
+    }
+
+    /// Makes a call that gives bytes to the socket, until it takes some or has to wait.
+    fn poll_out<T>(
+        &self,
+        context: &Context<'_>,
+        mut call: impl FnMut(&mio::net::TcpStream) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
         loop {
             if self.poll_writable(context).is_pending() {
                 return Poll::Pending;
             }
-            let result = match slices {
-                [single] => (&self.io).write(single),
-                several => (&self.io).write_vectored(several),
-            };
-            match result {
-                Ok(count) => {
-                    if count < wanted {
-                        self.with(|source| source.writable = source.broken);
-                    }
-                    return Poll::Ready(Ok(count));
-                }
+            match call(&self.io) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.with(|source| source.writable = false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                result => return Poll::Ready(result),
             }
+        }
+    }
+
+    /// Takes up to `most` bytes into an empty pipe of a plain connection; 0 is the end of the
+    /// stream. `None` when nothing can be taken so: there is nothing ([`TcpStream::is_dry`]
+    /// tells), or what only a read gets past, as urgent data (RFC 9293 §3.8.5) and errors.
+    pub(crate) fn fill(&self, pipe: &mut Splice, most: usize) -> Option<usize> {
+        loop {
+            match pipe.take_from(&self.io, most) {
+                Ok(count) => return Some(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Gives what a pipe holds to a plain connection, as far as it fits.
+    pub(crate) fn poll_pour(
+        &self,
+        context: &Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_out(context, |io| pipe.give_to(io))
+    }
+
+    /// Looks whether a plain connection has really nothing to read; then the next edge says when
+    /// there is something.
+    pub(crate) fn is_dry(&self) -> bool {
+        match self.io.peek(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.with(|source| {
+                    source.readable = false;
+                    source.read_closed = false;
+                });
+                true
+            }
+            _ => false,
         }
     }
 

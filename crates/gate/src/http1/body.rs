@@ -67,6 +67,13 @@ impl Body {
         }
     }
 
+    /// Notes that `count` bytes of a body of known length went by without being seen.
+    pub(crate) fn pass(&mut self, count: usize) {
+        if let Self::Length(left) = self {
+            *left = left.saturating_sub(count as u64);
+        }
+    }
+
     /// True when nothing is to come, before anything was read.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -16,6 +16,7 @@
 
 mod answers;
 mod balancing;
+mod bulk;
 mod closings;
 mod compression;
 mod control;
