@@ -214,6 +214,10 @@ impl BanFile {
     }
 
     /// Keeps other processes from the file for as long as what it gives lives.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file's lock tells nobody when it is free; only threads for files come here, for LOCK_WITHIN at most"
+    )]
     fn hold(&self) -> io::Result<File> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)?;
