@@ -140,7 +140,7 @@ async fn five_denied_paths_are_answered_and_the_sixth_request_is_banned() {
         bans(folder.path()).await["bans"][0]["until"],
         "2026-11-21T15:00:00.000Z"
     );
-    let page = admin(&folder.path().join("admin.sock"), "/metrics").await;
+    let socket = folder.path().join("admin.sock");
     for line in [
         "munjigi_gate_shield_signals_total{signal=\"denied_path\"} 10",
         "munjigi_gate_shield_bans_total{by=\"signals\"} 2",
@@ -148,7 +148,12 @@ async fn five_denied_paths_are_answered_and_the_sixth_request_is_banned() {
         "munjigi_gate_ends_total{reason=\"banned\"} 2",
         "munjigi_gate_ends_total{reason=\"denied_path\"} 10",
     ] {
-        assert!(page.lines().any(|known| known == line), "{line}\n{page}");
+        // An exchange is counted when it is over, a moment after its answer.
+        eventually(line, || async {
+            let page = admin(&socket, "/metrics").await;
+            page.lines().any(|known| known == line)
+        })
+        .await;
     }
 }
 
