@@ -28,9 +28,14 @@ impl Kind {
         Self::Linear,
     ];
 
-    /// A linear scan of millions would take hours and say nothing new.
-    pub fn can(self, rules: usize) -> bool {
-        self != Self::Linear || rules <= 100_000
+    /// A linear scan of millions would take hours and say nothing new; nginx's tree has a node for each bit, which
+    /// for millions of IPv6 networks is more memory than machines have.
+    pub fn can(self, family: Family, rules: usize) -> bool {
+        match self {
+            Self::Linear => rules <= 100_000,
+            Self::Nginx => rules <= 1_000_000 || !family.is_v6(),
+            _ => true,
+        }
     }
 }
 

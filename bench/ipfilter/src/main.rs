@@ -76,7 +76,7 @@ fn one_size(family: Family, size: usize, rounds: usize, own_only: bool) -> Vec<R
     let mut rows = Vec::new();
     let mut built = Vec::new();
     for kind in Kind::ALL {
-        if (own_only && *kind != Kind::Munjigi) || !kind.can(size) {
+        if (own_only && *kind != Kind::Munjigi) || !kind.can(family, size) {
             continue;
         }
         let source = engines::prepare(*kind, family, &rules);
