@@ -260,7 +260,9 @@ impl BanFile {
             return Ok(());
         };
         let reading = match state.file.take() {
-            Some((file, read)) if is_same(&file, &about)? && about.len() >= read => {
+            Some((file, read))
+                if is_same(&file, &about)? && (read..=FILE_MAX).contains(&about.len()) =>
+            {
                 let tail = read_from(&file, read, about.len())?;
                 state.file = Some((file, about.len()));
                 let first = state.written + 2;
@@ -451,6 +453,20 @@ mod tests {
         let mut bans = BanFile::new(folder).load().unwrap();
         bans.sort_by_key(|ban| ban.address);
         bans
+    }
+
+    #[test]
+    fn a_file_that_grows_too_large_is_put_aside_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BanFile::new(folder.path());
+        store.put(&[ban("192.0.2.1", 5)]).unwrap();
+        let file = File::options().write(true).open(&store.path).unwrap();
+        file.set_len(FILE_MAX + 1).unwrap();
+        store.put(&[ban("192.0.2.2", 6)]).unwrap();
+        let aside = fs::metadata(store.path.with_extension("jsonl.damaged")).unwrap();
+        assert_eq!(aside.len(), FILE_MAX + 1);
+        let both = [ban("192.0.2.1", 5), ban("192.0.2.2", 6)];
+        assert_eq!(loaded(folder.path()), both);
     }
 
     #[test]
