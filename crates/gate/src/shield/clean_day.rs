@@ -281,7 +281,7 @@ type Asked<'r> = (i64, usize, Client, &'r Recorded);
 /// each other as they were recorded.
 fn day<'r>(
     kinds: &'r BTreeMap<String, Vec<Recorded>>,
-    random: &mut impl FnMut(i64) -> i64,
+    random: &mut fastrand::Rng,
 ) -> Vec<Asked<'r>> {
     let mut day = Vec::new();
     for (place, crowd) in CROWDS.iter().enumerate() {
@@ -291,9 +291,9 @@ fn day<'r>(
             let address = Ipv4Addr::from(network + number % crowd.addresses + 1);
             let who = Client::of(IpAddr::from(address));
             for _ in 0..crowd.visits {
-                let begin = match random(3) {
-                    0 => 12 * HOUR + random(HOUR),
-                    _ => random(DAY),
+                let begin = match random.u8(..3) {
+                    0 => 12 * HOUR + random.i64(0..HOUR),
+                    _ => random.i64(0..DAY),
                 };
                 day.extend(
                     requests
@@ -382,13 +382,7 @@ fn a_recorded_day_of_clean_traffic_bans_nobody() {
     let names: Vec<_> = kinds.keys().map(String::as_str).collect();
     let wanted = ["api", "crawler", "curl", "phone", "tus", "tuspy", "web"];
     assert_eq!(names, wanted);
-    let mut state = 0x5eed_u64;
-    let mut random = move |below: i64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        i64::try_from(state >> 33).unwrap() % below
-    };
+    let mut random = fastrand::Rng::with_seed(0x5eed);
     let mut day = day(&kinds, &mut random);
     let hours = (day.last().unwrap().0 - day[0].0 + HOUR / 2) / HOUR;
     assert_eq!(hours, 24);
