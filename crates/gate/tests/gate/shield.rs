@@ -47,6 +47,13 @@ fn noon() -> Clock {
     Clock::manual(Timestamp::from_millis(1_795_262_400_000))
 }
 
+async fn shielded_at_noon(folder: &Path, origin: SocketAddr, shield: &str) -> Gate {
+    let settings = shielded(folder, origin, shield);
+    Gate::start(settings, wiring(folder, &noon()))
+        .await
+        .unwrap()
+}
+
 /// What `client` gets for a request, as a proxy brings it: the status, and the code of a problem.
 async fn ask_as(gate: &Gate, client: &str, line: &str, fields: &str) -> (u16, String) {
     let request =
@@ -161,12 +168,7 @@ async fn five_denied_paths_are_answered_and_the_sixth_request_is_banned() {
 async fn what_nobody_serves_is_a_signal_whoever_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let origin = app().await;
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, ""),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, "").await;
     let check = async |who: &str, line: &str, fields: &str, most: usize| {
         for asked in 0..=most {
             let (_, code) = ask_as(&gate, who, line, fields).await;
@@ -210,12 +212,7 @@ async fn nobody_bans_loopback_trusted_peers_and_who_is_allowed() {
     let origin = app().await;
     let shield = "deny_path = [\"*.php\"]\nnever = [\"198.51.100.0/24\"]\n\
         [gate.ip_filter]\nallow = [\"203.0.113.5\"]\n";
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, shield),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, shield).await;
     for who in [
         "127.0.0.1",
         "127.0.0.9",
@@ -347,12 +344,7 @@ async fn a_dry_run_refuses_nobody_and_lists_whom_it_would() {
     let folder = tempfile::tempdir().unwrap();
     let origin = app().await;
     let shield = "dry_run = true\ndeny_path = [\"*.php\"]";
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, shield),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, shield).await;
     let who = "203.0.113.7";
     for _ in 0..12 {
         assert_eq!(get(&gate, who, "/x.php").await.1, "denied_path");
@@ -365,12 +357,7 @@ async fn a_dry_run_refuses_nobody_and_lists_whom_it_would() {
     );
     assert_eq!(listed["bans"][0]["dryRun"], true);
     drop(gate);
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, ""),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, "").await;
     assert_eq!(
         get(&gate, who, "/app").await.0,
         200,
@@ -523,12 +510,7 @@ async fn the_banned_are_turned_away_at_every_door() {
 async fn hubs_and_workers_on_the_inner_listener_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let origin = app().await;
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, "deny_path = [\"*.php\"]"),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, "deny_path = [\"*.php\"]").await;
     let who = "203.0.113.7";
     let inner = async |path: &str| {
         let mut client = Peer::connect(gate.address("inner").unwrap()).await;
@@ -554,12 +536,7 @@ async fn a_tarpit_holds_as_many_as_it_may() {
     let folder = tempfile::tempdir().unwrap();
     let origin = app().await;
     let shield = "tarpit = { delay = \"10m\", connections = 2 }";
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, shield),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, shield).await;
     order(folder.path(), "POST /bans", "{\"address\":\"203.0.113.7\"}").await;
     let request = "GET /app HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n";
     let mut held = Vec::new();
@@ -608,12 +585,7 @@ async fn a_tarpit_keeps_a_half_closed_client_for_its_time_and_not_longer() {
     let folder = tempfile::tempdir().unwrap();
     let origin = app().await;
     let shield = "tarpit = { delay = \"300ms\", connections = 1 }";
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, shield),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, shield).await;
     order(folder.path(), "POST /bans", "{\"address\":\"203.0.113.7\"}").await;
     let request = "GET /app HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n";
     // Each takes the one place that there is: the one before has left it.
@@ -695,12 +667,7 @@ async fn malformed_requests_speak_against_the_peer_that_sends_them() {
     let more =
         "[[gate.listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\nproxy_protocol = \"v1\"\n";
     let shield = format!("reject = \"close\"\n{more}");
-    let gate = Gate::start(
-        shielded(folder.path(), origin.address, &shield),
-        wiring(folder.path(), &noon()),
-    )
-    .await
-    .unwrap();
+    let gate = shielded_at_noon(folder.path(), origin.address, &shield).await;
     let send = async |request: &str| {
         let mut peer = Peer::connect(gate.address("plain").unwrap()).await;
         peer.send(&format!(
