@@ -144,10 +144,12 @@ async fn who_was_turned_away_is_for_administrators() {
     let site = Site::new().await;
     let admin = site.admin().await;
     let (_, ann) = site.user("ann").await;
+    let (_, token) = site.token(&ann).await;
     for (who, path, status) in [
         (&As::Nobody, "/api/admin/security", 401),
         (&ann, "/api/admin/security", 403),
         (&ann, "/api/admin/refusals", 403),
+        (&token, "/api/admin/refusals", 403),
         (&admin, "/api/admin/security", 200),
         (&admin, "/api/admin/refusals?path=x", 200),
         (&admin, "/api/admin/refusals?what=x", 400),
