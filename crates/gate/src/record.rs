@@ -105,8 +105,10 @@ impl Record {
 
     /// Names the route of a refusal: who looks for it wants to know, also where nothing is logged.
     pub(crate) fn name_refused(&mut self, snapshot: &Snapshot, reason: Reason) {
-        let settings = self.place.and_then(|place| snapshot.table.get(place));
-        if let (true, None, Some(settings)) = (reason.group().is_some(), &self.route, settings) {
+        if self.route.is_some() || reason.group().is_none() {
+            return;
+        }
+        if let Some(settings) = self.place.and_then(|place| snapshot.table.get(place)) {
             self.name_route(settings);
         }
     }
