@@ -19,11 +19,9 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# one fuzz target for a minute; its inputs stay in target/fuzz
+# one fuzz target for a minute
 fuzz TARGET:
-    RUSTC_WORKSPACE_WRAPPER={{justfile_directory()}}/fuzz/instrument cargo build --workspace --bin {{TARGET}}
-    mkdir -p target/fuzz/{{TARGET}}
-    target/debug/{{TARGET}} target/fuzz/{{TARGET}} -artifact_prefix=target/fuzz/{{TARGET}}- -max_total_time=60
+    fuzz/run -max_total_time=60 {{TARGET}}
 
 # the gate beside nginx, HAProxy and others; arguments as in bench/gate/run --help
 bench *ARGS:
