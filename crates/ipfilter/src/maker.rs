@@ -349,11 +349,17 @@ impl<K: Key> Grid<K> {
 impl<'a, K: Key> Group<'a, K> {
     fn fill(&mut self, start: K, bits: u32, count: u32, before: Tag, borders: &'a [Piece<K>]) {
         self.parts.clear();
+        let block_of = |border: &Piece<K>| border.0.minus(start).shifted(bits);
         let (mut place, mut carried, mut rest) = (0, before, borders);
-        while let Some(first) = rest.first() {
-            let block = first.0.minus(start).shifted(bits);
-            let same = |border: &&Piece<K>| border.0.minus(start).shifted(bits) == block;
-            let own = rest.iter().take_while(same).count();
+        let mut next = rest.first().map(block_of);
+        while let (Some(block), Some(first)) = (next, rest.first()) {
+            let mut own = 1;
+            next = loop {
+                match rest.get(own).map(block_of) {
+                    Some(same) if same == block => own += 1,
+                    other => break other,
+                }
+            };
             let (own, later) = rest.split_at_checked(own).unwrap_or_default();
             rest = later;
             let block = u32::try_from(block.wide()).unwrap_or(count);
@@ -431,9 +437,11 @@ fn plan<K: Key>(
         Grid::over(borders, bits).each_group(below, borders, |_, group| {
             cost += group.cost(stride(bits));
         });
-        if cost < least {
-            (best, least) = (bits, cost);
+        // Where it rises once, what may come further on is a few per cent: not worth a pass each.
+        if cost >= least {
+            break;
         }
+        (best, least) = (bits, cost);
         if cost <= budget {
             break;
         }
