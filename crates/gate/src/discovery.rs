@@ -2,7 +2,7 @@
 //! beside the loops.
 
 mod dns;
-mod file;
+pub mod file;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

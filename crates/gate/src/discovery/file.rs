@@ -62,7 +62,11 @@ fn read(file: &Path) -> Result<Backends, String> {
     parse(&text, file.extension().is_some_and(|end| end == "json"))
 }
 
-fn parse(text: &str, json: bool) -> Result<Backends, String> {
+/// The backends that a file lists, as JSON or TOML.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn parse(text: &str, json: bool) -> Result<Backends, String> {
     let listed: Listed = if json {
         serde_json::from_str(text).map_err(|error| error.to_string())?
     } else {
