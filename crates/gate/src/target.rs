@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::decide;
+
 /// Path and query of a target.
 #[must_use]
 pub(crate) fn split(target: &str) -> (&str, Option<&str>) {
@@ -16,7 +18,9 @@ pub(crate) fn split(target: &str) -> (&str, Option<&str>) {
 /// rewrites it, the path itself is forwarded as it came.
 #[must_use]
 pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
-    if path.is_ascii() && !path.contains('%') && !path.contains("/.") {
+    let plain = memchr::memchr2(b'%', b'.', path.as_bytes()).is_none()
+        || !(path.contains('%') || path.contains("/."));
+    if plain && path.is_ascii() {
         return Cow::Borrowed(path);
     }
     let mut normal = String::with_capacity(path.len() + 16);
@@ -42,7 +46,7 @@ pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
 /// The path of a target in that form; `/` for the target that is no path.
 #[must_use]
 pub(crate) fn path_of(target: &[u8]) -> Cow<'_, str> {
-    match String::from_utf8_lossy(target) {
+    match decide::text(target) {
         Cow::Borrowed(text) => routed_path(split(text).0),
         Cow::Owned(text) => Cow::Owned(routed_path(split(&text).0).into_owned()),
     }

@@ -61,6 +61,8 @@ pub(crate) struct Core {
     splices: splice::Pool,
     started: Instant,
     now: Cell<Instant>,
+    /// Milliseconds from the start to `now`.
+    elapsed: Cell<u64>,
     budget: Cell<u32>,
     stopped: Cell<bool>,
 }
@@ -76,16 +78,21 @@ impl Core {
         &self.buffers
     }
 
-    fn tick_of(&self, when: Instant) -> u64 {
-        let milliseconds = when.saturating_duration_since(self.started).as_millis();
-        u64::try_from(milliseconds).unwrap_or(u64::MAX) / timer::TICK_MS
+    fn tick_after(&self, after: Duration) -> u64 {
+        let part = u64::from(after.subsec_nanos().div_ceil(1_000_000));
+        let after = after.as_secs().saturating_mul(1_000).saturating_add(part);
+        let when = self.elapsed.get().saturating_add(after) / timer::TICK_MS;
+        // One tick more than the division gives: a limit is never cut short.
+        when.saturating_add(1)
     }
 
-    fn tick_after(&self, after: Duration) -> u64 {
-        // One tick more than the division gives: a limit is never cut short.
-        self.now()
-            .checked_add(after)
-            .map_or(u64::MAX - 1, |when| self.tick_of(when) + 1)
+    /// Notes the time for all that happens in this turn; the tick that it is in.
+    fn look_at_clock(&self) -> u64 {
+        let now = Instant::now();
+        let elapsed = now.saturating_duration_since(self.started).as_millis();
+        self.now.set(now);
+        self.elapsed.set(u64::try_from(elapsed).unwrap_or(u64::MAX));
+        self.elapsed.get() / timer::TICK_MS
     }
 
     /// Starts a future on this thread.
@@ -178,6 +185,7 @@ impl Driver {
             splices: splice::Pool::default(),
             started: now,
             now: Cell::new(now),
+            elapsed: Cell::new(0),
             budget: Cell::new(BUDGET),
             stopped: Cell::new(false),
         });
@@ -209,7 +217,7 @@ impl Driver {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            core.now.set(Instant::now());
+            let tick = core.look_at_clock();
             for event in &self.events {
                 if event.token() == REMOTE {
                     self.remote.collect();
@@ -217,7 +225,6 @@ impl Driver {
                     core.dispatch(event);
                 }
             }
-            let tick = core.tick_of(core.now());
             core.timers.borrow_mut().advance(tick, Waker::wake_by_ref);
         }
         self.core.tasks.clear();

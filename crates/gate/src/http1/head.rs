@@ -47,6 +47,12 @@ pub(crate) enum Name {
     SignIn,
 }
 
+impl Name {
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
 fn classify(name: &[u8]) -> Name {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
@@ -95,21 +101,27 @@ pub(crate) struct Field {
 pub(crate) struct Fields {
     bytes: Box<[u8]>,
     fields: Vec<Field>,
+    /// Which names there are, or were: most are asked for in vain.
+    present: u32,
 }
 
 impl Fields {
     fn new(bytes: &[u8], parsed: &[httparse::Header<'_>]) -> Self {
-        let fields = parsed
-            .iter()
-            .map(|header| Field {
-                name: classify(header.name.as_bytes()),
+        let mut fields = Vec::with_capacity(parsed.len());
+        let mut present = 0;
+        for header in parsed {
+            let name = classify(header.name.as_bytes());
+            present |= name.bit();
+            fields.push(Field {
+                name,
                 key: Span::of(bytes, header.name.as_bytes()),
                 value: Span::of(bytes, trim(header.value)),
-            })
-            .collect();
+            });
+        }
         Self {
             bytes: bytes.into(),
             fields,
+            present,
         }
     }
 
@@ -149,7 +161,12 @@ impl Fields {
 
     /// The values of one known field.
     pub(crate) fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        self.fields
+        let fields = if self.present & name.bit() == 0 {
+            &[]
+        } else {
+            self.fields.as_slice()
+        };
+        fields
             .iter()
             .filter(move |field| field.name == name)
             .map(|field| self.part(field.value))
@@ -179,8 +196,10 @@ impl Fields {
         let bytes = [&*self.bytes, key.as_bytes(), value].concat();
         let (_, added) = bytes.split_at(self.bytes.len());
         let (key, value) = added.split_at(key.len());
+        let name = classify(key);
+        self.present |= name.bit();
         self.fields.push(Field {
-            name: classify(key),
+            name,
             key: Span::of(&bytes, key),
             value: Span::of(&bytes, value),
         });
@@ -571,7 +590,7 @@ fn is_authority(authority: &[u8]) -> bool {
         && !host.is_empty()
         && host
             .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte))
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
 }
 
 /// The head of a response.

@@ -20,7 +20,11 @@ pub struct Edits<'a> {
 }
 
 impl Edits<'_> {
+    #[inline]
     fn drops(&self, name: &[u8]) -> bool {
+        if self.dropped.is_empty() && self.replaced.is_empty() {
+            return false;
+        }
         let same = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         self.dropped.iter().any(|other| same(other))
             || self.replaced.iter().any(|other| same(other))
