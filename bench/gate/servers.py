@@ -33,11 +33,11 @@ http {{
 """
 
 
-def nginx_origin(folder, core, many=0):
+def nginx_origin(folder, core, many=0, socket=""):
     """The origin of what is downloaded: nginx with sendfile, on the core of the load; also on `many` ports from the
-    second one it names on."""
+    second one it names on. `socket`: more options of nginx's `listen`."""
     port, first = free_port(), free_range(many)
-    listens = "".join(f"listen 127.0.0.1:{each} backlog=4096; " for each in (port, *range(first, first + many)))
+    listens = "".join(f"listen 127.0.0.1:{each} backlog=4096 {socket}; " for each in (port, *range(first, first + many)))
     config = folder / "origin.conf"
     config.write_text(
         NGINX_HEAD.format(files=OPEN_FILES, folder=folder, name="origin")
@@ -194,7 +194,7 @@ class Nginx(Server):
         )
         servers = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in setup.backends)
         more = "".join(
-            f"  server {{ {listen}; server_name h{n}.example.com; location /app{n} {{ proxy_pass http://origin; }} }}\n"
+            f"  server {{ listen 127.0.0.1:{setup.port}; server_name h{n}.example.com; location /app{n} {{ proxy_pass http://origin; }} }}\n"
             for n in range(1, setup.routes)
         )
         config = setup.folder / "nginx.conf"

@@ -62,6 +62,10 @@ pub(crate) fn bind_all(
     }
 }
 
+/// Bytes that wait in the kernel for a client beyond those under way to it. Without a limit the kernel takes some
+/// megabytes of a body for each client that does not read, and a thousand of them all the memory that it has for TCP.
+const UNSENT_MAX: u32 = 128 * 1024;
+
 fn bind(settings: &ListenerSettings, threads: usize, kept: &Sockets) -> io::Result<Bound> {
     let label = socket_label(settings);
     // A listener that only changes its name, and one of the process before us, go on with their sockets: nobody in
@@ -92,8 +96,10 @@ fn bind(settings: &ListenerSettings, threads: usize, kept: &Sockets) -> io::Resu
     }
     if !settings.is_udp() {
         for socket in &sockets {
-            // Inherited by what it accepts: saves a system call for each connection.
-            SockRef::from(socket).set_tcp_nodelay(true)?;
+            // Inherited by what it accepts: saves system calls for each connection.
+            let socket = SockRef::from(socket);
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
         }
     }
     kept.keep(&label, &sockets)?;

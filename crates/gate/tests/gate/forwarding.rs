@@ -457,6 +457,44 @@ async fn the_most_specific_route_serves() {
     }
 }
 
+/// What a client leaves unread stays with its backend but for a part that is small: else a thousand slow readers take all
+/// the memory that the kernel has for TCP.
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_little_of_a_body() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&written);
+    let origin = origin(move |mut peer, _| {
+        let count = Arc::clone(&count);
+        async move {
+            let socket = socket2::SockRef::from(&peer.stream);
+            socket.set_send_buffer_size(64 * 1024).unwrap();
+            peer.head().await.unwrap();
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+                .await;
+            let chunk = vec![0; 64 * 1024];
+            while let Ok(sent) = tokio::io::AsyncWriteExt::write(&mut peer.stream, &chunk).await {
+                count.fetch_add(sent, Ordering::Relaxed);
+            }
+        }
+    })
+    .await;
+    let gate = start(settings(&[origin.address])).await;
+    let mut client = client(&gate).await;
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    let mut before = usize::MAX;
+    let settled = loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = written.load(Ordering::Relaxed);
+        if now == before {
+            break now;
+        }
+        before = now;
+    };
+    println!("{settled} bytes left the backend");
+    assert!(settled < 4 << 20, "{settled} bytes left the backend");
+    assert!(settled > 0);
+}
+
 /// `./test --long`: a gigabyte in each direction, in bounded memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a while; ./test --long runs it"]
