@@ -166,40 +166,46 @@ pub(crate) async fn refuse(stream: &TcpStream, timer: &Timer, reason: Reason) {
     }
 }
 
-async fn serve(shard: Rc<Shard>, mut connection: Connection) {
-    if arrival::has_door(&shard, connection.listener())
-        && !Box::pin(arrival::arrive(&shard, &mut connection)).await
-    {
-        return;
-    }
-    if connection.listener().protocols.http2() {
-        match Box::pin(choose(&shard, &mut connection)).await {
-            http2::First::Http1 => {}
-            http2::First::Http2 => return Box::pin(http2::serve(shard, connection)).await,
-            http2::First::Nothing => return,
-        }
-    }
-    loop {
-        if connection.leftover.is_none()
-            && let Wake::End(reason) = wait_for_request(&shard, &connection).await
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn holds its arguments twice, for as long as a connection lives"
+)]
+fn serve(shard: Rc<Shard>, mut connection: Connection) -> impl Future<Output = ()> {
+    async move {
+        if arrival::has_door(&shard, connection.listener())
+            && !Box::pin(arrival::arrive(&shard, &mut connection)).await
         {
-            if let Some(reason) = reason {
-                shard.stats.reason(reason);
-            }
-            connection.stream.say_goodbye();
             return;
         }
-        match Box::pin(busy(&shard, &mut connection)).await {
-            After::Next => {}
-            After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
+        if connection.listener().protocols.http2() {
+            match Box::pin(choose(&shard, &mut connection)).await {
+                http2::First::Http1 => {}
+                http2::First::Http2 => return Box::pin(http2::serve(shard, connection)).await,
+                http2::First::Nothing => return,
+            }
+        }
+        loop {
+            if connection.leftover.is_none()
+                && let Wake::End(reason) = wait_for_request(&shard, &connection).await
+            {
+                if let Some(reason) = reason {
+                    shard.stats.reason(reason);
+                }
                 connection.stream.say_goodbye();
                 return;
             }
-            After::Linger | After::Close => {
-                connection.leftover = None;
-                return Box::pin(linger(&connection.stream, &connection.timer)).await;
+            match Box::pin(busy(&shard, &mut connection)).await {
+                After::Next => {}
+                After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
+                    connection.stream.say_goodbye();
+                    return;
+                }
+                After::Linger | After::Close => {
+                    connection.leftover = None;
+                    return Box::pin(linger(&connection.stream, &connection.timer)).await;
+                }
+                After::Gone => return,
             }
-            After::Gone => return,
         }
     }
 }

@@ -61,7 +61,7 @@ impl<'a> Order<'a> {
 /// An order over a connection of HTTP/1.1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan<'a> {
-    pub(crate) order: Order<'a>,
+    pub(crate) order: &'a Order<'a>,
     pub(crate) stream: &'a TcpStream,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Deref for Plan<'a> {
     type Target = Order<'a>;
 
     fn deref(&self) -> &Order<'a> {
-        &self.order
+        self.order
     }
 }
 
@@ -141,7 +141,7 @@ pub(crate) async fn run(
     // What is rare is boxed: the future of a plain exchange stays small.
     let outcome = if plan.head.framing == Framing::None || plan.body.is_some() {
         if !plan.sent {
-            let mut lead = request_lead(*plan, connection);
+            let mut lead = request_lead(plan.order, connection);
             lead.extend_from_slice(plan.body.unwrap_or_default());
             send_head(plan, connection, &lead).await?;
             plan.shard.core.buffers().give_sheet(lead);
@@ -151,7 +151,7 @@ pub(crate) async fn run(
         upload.intact.set(true);
         respond(plan, connection, record, &upload).await
     } else {
-        let lead = request_lead(*plan, connection);
+        let lead = request_lead(plan.order, connection);
         let leftover = connection.leftover.take();
         let both = Box::pin(both_ways(
             plan,
@@ -169,8 +169,8 @@ pub(crate) async fn run(
             record.tunnel = true;
             let early = connection.leftover.take();
             plan.search.settle(plan.upstream, Outcome::Good);
-            let first = First { lead, early, rest };
-            let tunnel = Tunnel::new(*plan, &connection.timer, record, &connection.listed);
+            let first = Box::new(First { lead, early, rest });
+            let tunnel = Tunnel::new(plan.order, &connection.timer, record, &connection.listed);
             let reason = Box::pin(tunnel.run(&connection.stream, plan.stream, first)).await;
             Ok(Ended {
                 reason,
@@ -195,7 +195,7 @@ pub(crate) fn after(close: bool, intact: bool, head: &RequestHead) -> After {
     }
 }
 
-pub(crate) fn request_lead(order: Order<'_>, waiter: &impl Waiter) -> Vec<u8> {
+pub(crate) fn request_lead(order: &Order<'_>, waiter: &impl Waiter) -> Vec<u8> {
     let fallback = &order.upstream.flight.0.name;
     let sheet = order.shard.core.buffers().sheet();
     order.terms(waiter).request(sheet, fallback)
@@ -212,9 +212,9 @@ pub(crate) fn request_head(
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
-    let mut patience = Patience::Idle(plan.routed.settings.timeout.idle);
+    let patience = || Patience::Idle(plan.routed.settings.timeout.idle);
     let stream = plan.stream;
-    let written = relay::write_all(stream, [lead, &[], &[]], &mut patience, &connection.timer);
+    let written = relay::write_small(stream, [lead, &[], &[]], patience, &connection.timer);
     written.await.map_err(|end| match end {
         WriteEnd::Gone => Stop::Stale,
         WriteEnd::Slow => stalled().into(),
@@ -379,7 +379,7 @@ async fn respond(
     {
         return Err(Stop::Again(outcome));
     }
-    deliver(plan, connection, record, upload, &head, rest).await
+    deliver(plan, connection, record, upload, &head, &mut rest).await
 }
 
 /// 502, 503 and 504 are failures, unless the backend says when to come back.
@@ -517,8 +517,8 @@ async fn write_to_client(
     parts: [&[u8]; 3],
 ) -> Result<(), Stop> {
     let timeout = &plan.routed.settings.timeout;
-    let mut patience = client_patience(timeout, Patience::Idle(timeout.idle));
-    let written = relay::write_all(&connection.stream, parts, &mut patience, &connection.timer);
+    let patience = || client_patience(timeout, Patience::Idle(timeout.idle));
+    let written = relay::write_small(&connection.stream, parts, patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
             WriteEnd::Gone => Reason::ClientGone,
@@ -534,7 +534,7 @@ fn upgrade(
     head: &ResponseHead,
     rest: Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let lead = upgrade_lead(*plan, (record, upload), head, connection)?;
+    let lead = upgrade_lead(plan.order, (record, upload), head, connection)?;
     record.status.set(101);
     Ok(Answer::Upgraded {
         lead,
@@ -544,7 +544,7 @@ fn upgrade(
 
 /// A 101 counts only as the answer to what was asked: nothing goes raw before that.
 pub(crate) fn upgrade_lead(
-    order: Order<'_>,
+    order: &Order<'_>,
     (record, upload): (&Record, &Upload),
     head: &ResponseHead,
     waiter: &impl Waiter,
@@ -587,7 +587,7 @@ pub(crate) fn upgrade_lead(
 
 /// The head of the final answer for the client, and what its body goes through.
 pub(crate) fn response_lead(
-    order: Order<'_>,
+    order: &Order<'_>,
     upload: &Upload,
     head: &ResponseHead,
     waiter: &impl Waiter,
@@ -638,7 +638,7 @@ fn whole(framing: Framing, rest: Option<&Buffer>) -> Option<u64> {
 }
 
 /// Adds the sticky cookie to a head that was written.
-fn stick(order: Order<'_>, waiter: &impl Waiter, lead: &mut Vec<u8>) {
+fn stick(order: &Order<'_>, waiter: &impl Waiter, lead: &mut Vec<u8>) {
     let Some(sticky) = &order.routed.route.service.settings.sticky else {
         return;
     };
@@ -657,9 +657,9 @@ async fn deliver(
     record: &Record,
     upload: &Upload,
     head: &ResponseHead,
-    rest: Option<Buffer>,
+    rest: &mut Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let mut lead = response_lead(*plan, upload, head, connection, record);
+    let mut lead = response_lead(plan.order, upload, head, connection, record);
     let close = lead.close;
     record.status.set(head.status);
     if lead.encoder.is_none()
@@ -678,7 +678,7 @@ async fn deliver(
         });
     }
     // Boxed, so that the future of a small exchange is small.
-    let moving = move_body(plan, connection, record, head, (lead, rest));
+    let moving = move_body(plan, connection, record, head, (lead, rest.take()));
     Box::pin(moving)
         .await
         .map(|reusable| Answer::Delivered { close, reusable })

@@ -302,7 +302,7 @@ async fn send_on(
             body: body.as_deref(),
             sent,
         };
-        let stop = match forwarded(order, &mut caller, record).await {
+        let stop = match forwarded(&order, &mut caller, record).await {
             Ok(ended) => {
                 search.settle(&upstream, record.outcome.get());
                 // A connection that named its client serves no other.
@@ -326,7 +326,7 @@ async fn send_on(
 
 /// Forward: by whatever the two sides speak.
 async fn forwarded(
-    order: forward::Order<'_>,
+    order: &forward::Order<'_>,
     caller: &mut Caller<'_, '_>,
     record: &mut Record,
 ) -> Result<forward::Ended, Stop> {

@@ -401,6 +401,56 @@ pub(crate) enum WriteEnd {
     Slow,
 }
 
+/// Writes all of `parts`, at once where they fit, as what is small nearly always does: only who has to wait pays for
+/// the state of waiting.
+pub(crate) async fn write_small<P: Pipe>(
+    to: &P,
+    parts: [&[u8]; 3],
+    patience: impl FnOnce() -> Patience,
+    timer: &Timer,
+) -> Result<(), WriteEnd> {
+    let mut parts = parts;
+    if are_empty(parts) {
+        return Ok(());
+    }
+    match poll_fn(|context| Poll::Ready(poll_parts(to, parts, context))).await {
+        Poll::Ready(Err(_) | Ok(0)) => return Err(WriteEnd::Gone),
+        Poll::Ready(Ok(count)) => advance(&mut parts, count),
+        Poll::Pending => {}
+    }
+    if are_empty(parts) {
+        return Ok(());
+    }
+    let mut patience = Box::new(patience());
+    Box::pin(write_all(to, parts, &mut patience, timer)).await
+}
+
+fn are_empty(parts: [&[u8]; 3]) -> bool {
+    parts.iter().all(|part| part.is_empty())
+}
+
+fn poll_parts<P: Pipe>(
+    to: &P,
+    parts: [&[u8]; 3],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    // Each slice points to what is left; empty ones cost nothing.
+    match parts {
+        [single, [], []] | [[], single, []] => to.poll_write(context, &[IoSlice::new(single)]),
+        several => to.poll_write(context, &several.map(IoSlice::new)),
+    }
+}
+
+/// Leaves out the first `count` bytes, which were written.
+fn advance(parts: &mut [&[u8]; 3], count: usize) {
+    let mut count = count;
+    for part in parts {
+        let taken = count.min(part.len());
+        *part = part.get(taken..).unwrap_or_default();
+        count -= taken;
+    }
+}
+
 /// Writes all of `parts`.
 pub(crate) async fn write_all<P: Pipe>(
     to: &P,
@@ -409,26 +459,12 @@ pub(crate) async fn write_all<P: Pipe>(
     timer: &Timer,
 ) -> Result<(), WriteEnd> {
     let mut parts = parts;
-    while parts.iter().any(|part| !part.is_empty()) {
-        let write = |context: &mut Context<'_>| {
-            // Each slice points to what is left; empty ones cost nothing.
-            match parts {
-                [single, [], []] | [[], single, []] => {
-                    to.poll_write(context, &[IoSlice::new(single)])
-                }
-                several => to.poll_write(context, &several.map(IoSlice::new)),
-            }
-        };
+    while !are_empty(parts) {
+        let write = |context: &mut Context<'_>| poll_parts(to, parts, context);
         match wait(patience, timer, to.core(), &Some(to), write).await {
             Err(Exhausted) => return Err(WriteEnd::Slow),
             Ok(Err(_) | Ok(0)) => return Err(WriteEnd::Gone),
-            Ok(Ok(mut count)) => {
-                for part in &mut parts {
-                    let taken = count.min(part.len());
-                    *part = part.get(taken..).unwrap_or_default();
-                    count -= taken;
-                }
-            }
+            Ok(Ok(count)) => advance(&mut parts, count),
         }
     }
     Ok(())

@@ -75,7 +75,7 @@ pub(crate) struct Tunnel<'a> {
 impl<'a> Tunnel<'a> {
     /// One that a 101 opened.
     pub(crate) fn new(
-        order: Order<'a>,
+        order: &Order<'a>,
         timer: &'a Timer,
         record: &'a Record,
         listed: &Listed,
@@ -116,7 +116,7 @@ impl<'a> Tunnel<'a> {
         &self,
         client: &C,
         backend: &B,
-        first: First,
+        mut first: Box<First>,
     ) -> Reason {
         let shard = self.shard;
         shard.stats.tunnels.add(1);
@@ -132,10 +132,9 @@ impl<'a> Tunnel<'a> {
             ping: self.ping,
             pings: self.ping.map(|every| Box::new(Pings::new(every, now))),
         };
-        let mut patience = Patience::Idle(Duration::from_secs(30));
-        let First { lead, early, rest } = first;
-        let parts = [lead.as_slice(), &[], &[]];
-        let greeted = relay::write_all(client, parts, &mut patience, self.timer).await;
+        let patience = || Patience::Idle(Duration::from_secs(30));
+        let lead = std::mem::take(&mut first.lead);
+        let greeted = relay::write_small(client, [&lead, &[], &[]], patience, self.timer).await;
         drop(lead);
         let reason = if greeted.is_err() {
             Reason::ClientGone
@@ -143,10 +142,10 @@ impl<'a> Tunnel<'a> {
             if self.websocket {
                 shard.stats.websockets.opened.add(1);
             }
-            let up = Direction::new(&shared, client, backend, Side::Client);
-            let down = Direction::new(&shared, backend, client, Side::Backend);
-            let ends = (up, early);
-            both(&shared, self.timer, ends, (down, rest), self.record).await
+            let mut up = Direction::new(&shared, client, backend, Side::Client);
+            let mut down = Direction::new(&shared, backend, client, Side::Backend);
+            let ways = (&mut up, &mut down);
+            both(&shared, self.timer, ways, &mut first, self.record).await
         };
         drop(counted);
         reason
@@ -183,16 +182,16 @@ impl Seen {
 async fn both<C: Pipe, B: Pipe>(
     shared: &Shared<'_>,
     timer: &Timer,
-    (mut up, early): (Direction<'_, C, B>, Option<Buffer>),
-    (mut down, rest): (Direction<'_, B, C>, Option<Buffer>),
+    (up, down): (&mut Direction<'_, C, B>, &mut Direction<'_, B, C>),
+    first: &mut First,
     record: &Record,
 ) -> Reason {
     let live::Tunnel { received, sent, .. } = &*shared.figures;
     let mut ends: Ends = (None, None);
     let mut seen: Option<Seen> = None;
     {
-        let mut upward = pin!(up.run(early, received));
-        let mut downward = pin!(down.run(rest, sent));
+        let mut upward = pin!(up.run(&mut first.early, received));
+        let mut downward = pin!(down.run(&mut first.rest, sent));
         poll_fn(|context| {
             if ends.0.is_none()
                 && let Poll::Ready(end) = upward.as_mut().poll(context)
@@ -251,7 +250,7 @@ async fn both<C: Pipe, B: Pipe>(
     // A tunnel has one end.
     drop(record.closing.set(Box::new(closing)));
     if end == doctor::End::Drained {
-        Box::pin(await_closes(timer, &mut up, &mut down)).await;
+        Box::pin(await_closes(timer, up, down)).await;
     }
     reason(end)
 }

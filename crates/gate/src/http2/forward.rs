@@ -181,7 +181,7 @@ struct Backend<'a> {
 
 /// Forwards a request of a client that speaks HTTP/2.
 pub(crate) async fn run(
-    order: Order<'_>,
+    order: &Order<'_>,
     side: &mut ClientSide<'_>,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
@@ -220,7 +220,7 @@ pub(crate) async fn run(
 
 /// A WebSocket of a client that speaks HTTP/2.
 async fn tunnel(
-    order: Order<'_>,
+    order: &Order<'_>,
     side: &ClientSide<'_>,
     record: &mut Record,
     client: &Duplex,
@@ -238,7 +238,7 @@ async fn tunnel(
                 rest,
                 ..First::default()
             };
-            tunnel.run(client, stream, first).await
+            tunnel.run(client, stream, Box::new(first)).await
         }
         (
             Sink::Http2 { stream },
@@ -247,7 +247,7 @@ async fn tunnel(
             },
         ) => {
             let backend = Duplex::new(timer.core(), body, stream);
-            tunnel.run(client, &backend, First::default()).await
+            tunnel.run(client, &backend, Box::default()).await
         }
         _ => Reason::BadUpgrade,
     }
@@ -255,7 +255,7 @@ async fn tunnel(
 
 /// Forwards a request of a client of HTTP/1 to a backend that speaks HTTP/2.
 pub(crate) async fn from_http1(
-    order: Order<'_>,
+    order: &Order<'_>,
     connection: &mut Connection,
     record: &mut Record,
 ) -> Result<Ended, Stop> {
@@ -307,7 +307,9 @@ pub(crate) async fn from_http1(
                 rest: None,
             };
             let tunnel = Tunnel::new(order, &connection.timer, record, &connection.listed);
-            let reason = tunnel.run(&connection.stream, &backend, first).await;
+            let reason = tunnel
+                .run(&connection.stream, &backend, Box::new(first))
+                .await;
             Ok(ended(reason, After::Gone, false))
         }
     }
@@ -327,7 +329,11 @@ fn backend_closed() -> Rejection {
 }
 
 /// The request on its way to the backend: what of it goes at once.
-fn begin<'a>(order: Order<'a>, output: &Output<'_>, record: &Record) -> Result<Backend<'a>, Stop> {
+fn begin<'a>(
+    order: &'a Order<'a>,
+    output: &Output<'_>,
+    record: &Record,
+) -> Result<Backend<'a>, Stop> {
     let lead = request_lead(order, output);
     match &order.upstream.link {
         Link::Http1(stream) => Ok(Backend {
@@ -347,7 +353,7 @@ fn begin<'a>(order: Order<'a>, output: &Output<'_>, record: &Record) -> Result<B
 }
 
 fn begin_stream<'a>(
-    order: Order<'a>,
+    order: &'a Order<'a>,
     lease: &Lease,
     lead: Vec<u8>,
     record: &Record,
@@ -387,7 +393,7 @@ fn begin_stream<'a>(
 
 /// Body and response at the same time: a response may come before the body has ended.
 async fn both_ways<'a>(
-    order: Order<'a>,
+    order: &'a Order<'a>,
     output: Output<'a>,
     source: &mut Source<'_>,
     backend: &mut Backend<'a>,
@@ -426,7 +432,7 @@ async fn both_ways<'a>(
 
 /// The request's body on its way.
 struct Sending<'a, 's> {
-    order: Order<'a>,
+    order: &'a Order<'a>,
     output: Output<'a>,
     upload: &'s Upload,
     timer: &'s Timer,
@@ -527,7 +533,7 @@ impl Sending<'_, '_> {
 
 /// The answers on their way.
 struct Responding<'a, 's> {
-    order: Order<'a>,
+    order: &'a Order<'a>,
     output: Output<'a>,
     upload: &'s Upload,
     record: &'s Record,

@@ -13,7 +13,7 @@ use crate::reason::Reason;
 use crate::record::Record;
 use crate::service::Outcome;
 use crate::shard::Shard;
-use crate::tunnel::{First, Tunnel};
+use crate::tunnel::Tunnel;
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(shard: Rc<Shard>, mut connection: Connection) {
@@ -62,7 +62,7 @@ async fn run(
     let names = (line.settings.name.as_str(), line.settings.service.as_str());
     let seen = (&connection.timer, &*record, &connection.listed);
     let tunnel = Tunnel::plain(shard, names, (upstream.backend(), line.idle), seen);
-    let both = tunnel.run(&connection.stream, socket, First::default());
+    let both = tunnel.run(&connection.stream, socket, Box::default());
     let reason = Box::pin(both).await;
     // That the connection stood is all that is known of the backend here.
     search.settle(&upstream, Outcome::Good);

@@ -35,6 +35,9 @@ pub(super) enum End {
 /// What a direction that waits wakes up for.
 enum Woken {
     Bytes,
+    /// The source ended.
+    End,
+    Broken,
     Ping,
     Leave,
 }
@@ -85,88 +88,93 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
         }
     }
 
-    pub(super) async fn run(&mut self, first: Option<Buffer>, moved: &Cell<u64>) -> End {
-        let mut next = first;
+    /// Passes what is in `next` on, then what comes. All that is not waiting is boxed: an idle tunnel is small.
+    pub(super) async fn run(&mut self, next: &mut Option<Buffer>, moved: &Cell<u64>) -> End {
         loop {
-            if let Some(mut buffer) = next.take() {
-                // Boxed, as all that is not waiting: an idle tunnel is small.
-                if let Err(end) = Box::pin(self.pass(&mut buffer, moved)).await {
-                    return end;
-                }
-                continue;
+            if next.is_some()
+                && let Err(end) = Box::pin(self.pass(next, moved)).await
+            {
+                return end;
             }
-            match self.wait().await {
-                Woken::Leave => return Box::pin(self.say_goodbye()).await,
+            match self.wait(next).await {
+                Woken::Bytes => {}
                 Woken::Ping => {
                     if let Err(end) = Box::pin(self.ping()).await {
                         return end;
                     }
-                    continue;
                 }
-                Woken::Bytes => {}
-            }
-            let (mut buffer, held) = self.buffer();
-            let read = poll_fn(
-                |context| match self.from.poll_read(context, buffer.spare()) {
-                    Poll::Ready(result) => Poll::Ready(Some(result)),
-                    Poll::Pending => Poll::Ready(None),
-                },
-            )
-            .await;
-            match read {
-                None => self.hold(held),
-                Some(Ok(0)) => {
-                    if let Err(end) = Box::pin(self.pass_on(&held, moved)).await {
-                        return end;
-                    }
-                    self.to.shutdown_write();
-                    return End::Source;
-                }
-                Some(Err(_)) => {
+                Woken::Leave => return Box::pin(self.say_goodbye()).await,
+                Woken::End => return Box::pin(self.end(moved)).await,
+                Woken::Broken => {
                     self.to.cut_write();
                     return End::Broken;
                 }
-                Some(Ok(count)) => {
-                    buffer.fill(count);
-                    if let Some(pings) = &self.shared.pings {
-                        pings.leg(self.source).from.set(self.now());
-                    }
-                    next = Some(buffer);
-                }
             }
         }
+    }
+
+    /// The source ended: what was held back of it belongs to nobody else.
+    async fn end(&self, moved: &Cell<u64>) -> End {
+        if let Err(end) = self.pass_on(&self.held(), moved).await {
+            return end;
+        }
+        self.to.shutdown_write();
+        End::Source
     }
 
     fn now(&self) -> Instant {
         self.shared.shard.core.now()
     }
 
-    /// Waits for bytes, or for something of our own to be said.
-    async fn wait(&self) -> Woken {
+    /// Waits for bytes, which go to `next`, or for something of our own to be said.
+    async fn wait(&self, next: &mut Option<Buffer>) -> Woken {
         poll_fn(|context| {
             if self.goes_away() {
                 return Poll::Ready(Woken::Leave);
             }
-            if self.from.poll_readable(context).is_ready() {
-                return Poll::Ready(Woken::Bytes);
+            if self.from.poll_readable(context).is_ready()
+                && let Some(woken) = self.read(next, context)
+            {
+                return Poll::Ready(woken);
             }
             self.poll_ping(context).map(|()| Woken::Ping)
         })
         .await
     }
 
-    /// A buffer that begins with what was held back.
-    fn buffer(&self) -> (Buffer, Vec<u8>) {
+    /// Reads once, behind what was held back; nothing where the readiness was stale.
+    fn read(&self, next: &mut Option<Buffer>, context: &mut Context<'_>) -> Option<Woken> {
         let mut buffer = Buffer::new(self.from.core(), SMALL);
-        let held = match &self.shared.pings {
-            Some(pings) => pings.leg(self.source).held.take(),
-            None => Vec::new(),
-        };
+        let held = self.held();
         if let Some(room) = buffer.spare().get_mut(..held.len()) {
             room.copy_from_slice(&held);
         }
         buffer.fill(held.len());
-        (buffer, held)
+        match self.from.poll_read(context, buffer.spare()) {
+            Poll::Ready(Ok(0)) => {
+                self.hold(held);
+                Some(Woken::End)
+            }
+            Poll::Ready(Ok(count)) => {
+                buffer.fill(count);
+                if let Some(pings) = &self.shared.pings {
+                    pings.leg(self.source).from.set(self.now());
+                }
+                *next = Some(buffer);
+                Some(Woken::Bytes)
+            }
+            Poll::Ready(Err(_)) => Some(Woken::Broken),
+            Poll::Pending => {
+                self.hold(held);
+                None
+            }
+        }
+    }
+
+    /// Takes what was held back.
+    fn held(&self) -> Vec<u8> {
+        let pings = self.shared.pings.as_ref();
+        pings.map_or_else(Vec::new, |pings| pings.leg(self.source).held.take())
     }
 
     fn hold(&self, bytes: Vec<u8>) {
@@ -203,7 +211,10 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
 
     /// Passes what was read on; up to the next border of frames where something of our own is to
     /// be done there.
-    async fn pass(&mut self, buffer: &mut Buffer, moved: &Cell<u64>) -> Result<(), End> {
+    async fn pass(&mut self, read: &mut Option<Buffer>, moved: &Cell<u64>) -> Result<(), End> {
+        let Some(mut buffer) = read.take() else {
+            return Ok(());
+        };
         while !buffer.is_empty() {
             let count = self.follow(buffer.filled());
             if count > 0 {
@@ -212,7 +223,7 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
                 buffer.consume(count);
             } else if self.shared.shard.draining() {
                 return Err(self.say_goodbye().await);
-            } else if !self.swallow(buffer) {
+            } else if !self.swallow(&mut buffer) {
                 self.ping().await?;
             }
         }
@@ -290,8 +301,8 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
 
     async fn write(&self, bytes: &[u8]) -> Result<(), End> {
         // A reader that stands still is silent: `idle` is the limit for it, too.
-        let mut patience = Patience::Idle(self.shared.idle);
-        relay::write_all(self.to, [bytes, &[], &[]], &mut patience, &self.timer)
+        let patience = || Patience::Idle(self.shared.idle);
+        relay::write_small(self.to, [bytes, &[], &[]], patience, &self.timer)
             .await
             .map_err(|end| match end {
                 WriteEnd::Gone => End::Target,
