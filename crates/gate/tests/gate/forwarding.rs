@@ -485,14 +485,13 @@ async fn a_client_that_reads_nothing_holds_little_of_a_body() {
     let settled = loop {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let now = written.load(Ordering::Relaxed);
-        if now == before {
+        if now > 0 && now == before {
             break now;
         }
         before = now;
     };
     println!("{settled} bytes left the backend");
     assert!(settled < 4 << 20, "{settled} bytes left the backend");
-    assert!(settled > 0);
 }
 
 /// `./test --long`: a gigabyte in each direction, in bounded memory.
