@@ -10,10 +10,6 @@ use arc_swap::ArcSwap;
 use munjigi_foundation::settings::{Excerpt, Key, Problem, Schema, Severity, Table};
 use munjigi_ipfilter as ipfilter;
 use munjigi_ipfilter::{Action, Builder, Line, Order, RuleSet};
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
-};
 use toml::de::DeValue;
 
 use crate::watch::Watch;
@@ -296,12 +292,8 @@ fn read_file(file: &RuleFile) -> Result<Vec<u8>, String> {
 fn at_low_priority<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // Niceness is not enough: a nice thread may end its slice of some milliseconds before one
-            // that serves requests runs. SCHED_IDLE (sched(7)) makes way at once.
-            let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-            let made_idle =
-                set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
-            if let Err(error) = made_idle {
+            // Of this thread alone: on Linux niceness belongs to threads.
+            if let Err(error) = rustix::process::setpriority_process(None, 19) {
                 tracing::debug!(%error, "rules are compiled at normal priority");
             }
             work()
