@@ -7,11 +7,12 @@
 //! load idle ADDR COUNT              COUNT connections that served one request each; held until stdin ends
 //! load tunnels ADDR COUNT           COUNT WebSockets; held until stdin ends
 //! load pace ADDR PATH RATE SECONDS  RATE requests a second, each on a connection of its own; prints percentiles
+//! load each ADDR PATH RATE SECONDS  the same; prints a line for each: begin, time taken or `-` (µs, Unix time)
 //! ```
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +52,10 @@ async fn run(arguments: &[String]) -> Outcome<()> {
         ["pace", address, path, rate, seconds] => {
             pace(address, path, number(rate)?, number(seconds)?).await
         }
-        _ => Err("usage: load origin|upload|idle|tunnels|pace …".to_owned()),
+        ["each", address, path, rate, seconds] => {
+            each(address, path, number(rate)?, number(seconds)?).await
+        }
+        _ => Err("usage: load origin|upload|idle|tunnels|pace|each …".to_owned()),
     }
 }
 
@@ -299,7 +303,11 @@ async fn tunnel(address: &str) -> Outcome<TcpStream> {
     Ok(peer.stream)
 }
 
-async fn pace(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()> {
+/// When a request began, and how long it took; `None` when it failed.
+type Asked = (SystemTime, Option<Duration>);
+
+/// Asks at a steady pace.
+async fn asked(address: &str, path: &str, rate: u64, seconds: u64) -> Vec<Asked> {
     let start = Instant::now();
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..rate * seconds {
@@ -307,16 +315,31 @@ async fn pace(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()>
             + Duration::from_secs(1) * u32::try_from(number).unwrap_or(0)
                 / u32::try_from(rate.max(1)).unwrap_or(1);
         tokio::time::sleep_until(due.into()).await;
-        asking.spawn(ask(address.to_owned(), path.to_owned()));
+        let (address, path) = (address.to_owned(), path.to_owned());
+        asking.spawn(async move { (SystemTime::now(), ask(address, path).await.ok()) });
     }
-    let mut times = Vec::new();
-    let mut failed = 0;
-    while let Some(joined) = asking.join_next().await {
-        match joined {
-            Ok(Ok(time)) => times.push(time.as_micros()),
-            _ => failed += 1,
-        }
+    asking.join_all().await
+}
+
+async fn each(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()> {
+    let mut lines = String::new();
+    for (began, took) in asked(address, path, rate, seconds).await {
+        let began = began
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let took = took.map_or_else(|| "-".to_owned(), |took| took.as_micros().to_string());
+        lines += &format!("{} {took}\n", began.as_micros());
     }
+    say(lines.trim_end())
+}
+
+async fn pace(address: &str, path: &str, rate: u64, seconds: u64) -> Outcome<()> {
+    let all = asked(address, path, rate, seconds).await;
+    let mut times: Vec<u128> = all
+        .iter()
+        .filter_map(|(_, took)| Some((*took)?.as_micros()))
+        .collect();
+    let failed = all.len() - times.len();
     times.sort_unstable();
     let last = times.len().saturating_sub(1);
     let at = |thousandths: usize| times.get((times.len() * thousandths / 1000).min(last));
