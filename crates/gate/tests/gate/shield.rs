@@ -501,9 +501,12 @@ async fn the_banned_are_turned_away_at_every_door() {
         ))
         .await;
     assert_eq!(status(&other.response().await.0), 200);
-    let page = admin(&folder.join("admin.sock"), "/metrics").await;
     let closed = "munjigi_gate_ends_total{reason=\"banned_closed\"} 2";
-    assert!(page.lines().any(|line| line == closed), "{page}");
+    eventually("both are counted", || async {
+        let page = admin(&folder.join("admin.sock"), "/metrics").await;
+        page.lines().any(|line| line == closed)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
