@@ -469,6 +469,7 @@ export default {
   "side.backend": "backend",
   "side.gate": "gate",
   "cut.said": "{count} of {of} were cut by the {side} side {after}.",
+  "cut.said_hop": "{count} of {of} by way of {hop} were cut by the {side} side {after}.",
   "cut.silence": "after {time} of silence",
   "cut.backend_silence": "after {time} without a word of the backend",
   "cut.client_silence": "after {time} without a word of the client",

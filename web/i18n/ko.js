@@ -457,6 +457,7 @@ export default {
   "side.backend": "백엔드",
   "side.gate": "게이트",
   "cut.said": "{of}개 중 {count}개를 {after} {side} 쪽에서 끊었습니다.",
+  "cut.said_hop": "{hop}을(를) 거친 {of}개 중 {count}개를 {after} {side} 쪽에서 끊었습니다.",
   "cut.silence": "{time} 침묵 뒤에",
   "cut.backend_silence": "백엔드가 {time} 동안 말이 없자",
   "cut.client_silence": "클라이언트가 {time} 동안 말이 없자",

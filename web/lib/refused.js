@@ -45,8 +45,8 @@ export function refusalsOf(gates) {
 }
 
 /** What the doctor found, in the reader's language: who cut how many, after what, and what helps. */
-export function causeText({ side, measure, seconds, count, of, ping }) {
+export function causeText({ side, hop, measure, seconds, count, of, ping }) {
   const after = t(`cut.${measure}`, { time: duration(seconds * 1000) });
   const why = measure === "age" ? t("cut.why_age") : ping ? t("cut.why_ping", { ping }) : t("cut.why_other");
-  return `${t("cut.said", { count, of, side: t(`side.${side}`), after })} ${why}`;
+  return `${t(hop ? "cut.said_hop" : "cut.said", { hop, count, of, side: t(`side.${side}`), after })} ${why}`;
 }

@@ -197,7 +197,8 @@ fn serve(shard: Rc<Shard>, mut connection: Connection) -> impl Future<Output = (
             match Box::pin(busy(&shard, &mut connection)).await {
                 After::Next => {}
                 After::Close if connection.leftover.is_none() && !connection.stream.is_spoilt() => {
-                    connection.stream.say_goodbye();
+                    // Before it is closed: bytes that come just now would make the kernel drop what waits for the end.
+                    connection.stream.shutdown_write();
                     return;
                 }
                 After::Linger | After::Close => {

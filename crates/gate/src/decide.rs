@@ -1,7 +1,6 @@
 //! What happens to a request, before a byte of it moves: route, limits, backend. Pure, so that
 //! `munjigi explain request` asks the same code that serves.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,9 +39,9 @@ pub(crate) fn with_question<T>(
     head: &RequestHead,
     act: impl FnOnce(Question<'_>) -> T,
 ) -> T {
-    let target = text(head.target());
+    let target = target::text(head.target());
     let (path, query) = target::split(&target);
-    let host = text(head.host().unwrap_or_default());
+    let host = target::text(head.host().unwrap_or_default());
     act(Question {
         listener,
         host: &target::host_name(&host),
@@ -96,7 +95,7 @@ pub(crate) fn route<'s>(
 
 /// The path as it came, or as the route rewrites it, is for workers only.
 fn reaches_internal(settings: &RouteSettings, head: &RequestHead) -> bool {
-    let target = text(head.target());
+    let target = target::text(head.target());
     routes::is_internal(target::split(&target).0)
         || settings.rewrite.as_ref().is_some_and(|rewrite| {
             let facts = Facts {
@@ -108,7 +107,7 @@ fn reaches_internal(settings: &RouteSettings, head: &RequestHead) -> bool {
                 scheme: "http",
             };
             let rewritten = rewrite.target(&facts);
-            routes::is_internal(target::split(&text(&rewritten)).0)
+            routes::is_internal(target::split(&target::text(&rewritten)).0)
         })
 }
 
@@ -224,7 +223,7 @@ pub(crate) fn wanted_by_address(service: &Service, client: IpAddr) -> Wanted {
 
 /// What a request hashes to: by the client's address when it does not have what is asked for.
 fn hash(source: &HashSource, head: &RequestHead, client: IpAddr) -> u64 {
-    let target = text(head.target());
+    let target = target::text(head.target());
     let (path, query) = target::split(&target);
     let value = match source {
         HashSource::ClientIp => None,
@@ -297,7 +296,7 @@ fn lookup_value(
     settings: &RouteSettings,
     head: &RequestHead,
 ) -> Result<Option<String>, Rejection> {
-    let target = text(head.target());
+    let target = target::text(head.target());
     let (path, query) = target::split(&target);
     let found = match &lookup.source {
         LookupSource::Query(name) => target::query_parameter(query.unwrap_or_default(), name),
@@ -425,10 +424,4 @@ fn node(text: &[u8]) -> Option<IpAddr> {
     address
         .or_else(|_| text.parse().map(|address: SocketAddr| address.ip()))
         .ok()
-}
-
-/// Bytes of a head as text. What is no UTF-8 can match no route but a prefix before it.
-pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
-    // Good text, as nearly all is, is checked faster than it is searched for faults.
-    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }

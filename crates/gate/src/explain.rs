@@ -17,6 +17,7 @@ use crate::reply::{self, Reply};
 use crate::settings::{Action, DiscoverySettings, GateSettings, Protocol, RouteSettings};
 use crate::shield;
 use crate::snapshot::Snapshot;
+use crate::target;
 use crate::ws::handshake;
 
 /// One decision.
@@ -203,7 +204,7 @@ impl<'a> Story<'a> {
             return self.told.say("accept", verdict);
         }
         let (method, target) = (self.head.method(), self.head.target());
-        let line = format!("{} {}", decide::text(method), decide::text(target));
+        let line = format!("{} {}", target::text(method), target::text(target));
         self.told.say("read head", line);
         let client = decide::client(self.snapshot, self.from, self.head);
         self.told.say("client", client.to_string());
@@ -390,7 +391,7 @@ impl<'a> Story<'a> {
         if let Some(rewrite) = &settings.rewrite
             && let Some(target) = self.terms(settings).target()
         {
-            let verdict = format!("{} ({rewrite})", decide::text(&target));
+            let verdict = format!("{} ({rewrite})", target::text(&target));
             self.told.say("rewrite", verdict);
         }
         let set = service.set.load();

@@ -669,6 +669,9 @@ async fn deliver(
         // Most answers are small and here already: one write, and none of the relay's state.
         let data = rest.as_ref().map_or(&[][..], Buffer::filled);
         let both = relay::join(&mut lead.bytes, data, &[]);
+        if close {
+            connection.stream.end_follows();
+        }
         write_to_client(plan, connection, both).await?;
         plan.shard.core.buffers().give_sheet(lead.bytes);
         record.sent.set(length + head_bytes);

@@ -41,6 +41,7 @@ use crate::settings::{Action, LimitsSettings, Protocol, TimeoutSettings};
 use crate::shard::{Listener, Shard};
 use crate::shield;
 use crate::snapshot::Snapshot;
+use crate::target;
 use crate::ws::handshake::{self, Fault};
 
 /// How often a request that a backend did not look at is sent again.
@@ -562,7 +563,7 @@ pub(crate) fn rejection_bytes(rejection: &Rejection, date: &[u8], close: bool) -
         document.len(),
     );
     if !date.is_empty() {
-        text.push_str(&format!("Date: {}\r\n", decide::text(date)));
+        text.push_str(&format!("Date: {}\r\n", target::text(date)));
     }
     for (name, value) in rejection.fields() {
         text.push_str(&format!("{name}: {value}\r\n"));

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use munjigi_foundation::telemetry::redact_target;
 
 use crate::backends::Backend;
-use crate::decide::text;
 use crate::driver::tls::Agreed;
 use crate::http1::head::{Name, RequestHead};
 use crate::reason::Reason;
@@ -18,6 +17,7 @@ use crate::settings::{Protocol, RouteSettings};
 use crate::shard::Shard;
 use crate::shield::{self, Trail};
 use crate::snapshot::Snapshot;
+use crate::target::text;
 use crate::tls::figures::{suite_name, version_name};
 use crate::trace::{Context, Finished, to_hex};
 use crate::ws::doctor::Closing;

@@ -11,9 +11,9 @@ use munjigi_foundation::telemetry::redact_target;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::decide::text;
 use crate::http1::head::RequestHead;
 use crate::reason::Reason;
+use crate::target::text;
 
 /// Refusals that are kept, of all threads together.
 pub(crate) const KEPT: usize = 2_000;

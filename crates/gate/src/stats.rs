@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::reason::Reason;
 use crate::tls::figures::{HandshakeTotals, Handshakes};
-use crate::ws::doctor::{Closing, ENDERS, End};
+use crate::ws::doctor::Closing;
+use crate::ws::end::{ENDERS, End};
 use crate::ws::handshake::Fault;
 
 /// Upper bounds of the duration histogram, in microseconds.

@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::decide;
+/// Bytes of a head as text. What is no UTF-8 can match no route but a prefix before it.
+pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
+    // Good text, as nearly all is, is checked faster than it is searched for faults.
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
 
 /// Path and query of a target.
 #[must_use]
@@ -46,7 +50,7 @@ pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
 /// The path of a target in that form; `/` for the target that is no path.
 #[must_use]
 pub(crate) fn path_of(target: &[u8]) -> Cow<'_, str> {
-    match decide::text(target) {
+    match text(target) {
         Cow::Borrowed(text) => routed_path(split(text).0),
         Cow::Owned(text) => Cow::Owned(routed_path(split(&text).0).into_owned()),
     }

@@ -20,9 +20,10 @@ use crate::reason::Reason;
 use crate::record::Record;
 use crate::relay::{self, Patience, Pipe};
 use crate::shard::Shard;
-use crate::ws::doctor::{self, Closing};
+use crate::ws::doctor::Closing;
+use crate::ws::end;
 use crate::ws::handshake;
-use crate::ws::{Pings, Side};
+use crate::ws::{Frames, Pings, Side};
 use direction::{Direction, End};
 
 /// How long the other side may go on after one side ended.
@@ -232,24 +233,11 @@ async fn both<C: Pipe, B: Pipe>(
     record.sent.set(sent.get());
     let seen = seen.unwrap_or_else(|| Seen::now(shared, ends));
     let end = judge(shared, ends, seen.first);
-    let closing = Closing {
-        route: shared.figures.route.clone(),
-        websocket: shared.websocket,
-        end,
-        code: match shared.figures.closer.get() {
-            Some(Side::Client) => up.frames().close_code(),
-            Some(Side::Backend) => down.frames().close_code(),
-            None => None,
-        },
-        age: seen.at.saturating_duration_since(shared.figures.since),
-        silences: seen.silences,
-        frames: [up.frames().count(), down.frames().count()],
-        bytes: [received.get(), sent.get()],
-        ping: shared.ping_counts(),
-    };
+    let frames = [up.frames(), down.frames()];
+    let closing = shared.closing(end, seen, frames, record);
     // A tunnel has one end.
     drop(record.closing.set(Box::new(closing)));
-    if end == doctor::End::Drained {
+    if end == end::End::Drained {
         Box::pin(await_closes(timer, up, down)).await;
     }
     reason(end)
@@ -259,6 +247,36 @@ impl Shared<'_> {
     fn end_pings(&self) {
         if let Some(pings) = &self.pings {
             pings.end();
+        }
+    }
+
+    /// How it ended; `frames` are those of the client and of the backend.
+    fn closing(
+        &self,
+        end: end::End,
+        seen: Seen,
+        [up, down]: [&Frames; 2],
+        record: &Record,
+    ) -> Closing {
+        let figures = &self.figures;
+        Closing {
+            route: figures.route.clone(),
+            websocket: self.websocket,
+            end,
+            code: match figures.closer.get() {
+                Some(Side::Client) => up.close_code(),
+                Some(Side::Backend) => down.close_code(),
+                None => None,
+            },
+            age: seen.at.saturating_duration_since(figures.since),
+            silences: seen.silences,
+            hops: [
+                record.peer.ip().to_canonical().to_string().into(),
+                figures.backend.name.as_str().into(),
+            ],
+            frames: [up.count(), down.count()],
+            bytes: [figures.received.get(), figures.sent.get()],
+            ping: self.ping_counts(),
         }
     }
 
@@ -276,32 +294,35 @@ fn is_over(ends: Ends) -> bool {
 }
 
 /// Who ended it: us, or whoever sent the first close frame, or whose connection ended first.
-fn judge(shared: &Shared<'_>, ends: Ends, first: Option<(Side, End)>) -> doctor::End {
+fn judge(shared: &Shared<'_>, ends: Ends, first: Option<(Side, End)>) -> end::End {
     if matches!(ends, (Some(End::Drained), _) | (_, Some(End::Drained))) {
-        return doctor::End::Drained;
+        return end::End::Drained;
     }
     if let Some(closer) = shared.figures.closer.get() {
-        return doctor::End::closed(closer);
+        return end::End::closed(closer);
     }
     match first {
-        None | Some((_, End::Stalled)) => doctor::End::Idle,
-        Some((_, End::Drained)) => doctor::End::Drained,
-        Some((source, End::Source)) => doctor::End::ended(source),
-        Some((source, End::Broken)) => doctor::End::broke(source),
-        Some((source, End::Target)) => doctor::End::broke(source.other()),
+        None | Some((_, End::Stalled)) => end::End::Idle,
+        Some((_, End::Drained)) => end::End::Drained,
+        Some((source, End::Source)) => end::End::ended(source),
+        Some((source, End::Broken)) => end::End::broke(source),
+        Some((source, End::Vanished)) => end::End::vanished(source),
+        Some((source, End::Target)) => end::End::broke(source.other()),
     }
 }
 
-fn reason(end: doctor::End) -> Reason {
+fn reason(end: end::End) -> Reason {
     match end {
-        doctor::End::ClientClosed | doctor::End::ClientEnded | doctor::End::ClientBroke => {
-            Reason::TunnelClosedByClient
-        }
-        doctor::End::BackendClosed | doctor::End::BackendEnded | doctor::End::BackendBroke => {
-            Reason::TunnelClosedByBackend
-        }
-        doctor::End::Idle => Reason::TunnelIdle,
-        doctor::End::Drained => Reason::Draining,
+        end::End::ClientClosed
+        | end::End::ClientEnded
+        | end::End::ClientBroke
+        | end::End::ClientVanished => Reason::TunnelClosedByClient,
+        end::End::BackendClosed
+        | end::End::BackendEnded
+        | end::End::BackendBroke
+        | end::End::BackendVanished => Reason::TunnelClosedByBackend,
+        end::End::Idle => Reason::TunnelIdle,
+        end::End::Drained => Reason::Draining,
     }
 }
 

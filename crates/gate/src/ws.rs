@@ -3,11 +3,13 @@
 //! ```text
 //! frames     where frames begin and end       ping    pings of the gate's own, and their answers
 //! handshake  what is wrong with an opening    page    the same for people who came by browser
-//! doctor     how tunnels ended, kept and told cuts    whether ends have one cause (pure)
+//! end        who ended a tunnel, and how      cuts    whether ends have one cause (pure)
+//! doctor     how tunnels ended, kept and told
 //! ```
 
 pub(crate) mod cuts;
 pub(crate) mod doctor;
+pub(crate) mod end;
 mod frames;
 pub mod handshake;
 pub(crate) mod page;

@@ -43,6 +43,7 @@ test("what cuts sockets is said in the reader's language, with what helps", asyn
   const cause = { side: "client", measure: "silence", seconds: 60, count: 6, of: 6, ping: "30s" };
   await use("en");
   assert.equal(causeText(cause), '6 of 6 were cut by the client side after 1 min 00 s of silence. An idle timeout on the way: ping = "30s" on the route would prevent it.');
+  assert.match(causeText({ ...cause, hop: "10.0.0.60" }), /^6 of 6 by way of 10\.0\.0\.60 were cut by the client side/);
   assert.match(causeText({ ...cause, side: "backend", measure: "age", ping: null }), /by the backend side 1 min 00 s after they began\. A limit of age .* does not help/);
   assert.match(causeText({ ...cause, measure: "backend_silence", ping: null }), /without a word of the backend\. A timeout .* pings do not reset/);
   await use("ko");

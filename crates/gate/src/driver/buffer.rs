@@ -8,8 +8,8 @@ use super::Core;
 
 /// What a head and a small body fit in.
 pub(crate) const SMALL: usize = 16 * 1024;
-/// A body that filled a small one.
-pub(crate) const MEDIUM: usize = 64 * 1024;
+/// A body that filled a small one: 64 KiB, with a head before it, or in records.
+pub(crate) const MEDIUM: usize = 80 * 1024;
 /// A body that filled a medium one.
 pub(crate) const LARGE: usize = 256 * 1024;
 

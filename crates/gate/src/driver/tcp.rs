@@ -4,7 +4,7 @@
 //! A connection may carry a TLS session: then all that is read and written passes through it, and
 //! whoever uses the connection need not know. `raw_…` is what lies beneath.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
@@ -20,6 +20,9 @@ use super::splice::Splice;
 use super::tls::{Agreed, HandshakeError, Session};
 use super::{Core, Source};
 
+/// send(2): what is sent waits for more, or for the end.
+const HELD: libc::c_int = libc::MSG_MORE | libc::MSG_NOSIGNAL;
+
 pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
     match slot {
         Some(stored) if stored.will_wake(waker) => {}
@@ -31,6 +34,8 @@ pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
 #[derive(Debug)]
 pub(crate) struct TcpStream {
     io: mio::net::TcpStream,
+    /// What is written waits in the kernel for our end.
+    end_follows: Cell<bool>,
     key: usize,
     core: Rc<Core>,
     /// Boxed: a plain connection pays for a pointer alone.
@@ -48,6 +53,7 @@ impl TcpStream {
         let registered = core.registry.register(&mut io, token, interest);
         let stream = Self {
             io,
+            end_follows: Cell::new(false),
             key,
             core: Rc::clone(core),
             tls: None,
@@ -73,6 +79,11 @@ impl TcpStream {
 
     fn with<T>(&self, act: impl FnOnce(&mut Source) -> T) -> Option<T> {
         self.core.sources.borrow_mut().get_mut(self.key).map(act)
+    }
+
+    /// Its place among the sources of its thread.
+    pub(crate) fn key(&self) -> usize {
+        self.key
     }
 
     pub(crate) fn core(&self) -> &Rc<Core> {
@@ -248,16 +259,29 @@ impl TcpStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let written = self.poll_out(context, |mut io| match slices {
-            [single] => io.write(single),
-            several => io.write_vectored(several),
-        });
+        let written = self.poll_out(context, |_| self.put(slices));
         if let Poll::Ready(Ok(count)) = written
             && count < wanted
         {
             self.with(|source| source.writable = source.broken);
         }
         written
+    }
+
+    /// What is written from now on are the last words of a connection whose end follows at once: both go in one segment
+    /// where they fit, and the peer wakes up once.
+    pub(crate) fn end_follows(&self) {
+        self.end_follows.set(true);
+    }
+
+    fn put(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut io = &self.io;
+        match (slices, self.end_follows.get()) {
+            ([single], true) => self.socket().send_with_flags(single, HELD),
+            (several, true) => self.socket().send_vectored_with_flags(several, HELD),
+            ([single], false) => io.write(single),
+            (several, false) => io.write_vectored(several),
+        }
     }
 
     /// Makes a call that gives bytes to the socket, until it takes some or has to wait.
@@ -526,7 +550,7 @@ impl TcpStream {
         tls.say_goodbye();
         // What does not fit now follows while the connection is read on.
         while !tls.outgoing().is_empty()
-            && let Ok(count) = (&self.io).write(tls.outgoing())
+            && let Ok(count) = self.put(&[IoSlice::new(tls.outgoing())])
             && count > 0
         {
             tls.sent(count);

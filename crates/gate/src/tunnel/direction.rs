@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ pub(super) enum End {
     Source,
     /// Its source broke.
     Broken,
+    /// Its source answers TCP no more.
+    Vanished,
     /// Its target broke.
     Target,
     /// Its target took nothing for too long.
@@ -32,12 +35,22 @@ pub(super) enum End {
     Drained,
 }
 
+/// A peer that said it, or one that TCP heard nothing of for too long; its router may have said why (tcp(7), `ETIMEDOUT`).
+fn broken(kind: io::ErrorKind) -> End {
+    match kind {
+        io::ErrorKind::TimedOut
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable => End::Vanished,
+        _ => End::Broken,
+    }
+}
+
 /// What a direction that waits wakes up for.
 enum Woken {
     Bytes,
     /// The source ended.
     End,
-    Broken,
+    Broken(io::ErrorKind),
     Ping,
     Leave,
 }
@@ -105,9 +118,9 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
                 }
                 Woken::Leave => return Box::pin(self.say_goodbye()).await,
                 Woken::End => return Box::pin(self.end(moved)).await,
-                Woken::Broken => {
+                Woken::Broken(kind) => {
                     self.to.cut_write();
-                    return End::Broken;
+                    return broken(kind);
                 }
             }
         }
@@ -163,7 +176,7 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
                 *next = Some(buffer);
                 Some(Woken::Bytes)
             }
-            Poll::Ready(Err(_)) => Some(Woken::Broken),
+            Poll::Ready(Err(error)) => Some(Woken::Broken(error.kind())),
             Poll::Pending => {
                 self.hold(held);
                 None
@@ -348,6 +361,25 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
         match self.write(&frame).await {
             Ok(()) => End::Drained,
             Err(end) => end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_vanished_is_no_peer_that_reset() {
+        for (number, end) in [
+            (libc::ETIMEDOUT, End::Vanished),
+            (libc::EHOSTUNREACH, End::Vanished),
+            (libc::ENETUNREACH, End::Vanished),
+            (libc::ECONNRESET, End::Broken),
+            (libc::EPIPE, End::Broken),
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(broken(error.kind()), end, "{error}");
         }
     }
 }

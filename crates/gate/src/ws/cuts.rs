@@ -92,6 +92,18 @@ pub(crate) struct Cluster {
     pub(crate) of: usize,
 }
 
+impl Cluster {
+    /// True when both may be of one timer.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.measure == other.measure && (self.seconds - other.seconds).abs() < 1.0
+    }
+
+    /// True when its timer may have made the cut.
+    pub(crate) fn explains(&self, cut: &Cut) -> bool {
+        (cut.by(self.measure) - self.seconds).abs() < 1.0
+    }
+}
+
 /// The largest group of `cuts` with one cause, if there is one.
 pub(crate) fn find(cuts: &[Cut]) -> Option<Cluster> {
     let mut best: Option<Cluster> = None;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Side;
 use super::cuts::{self, Cluster, Cut, Measure};
+use super::end::End;
 use super::handshake::Fault;
 use crate::metrics::{Page, label};
 use crate::stats::{LIFETIMES, Totals};
@@ -23,6 +24,8 @@ const ROUTES_MAX: usize = 1_000;
 const CUTS_MAX: usize = 100;
 /// Older ones say nothing about today.
 const CUTS_AGE: f64 = 86_400.0;
+/// Fewer cuts of one hop among others say nothing: it may be one client with a habit.
+const HOP_LEAST: usize = 6;
 /// Ends of a route that are shown one by one.
 const SHOWN_MAX: usize = 20;
 /// The same fault is logged once in so many milliseconds.
@@ -30,94 +33,6 @@ const TELL_AGAIN: u64 = 10_000;
 
 /// Causes that the security page shows.
 const CAUSES_SHOWN: usize = 100;
-
-/// Who may end a tunnel: all that [`End::by`] says.
-pub(crate) const ENDERS: [&str; 3] = ["client", "backend", "gate"];
-
-macro_rules! ends {
-    ($($(#[$about:meta])* $name:ident = $by:literal, $how:literal;)*) => {
-        /// Who ended a tunnel, and how.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum End {
-            $($(#[$about])* $name,)*
-        }
-
-        impl End {
-            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// `client`, `backend` or `gate`.
-            pub(crate) const fn by(self) -> &'static str {
-                match self { $(Self::$name => $by,)* }
-            }
-
-            pub(crate) const fn how(self) -> &'static str {
-                match self { $(Self::$name => $how,)* }
-            }
-        }
-    };
-}
-
-ends! {
-    /// The client sent a close frame.
-    ClientClosed = "client", "close_frame";
-    /// The client's connection ended without one.
-    ClientEnded = "client", "end";
-    /// The client's connection broke.
-    ClientBroke = "client", "reset";
-    /// The backend sent a close frame.
-    BackendClosed = "backend", "close_frame";
-    /// The backend's connection ended without one.
-    BackendEnded = "backend", "end";
-    /// The backend's connection broke.
-    BackendBroke = "backend", "reset";
-    /// It was silent, or one side took nothing, for `idle`.
-    Idle = "gate", "idle";
-    /// The gate goes away.
-    Drained = "gate", "drain";
-}
-
-impl End {
-    /// Its place in [`End::ALL`].
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Who ended it: its place in [`ENDERS`].
-    pub(crate) fn ender(self) -> usize {
-        let place = ENDERS.iter().position(|by| *by == self.by());
-        place.unwrap_or(ENDERS.len())
-    }
-
-    pub(crate) fn closed(side: Side) -> Self {
-        match side {
-            Side::Client => Self::ClientClosed,
-            Side::Backend => Self::BackendClosed,
-        }
-    }
-
-    pub(crate) fn ended(side: Side) -> Self {
-        match side {
-            Side::Client => Self::ClientEnded,
-            Side::Backend => Self::BackendEnded,
-        }
-    }
-
-    pub(crate) fn broke(side: Side) -> Self {
-        match side {
-            Side::Client => Self::ClientBroke,
-            Side::Backend => Self::BackendBroke,
-        }
-    }
-
-    /// The side that cut it: that ended it without a close frame.
-    fn cut_by(self) -> Option<Side> {
-        match self {
-            Self::ClientEnded | Self::ClientBroke => Some(Side::Client),
-            Self::BackendEnded | Self::BackendBroke => Some(Side::Backend),
-            Self::ClientClosed | Self::BackendClosed | Self::Idle | Self::Drained => None,
-        }
-    }
-}
 
 /// How one tunnel ended.
 #[derive(Debug)]
@@ -131,6 +46,8 @@ pub(crate) struct Closing {
     pub(crate) age: Duration,
     /// Since something of the client passed, and of the backend.
     pub(crate) silences: [Duration; 2],
+    /// Whose connection to the gate it was: the client's or that of a proxy in front, and the backend's.
+    pub(crate) hops: [Box<str>; 2],
     /// Of the client, and of the backend.
     pub(crate) frames: [u64; 2],
     pub(crate) bytes: [u64; 2],
@@ -181,15 +98,24 @@ fn rounded(duration: Duration) -> f64 {
 struct Ward {
     ping: Option<Duration>,
     /// Of client and backend.
-    cuts: [VecDeque<Cut>; 2],
-    named: [Option<Named>; 2],
+    sides: [Cuts; 2],
     /// The last ends, with their moment.
     last: VecDeque<(f64, Value)>,
 }
 
+/// The cuts of one side of a route, and what they add up to.
+#[derive(Debug, Default)]
+struct Cuts {
+    /// Each with its hop.
+    cuts: VecDeque<(Cut, Box<str>)>,
+    named: Vec<Named>,
+}
+
 /// A cause that was found.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Named {
+    /// Who alone has it, where there are others.
+    hop: Option<Box<str>>,
     cluster: Cluster,
     /// Of how many cuts it was when it was told in the log.
     told: usize,
@@ -341,62 +267,40 @@ impl Ward {
         self.last.push_back((at, closing.json()));
         let side = closing.end.cut_by()?;
         let [client_silence, backend_silence] = closing.silences.map(|s| s.as_secs_f64());
-        let (cuts, named) = self.of(side);
-        while cuts.len() >= CUTS_MAX || cuts.front().is_some_and(|cut| at - cut.at > CUTS_AGE) {
-            cuts.pop_front();
-        }
-        cuts.push_back(Cut {
+        let [client, backend] = &closing.hops;
+        let (cuts, hop) = match (side, &mut self.sides) {
+            (Side::Client, [cuts, _]) => (cuts, client),
+            (Side::Backend, [_, cuts]) => (cuts, backend),
+        };
+        let cut = Cut {
             at,
             silence: client_silence.min(backend_silence),
             client_silence,
             backend_silence,
             age: closing.age.as_secs_f64(),
-        });
-        let Some(cluster) = cuts::find(cuts.make_contiguous()) else {
-            *named = None;
-            return None;
         };
-        let known = named.filter(|known| {
-            let same = known.cluster.measure == cluster.measure;
-            same && (known.cluster.seconds - cluster.seconds).abs() < 1.0
-        });
-        let told = known.map_or(0, |known| known.told);
-        // Told at first, and whenever it is twice as sure.
-        let tell = cluster.count >= 2 * told.max(1);
-        let now = Named {
-            cluster,
-            told: if tell { cluster.count } else { told },
-            last: at,
-        };
-        *named = Some(now);
-        tell.then(|| said(&cluster, side, self.ping))
+        let found = cuts.note(cut, hop)?;
+        Some(said(found, side, ping))
     }
 
-    fn of(&mut self, side: Side) -> (&mut VecDeque<Cut>, &mut Option<Named>) {
-        let ([client_cuts, backend_cuts], [client, backend]) = (&mut self.cuts, &mut self.named);
-        match side {
-            Side::Client => (client_cuts, client),
-            Side::Backend => (backend_cuts, backend),
-        }
-    }
-
-    fn named(&self) -> impl Iterator<Item = (Side, Named)> {
-        let sides = Side::ALL.into_iter().zip(self.named);
-        sides.filter_map(|(side, named)| Some((side, named?)))
+    fn named(&self) -> impl Iterator<Item = (Side, &Named)> {
+        let sides = Side::ALL.into_iter().zip(&self.sides);
+        sides.flat_map(|(side, cuts)| cuts.named.iter().map(move |named| (side, named)))
     }
 
     fn causes(&self, now: f64) -> Vec<Value> {
         let causes = self.named().map(|(side, named)| {
-            let cluster = named.cluster;
+            let cluster = &named.cluster;
             json!({
                 "side": side.name(),
+                "hop": named.hop,
                 "measure": cluster.measure.name(),
                 "seconds": tenth(cluster.seconds),
                 "count": cluster.count,
                 "of": cluster.of,
-                "ping": advice(&cluster, self.ping).map(format_duration),
+                "ping": advice(cluster, self.ping).map(format_duration),
                 "lastAgo": (now - named.last).max(0.0).round(),
-                "said": said(&cluster, side, self.ping),
+                "said": said(named, side, self.ping),
             })
         });
         causes.collect()
@@ -412,6 +316,69 @@ impl Ward {
             row
         });
         rows.collect()
+    }
+}
+
+impl Cuts {
+    /// What is to be told, if something was found, or found once more: of all cuts, or of those of this one's hop where
+    /// others hide its timer.
+    fn note(&mut self, cut: Cut, hop: &str) -> Option<&Named> {
+        let old = |(first, _): &(Cut, Box<str>)| cut.at - first.at > CUTS_AGE;
+        while self.cuts.len() >= CUTS_MAX || self.cuts.front().is_some_and(old) {
+            self.cuts.pop_front();
+        }
+        self.cuts.push_back((cut, hop.into()));
+        let all: Vec<Cut> = self.cuts.iter().map(|(cut, _)| *cut).collect();
+        let of_all = cuts::find(&all);
+        let apart = self.hidden(hop, of_all);
+        let cuts = &self.cuts;
+        // What is known of a hop goes with its cuts.
+        let has_cuts = |hop: &str| cuts.iter().filter(|(_, of)| **of == *hop).count() >= HOP_LEAST;
+        self.named
+            .retain(|named| named.hop.as_deref().is_none_or(has_cuts));
+        let tell_apart = self.name(Some(hop), apart, cut.at, true);
+        let tell = self.name(None, of_all, cut.at, !tell_apart);
+        let told = tell_apart.then_some(hop);
+        let place = self.place(told).filter(|_| tell || tell_apart);
+        place.and_then(|place| self.named.get(place))
+    }
+
+    /// The timer of `hop`, where there are others and what is known of all does not explain its cuts.
+    fn hidden(&self, hop: &str, of_all: Option<Cluster>) -> Option<Cluster> {
+        let own = self.cuts.iter().filter(|(_, of)| **of == *hop);
+        let own: Vec<Cut> = own.map(|(cut, _)| *cut).collect();
+        if own.len() == self.cuts.len() || own.len() < HOP_LEAST {
+            return None;
+        }
+        let found = cuts::find(&own)?;
+        let explained = |all: Cluster| own.iter().filter(|cut| all.explains(cut)).count();
+        (of_all.map_or(0, explained) < found.count).then_some(found)
+    }
+
+    /// Where the cause of `hop`, or of all, is kept.
+    fn place(&self, hop: Option<&str>) -> Option<usize> {
+        self.named
+            .iter()
+            .position(|named| named.hop.as_deref() == hop)
+    }
+
+    /// Keeps what was found of `hop`, or of all; true if it is to be told, now that something `may` be.
+    fn name(&mut self, hop: Option<&str>, found: Option<Cluster>, at: f64, may: bool) -> bool {
+        let known = self.place(hop).map(|place| self.named.remove(place));
+        let Some(cluster) = found else {
+            return false;
+        };
+        let known = known.filter(|known| known.cluster.is_like(&cluster));
+        let told = known.map_or(0, |known| known.told);
+        // Told at first, and whenever it is twice as sure.
+        let tell = may && cluster.count >= 2 * told.max(1);
+        self.named.push(Named {
+            hop: hop.map(Into::into),
+            cluster,
+            told: if tell { cluster.count } else { told },
+            last: at,
+        });
+        tell
     }
 }
 
@@ -434,8 +401,11 @@ fn advice(cluster: &Cluster, ping: Option<Duration>) -> Option<Duration> {
 }
 
 /// In words: "6 of 6 closed by the client side after 60 s of silence: …".
-fn said(cluster: &Cluster, side: Side, ping: Option<Duration>) -> String {
+fn said(named: &Named, side: Side, ping: Option<Duration>) -> String {
+    let cluster = &named.cluster;
     let (seconds, name) = (tenth(cluster.seconds), side.name());
+    let hop = named.hop.as_ref();
+    let hop = hop.map_or_else(String::new, |hop| format!(" by way of {hop}"));
     let after = match cluster.measure {
         Measure::Silence => format!("after {seconds} s of silence"),
         Measure::BackendSilence => format!("after {seconds} s without a word of the backend"),
@@ -458,7 +428,7 @@ fn said(cluster: &Cluster, side: Side, ping: Option<Duration>) -> String {
         }
     };
     format!(
-        "{} of {} closed by the {name} side {after}: {cause}",
+        "{} of {}{hop} closed by the {name} side {after}: {cause}",
         cluster.count, cluster.of
     )
 }
@@ -504,10 +474,11 @@ pub(crate) fn metrics(page: &mut Page, doctor: &Doctor, totals: &Totals) {
     );
     for (route, ward) in &*doctor.wards() {
         for (side, named) in ward.named() {
-            let (route, side, cluster) = (label(route), side.name(), named.cluster);
+            let (route, side, cluster) = (label(route), side.name(), &named.cluster);
             let (measure, seconds) = (cluster.measure.name(), tenth(cluster.seconds));
+            let hop = label(named.hop.as_deref().unwrap_or_default());
             page.put(format_args!(
-                "{name}{{route=\"{route}\",side=\"{side}\",measure=\"{measure}\",seconds=\"{seconds}\"}} {}\n",
+                "{name}{{route=\"{route}\",side=\"{side}\",hop=\"{hop}\",measure=\"{measure}\",seconds=\"{seconds}\"}} {}\n",
                 cluster.count
             ));
         }
@@ -550,6 +521,7 @@ mod tests {
             code: None,
             age: silent,
             silences: [silent; 2],
+            hops: ["10.0.0.1".into(), "10.1.0.1:80".into()],
             frames: [0; 2],
             bytes: [0; 2],
             ping: ping.map(|every| (Duration::from_secs(every), [(0, 0); 2])),
@@ -593,22 +565,124 @@ mod tests {
         ] {
             assert_eq!(six(own, 60.0, None), Vec::<String>::new(), "{own:?}");
         }
-        let age = Cluster {
-            measure: Measure::Age,
-            seconds: 899.97,
-            count: 9,
-            of: 12,
+        let age = Named {
+            hop: None,
+            cluster: Cluster {
+                measure: Measure::Age,
+                seconds: 899.97,
+                count: 9,
+                of: 12,
+            },
+            told: 9,
+            last: 0.0,
         };
         assert_eq!(
             said(&age, Side::Client, None),
             "9 of 12 closed by the client side 900 s after they began: a limit of age in front of this gate; `ping` does not help against it"
         );
-        let short = Cluster {
-            measure: Measure::BackendSilence,
-            seconds: 1.5,
-            ..age
-        };
+        let mut short = age;
+        short.cluster.measure = Measure::BackendSilence;
+        short.cluster.seconds = 1.5;
         assert!(said(&short, Side::Client, None).ends_with("ping = \"700ms\" would prevent it"));
+    }
+
+    /// Notes a cut of each of `hops` in turn, `rounds` times, by what `cut` makes of its place; what was logged.
+    fn turns(
+        ward: &mut Ward,
+        hops: &[&str],
+        rounds: u32,
+        cut: impl Fn(usize, f64) -> Closing,
+    ) -> Vec<String> {
+        let mut told = Vec::new();
+        for number in 0..rounds {
+            for (place, hop) in hops.iter().enumerate() {
+                let mut closing = cut(place, f64::from(number));
+                closing.hops[0] = (*hop).into();
+                let at = f64::from(number) * 20.0 + place as f64;
+                told.extend(ward.note(&closing, at));
+            }
+        }
+        told
+    }
+
+    fn causes(ward: &Ward) -> Vec<(Value, Value, Value)> {
+        let causes = ward.causes(1_000.0);
+        let part = |cause: &Value, name: &str| cause[name].clone();
+        let causes = causes.iter();
+        causes
+            .map(|cause| {
+                (
+                    part(cause, "hop"),
+                    part(cause, "measure"),
+                    part(cause, "seconds"),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn balancers_with_timers_of_their_own_are_told_apart() {
+        let mut ward = Ward::default();
+        // Two with timers, and others whose clients leave when they like.
+        let hops = ["10.0.0.60", "10.0.0.75", "10.7.0.1", "10.7.0.2"];
+        let told = turns(&mut ward, &hops, 12, |place, number| {
+            let silent = [60.0, 75.0, 3.0 + 7.3 * number, 5.0 + 9.1 * number][place];
+            closing(End::ClientEnded, silent + 0.003 * number, None)
+        });
+        let silence = json!("silence");
+        let first = (json!("10.0.0.60"), silence.clone(), json!(60.0));
+        let second = (json!("10.0.0.75"), silence, json!(75.0));
+        assert_eq!(causes(&ward), [first, second], "{told:?}");
+        let words = "6 of 6 by way of 10.0.0.75 closed by the client side after 75 s of silence: an idle timeout in front of this gate";
+        assert!(told.iter().any(|told| told.starts_with(words)), "{told:?}");
+        assert_eq!(
+            told.len(),
+            4,
+            "each at first, and when twice as sure: {told:?}"
+        );
+    }
+
+    #[test]
+    fn many_balancers_are_not_told_with_each_cut_and_forgotten_with_their_cuts() {
+        let mut ward = Ward::default();
+        let hops: Vec<String> = (0..12).map(|number| format!("10.0.0.{number}")).collect();
+        let hops: Vec<&str> = hops.iter().map(String::as_str).collect();
+        let timers = |place: usize, number: f64| {
+            let silent = if place.is_multiple_of(2) { 60.0 } else { 75.0 };
+            closing(End::ClientEnded, silent + 0.003 * number, None)
+        };
+        let told = turns(&mut ward, &hops, 30, timers);
+        assert!(told.len() <= 2 * hops.len(), "{}: {told:?}", told.len());
+        assert!(causes(&ward).len() >= 8, "{:?}", causes(&ward));
+        let habit = |_: usize, number: f64| closing(End::ClientEnded, 2.0 + 3.7 * number, None);
+        turns(&mut ward, &["10.9.9.9"], 100, habit);
+        assert_eq!(causes(&ward), []);
+    }
+
+    #[test]
+    fn a_timer_that_all_share_is_one_of_nobody() {
+        let mut ward = Ward::default();
+        // A minute of the backend's silence; one hop's clients said nothing either, the others' did.
+        let told = turns(
+            &mut ward,
+            &["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+            20,
+            |place, number| {
+                let mut closing = closing(End::ClientEnded, 60.0 + 0.003 * number, None);
+                let spoke = Duration::from_secs_f64(1.3 + 2.9 * number);
+                if place > 0 {
+                    closing.silences[0] = spoke;
+                }
+                closing.age = Duration::from_secs_f64(90.0 + 31.0 * number);
+                closing
+            },
+        );
+        let shared = (Value::Null, json!("backend_silence"), json!(60.0));
+        assert_eq!(causes(&ward), [shared], "{told:?}");
+        assert!(
+            told.iter().all(|told| !told.contains("by way of")),
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -7,11 +7,11 @@ use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use munjigi_foundation::telemetry::redact_target;
 
-use crate::decide::text;
 use crate::http1::head::{Name, RequestHead};
 use crate::http1::{Framing, Version, elements};
 use crate::reason::{Reason, Rejection};
 use crate::settings::{Protocol, WebSocketSettings};
+use crate::target::text;
 
 macro_rules! faults {
     ($($(#[$about:meta])* $name:ident = $code:literal, $word:literal, $said:literal, $hint:literal;)*) => {

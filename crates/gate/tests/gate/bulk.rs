@@ -385,3 +385,56 @@ async fn a_drain_waits_for_a_large_body() {
     assert_eq!(header(&head, "connection"), Some("close"));
     draining.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fills_the_first_buffer_comes_with_what_follows() {
+    let mut stage = Stage::plain().await;
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (mut client, mut backend) = stage.asked(get).await;
+    // Around the sizes of buffers, with and without a request right behind a body.
+    for size in [
+        15_000, 16_300, 16_384, 17_000, 65_536, 81_800, 81_920, 100_000, 300_000,
+    ] {
+        let body = bytes(size);
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
+        backend
+            .send_bytes(&[answer.as_bytes(), &body].concat())
+            .await;
+        let (_, received) = client.response().await;
+        assert!(received == body, "an answer of {size} bytes");
+
+        let post = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n");
+        client
+            .send_bytes(&[post.as_bytes(), &body, get.as_bytes()].concat())
+            .await;
+        let head = backend.head().await.unwrap();
+        assert!(head.starts_with("POST"), "{head}");
+        assert!(
+            backend.exactly(size).await == body,
+            "an upload of {size} bytes"
+        );
+        backend.send(&response(200, "", "taken")).await;
+        assert_eq!(client.response().await.1, b"taken");
+        let head = backend.head().await.unwrap();
+        assert!(head.starts_with("GET"), "behind {size} bytes: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_answer_comes_at_once_and_with_its_end() {
+    let mut stage = Stage::plain().await;
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let last = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let (mut client, mut backend) = stage.asked(last).await;
+        let begin = Instant::now();
+        backend.send(&response(200, "", "the last words")).await;
+        let (head, body) = client.response().await;
+        assert_eq!(header(&head, "connection"), Some("close"));
+        assert_eq!(body, b"the last words");
+        assert_eq!(client.rest().await, b"");
+        fastest = fastest.min(begin.elapsed());
+    }
+    // What waits for more in vain is held for 200 ms (tcp(7), TCP_CORK).
+    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+}

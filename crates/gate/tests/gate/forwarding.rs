@@ -491,7 +491,8 @@ async fn a_client_that_reads_nothing_holds_little_of_a_body() {
         before = now;
     };
     println!("{settled} bytes left the backend");
-    assert!(settled < 4 << 20, "{settled} bytes left the backend");
+    // 1.1 to 4.5 MB, as the gate's own receive buffer grew; 5.6 to 8.5 without the bound on what waits for the client.
+    assert!(settled < 5 << 20, "{settled} bytes left the backend");
 }
 
 /// `./test --long`: a gigabyte in each direction, in bounded memory.

@@ -141,7 +141,8 @@ async fn reloads(times: u32, every: Duration, sockets: usize, growth: f64) {
         checks.spawn(async move { tunnel.lives().await.then_some(tunnel) });
     }
     let living: Vec<Tunnel> = checks.join_all().await.into_iter().flatten().collect();
-    assert_eq!(living.len(), sockets, "no socket was cut");
+    let log = gate.program.log_tail();
+    assert_eq!(living.len(), sockets, "no socket was cut: {log}");
     println!(
         "{times} reloads, {sockets} WebSockets, {answered} requests, {} KiB before, {} KiB after",
         before / 1024,
