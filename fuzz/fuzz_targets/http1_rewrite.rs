@@ -25,7 +25,7 @@ fn request(bytes: &[u8]) {
     }
     let mut written = Vec::new();
     let forwarding = Forwarding {
-        peer: "192.0.2.1",
+        peer: b"192.0.2.1",
         scheme: "http",
         trusted: false,
         ..Forwarding::default()

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::http1::head::{Fields, RequestHead};
+use crate::http1::fields::Fields;
+use crate::http1::head::RequestHead;
 use crate::http1::{elements, trim};
 
 /// Names of fields that vouch for the very bytes of a body, or say that something behind it may:

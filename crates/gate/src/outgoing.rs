@@ -75,7 +75,7 @@ impl<'a> Terms<'a> {
         };
         let text = AddressText::of(peer);
         let forwarding = Forwarding {
-            peer: text.as_str(),
+            peer: text.as_bytes(),
             scheme: self.scheme,
             trusted: self.snapshot.trusts(peer),
             target: target.as_deref(),

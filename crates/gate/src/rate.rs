@@ -12,7 +12,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::http1::head::{Name, RequestHead};
+use crate::http1::fields::Name;
+use crate::http1::head::RequestHead;
 use crate::target;
 
 /// Parts of the table, each with a lock of its own.

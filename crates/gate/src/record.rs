@@ -9,7 +9,8 @@ use munjigi_foundation::telemetry::redact_target;
 
 use crate::backends::Backend;
 use crate::driver::tls::Agreed;
-use crate::http1::head::{Name, RequestHead};
+use crate::http1::fields::Name;
+use crate::http1::head::RequestHead;
 use crate::reason::Reason;
 use crate::refusals::Refusal;
 use crate::service::Outcome;

@@ -32,7 +32,7 @@ use crate::ws::page;
 /// Heads of our own are as long as their settings.
 const LIMITS: HeadLimits = HeadLimits {
     bytes: 1 << 20,
-    fields: crate::http1::head::FIELDS_MAX,
+    fields: crate::http1::fields::FIELDS_MAX,
 };
 
 /// How long a download waits for room in the queue of the threads for files.

@@ -11,10 +11,9 @@ pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
 /// Path and query of a target.
 #[must_use]
 pub(crate) fn split(target: &str) -> (&str, Option<&str>) {
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    }
+    let mark = memchr::memchr(b'?', target.as_bytes());
+    let parts = mark.and_then(|at| Some((target.get(..at)?, target.get(at + 1..)?)));
+    parts.map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
 /// The path that routes are chosen by: unreserved characters decoded, all else that is encoded in
@@ -238,7 +237,9 @@ pub(crate) fn host_name(authority: &str) -> Cow<'_, str> {
     let host = if authority.starts_with('[') {
         authority.split_inclusive(']').next().unwrap_or_default()
     } else {
-        authority.split(':').next().unwrap_or_default()
+        let end = memchr::memchr(b':', authority.as_bytes());
+        end.and_then(|end| authority.get(..end))
+            .unwrap_or(authority)
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {

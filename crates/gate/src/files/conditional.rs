@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::http1::elements;
-use crate::http1::head::Fields;
+use crate::http1::fields::Fields;
 
 /// What the client asks for beside the file itself, as it was sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The chunked transfer coding (RFC 9112 §7.1), decoded strictly and in place.
 
-use super::BadMessage;
+use super::lines::Lines;
+use super::{BadMessage, write};
 
 /// Bytes of one size line with its extensions.
 const LINE_MAX: usize = 256;
@@ -159,21 +160,18 @@ impl Chunked {
 
     /// Keeps the trailer fields that may be forwarded (RFC 9110 §6.5.1), written anew.
     fn check_trailers(&mut self) -> Result<(), BadMessage> {
-        let mut storage = [httparse::EMPTY_HEADER; TRAILER_FIELDS_MAX];
-        let Ok(httparse::Status::Complete((_, fields))) =
-            httparse::parse_headers(&self.trailers, &mut storage)
-        else {
-            return Err(BadMessage::Trailers);
-        };
+        let mut lines = Lines::of_fields(&self.trailers);
         let mut kept = Vec::with_capacity(self.trailers.len());
-        for field in fields {
-            if is_forbidden(field.name) {
-                continue;
+        let mut count = 0;
+        while let Some(field) = lines.field().map_err(|_| BadMessage::Trailers)? {
+            count += 1;
+            if count > TRAILER_FIELDS_MAX {
+                return Err(BadMessage::Trailers);
             }
-            kept.extend_from_slice(field.name.as_bytes());
-            kept.extend_from_slice(b": ");
-            kept.extend_from_slice(super::trim(field.value));
-            kept.extend_from_slice(b"\r\n");
+            let key = field.key.get(&self.trailers);
+            if !is_forbidden(key) {
+                write::put(&mut kept, key, field.value.get(&self.trailers));
+            }
         }
         self.trailers = kept;
         Ok(())
@@ -191,7 +189,7 @@ impl Chunked {
 }
 
 /// Fields for framing, routing, authentication or content, which come too late in a trailer.
-pub(crate) fn is_forbidden(name: &str) -> bool {
+pub(crate) fn is_forbidden(name: &[u8]) -> bool {
     const FORBIDDEN: [&str; 24] = [
         "authorization",
         "cache-control",
@@ -220,5 +218,5 @@ pub(crate) fn is_forbidden(name: &str) -> bool {
     ];
     FORBIDDEN
         .iter()
-        .any(|known| name.eq_ignore_ascii_case(known))
+        .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }

@@ -1,14 +1,12 @@
 //! Heads: found in the bytes read, parsed once into typed parts over one copy of their bytes.
 
-use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
-use super::{BadMessage, Framing, Span, Version, elements, is_token, trim};
-
-/// The most header fields that `limits.headers` can allow.
-pub const FIELDS_MAX: usize = 256;
+use super::fields::{FIELDS_MAX, Fields, Name, starts_with};
+use super::lines::Lines;
+use super::{BadMessage, Framing, Span, Version, number};
 
 /// Limits of one head.
 #[derive(Debug, Clone, Copy)]
@@ -19,258 +17,9 @@ pub struct HeadLimits {
     pub fields: usize,
 }
 
-/// Fields that the gate itself acts on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Name {
-    Other,
-    Host,
-    ContentLength,
-    TransferEncoding,
-    Connection,
-    /// `Keep-Alive`, `Proxy-Connection`, `Proxy-Authorization`, `TE`, `HTTP2-Settings`, and
-    /// `Proxy` (which a CGI backend would take for an environment variable): never forwarded.
-    HopByHop,
-    Upgrade,
-    Expect,
-    Date,
-    Authorization,
-    Cookie,
-    UserAgent,
-    XForwardedFor,
-    XForwardedProto,
-    XForwardedHost,
-    XForwardedOther,
-    Forwarded,
-    SecWebSocketKey,
-    SecWebSocketAccept,
-    /// `Munjigi-Sign-In`: the hub's word that a sign-in failed. For the gate, never forwarded.
-    SignIn,
-}
-
-impl Name {
-    fn bit(self) -> u32 {
-        1 << self as u32
-    }
-}
-
-fn classify(name: &[u8]) -> Name {
-    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    match name.len() {
-        2 if is("te") => Name::HopByHop,
-        4 if is("host") => Name::Host,
-        4 if is("date") => Name::Date,
-        5 if is("proxy") => Name::HopByHop,
-        6 if is("expect") => Name::Expect,
-        6 if is("cookie") => Name::Cookie,
-        7 if is("upgrade") => Name::Upgrade,
-        9 if is("forwarded") => Name::Forwarded,
-        10 if is("connection") => Name::Connection,
-        10 if is("keep-alive") => Name::HopByHop,
-        10 if is("user-agent") => Name::UserAgent,
-        13 if is("authorization") => Name::Authorization,
-        14 if is("content-length") => Name::ContentLength,
-        14 if is("http2-settings") => Name::HopByHop,
-        15 if is("x-forwarded-for") => Name::XForwardedFor,
-        15 if is("munjigi-sign-in") => Name::SignIn,
-        16 if is("proxy-connection") => Name::HopByHop,
-        16 if is("x-forwarded-host") => Name::XForwardedHost,
-        17 if is("transfer-encoding") => Name::TransferEncoding,
-        17 if is("x-forwarded-proto") => Name::XForwardedProto,
-        17 if is("sec-websocket-key") => Name::SecWebSocketKey,
-        19 if is("proxy-authorization") => Name::HopByHop,
-        20 if is("sec-websocket-accept") => Name::SecWebSocketAccept,
-        length if length > 12 && starts_with(name, b"x-forwarded-") => Name::XForwardedOther,
-        _ => Name::Other,
-    }
-}
-
-fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
-    name.get(..prefix.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Field {
-    pub(crate) name: Name,
-    key: Span,
-    value: Span,
-}
-
-/// Header fields over one copy of the head's bytes.
-#[derive(Debug)]
-pub(crate) struct Fields {
-    bytes: Box<[u8]>,
-    fields: Vec<Field>,
-    /// Which names there are, or were: most are asked for in vain.
-    present: u32,
-}
-
-impl Fields {
-    fn new(bytes: &[u8], parsed: &[httparse::Header<'_>]) -> Self {
-        let mut fields = Vec::with_capacity(parsed.len());
-        let mut present = 0;
-        for header in parsed {
-            let name = classify(header.name.as_bytes());
-            present |= name.bit();
-            fields.push(Field {
-                name,
-                key: Span::of(bytes, header.name.as_bytes()),
-                value: Span::of(bytes, trim(header.value)),
-            });
-        }
-        Self {
-            bytes: bytes.into(),
-            fields,
-            present,
-        }
-    }
-
-    fn part(&self, span: Span) -> &[u8] {
-        span.get(&self.bytes)
-    }
-
-    /// The bytes of the whole head, as they came.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Every field as (what it is to us, name as written, value).
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
-        self.fields
-            .iter()
-            .map(|field| (field.name, self.part(field.key), self.part(field.value)))
-    }
-
-    /// Every field as (what it is to us, name, value, line): the line as it came where it is
-    /// written as we would write it, else nothing.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = (Name, &[u8], &[u8], &[u8])> {
-        self.fields.iter().map(|field| {
-            let line = Span {
-                start: field.key.start,
-                end: field.value.end + 2,
-            };
-            let line = self.part(line);
-            let key = self.part(field.key);
-            let tidy = field.value.start == field.key.end + 2
-                && line.get(key.len()..key.len() + 2) == Some(b": ")
-                && line.ends_with(b"\r\n");
-            let line = if tidy { line } else { &[] };
-            (field.name, key, self.part(field.value), line)
-        })
-    }
-
-    /// The values of one known field.
-    pub(crate) fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        let fields = if self.present & name.bit() == 0 {
-            &[]
-        } else {
-            self.fields.as_slice()
-        };
-        fields
-            .iter()
-            .filter(move |field| field.name == name)
-            .map(|field| self.part(field.value))
-    }
-
-    pub(crate) fn first(&self, name: Name) -> Option<&[u8]> {
-        self.all(name).next()
-    }
-
-    /// The values of a field by its name, in any case.
-    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter()
-            .filter(move |(_, key, _)| key.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|(_, _, value)| value)
-    }
-
-    /// Takes out all fields of this name.
-    pub(crate) fn remove(&mut self, key: &str) {
-        let bytes = &self.bytes;
-        self.fields
-            .retain(|field| !field.key.get(bytes).eq_ignore_ascii_case(key.as_bytes()));
-    }
-
-    /// Puts one field in the place of all of its name.
-    pub(crate) fn replace(&mut self, key: &str, value: &[u8]) {
-        self.remove(key);
-        let bytes = [&*self.bytes, key.as_bytes(), value].concat();
-        let (_, added) = bytes.split_at(self.bytes.len());
-        let (key, value) = added.split_at(key.len());
-        let name = classify(key);
-        self.present |= name.bit();
-        self.fields.push(Field {
-            name,
-            key: Span::of(&bytes, key),
-            value: Span::of(&bytes, value),
-        });
-        self.bytes = bytes.into_boxed_slice();
-    }
-
-    /// True when `Connection` lists `option`.
-    pub(crate) fn connection_has(&self, option: &str) -> bool {
-        self.all(Name::Connection)
-            .flat_map(elements)
-            .any(|element| element.eq_ignore_ascii_case(option.as_bytes()))
-    }
-
-    /// The one value of `Content-Length`: 1*DIGIT, once (RFC 9110 §8.6).
-    fn content_length(&self) -> Result<Option<u64>, BadMessage> {
-        let mut values = self.all(Name::ContentLength);
-        let Some(value) = values.next() else {
-            return Ok(None);
-        };
-        if values.next().is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-            return Err(BadMessage::ContentLength);
-        }
-        std::str::from_utf8(value)
-            .ok()
-            .and_then(|digits| digits.parse().ok())
-            .filter(|length| i64::try_from(*length).is_ok())
-            .map(Some)
-            .ok_or(BadMessage::ContentLength)
-    }
-
-    /// The length that the head of a message without its body announces.
-    pub(crate) fn announced_length(&self) -> Option<u64> {
-        self.content_length().ok().flatten()
-    }
-
-    /// True when the body is chunked; what else is in `Transfer-Encoding` is an error.
-    fn chunked(&self) -> Result<bool, BadMessage> {
-        let mut present = false;
-        let mut count = 0;
-        for value in self.all(Name::TransferEncoding) {
-            present = true;
-            for coding in value.split(|byte| *byte == b',').map(trim) {
-                if coding.eq_ignore_ascii_case(b"chunked") {
-                    count += 1;
-                } else if is_token(coding) {
-                    return Err(BadMessage::UnknownCoding);
-                } else {
-                    return Err(BadMessage::TransferEncoding);
-                }
-            }
-        }
-        match (present, count) {
-            (false, _) => Ok(false),
-            (true, 1) => Ok(true),
-            _ => Err(BadMessage::TransferEncoding),
-        }
-    }
-
-    fn framing(&self, version: Version) -> Result<Option<Framing>, BadMessage> {
-        let length = self.content_length();
-        if self.first(Name::TransferEncoding).is_some() {
-            if version == Version::Http10 {
-                return Err(BadMessage::CodingInOldVersion);
-            }
-            if !matches!(length, Ok(None)) {
-                return Err(BadMessage::BothLengths);
-            }
-            self.chunked()?;
-            return Ok(Some(Framing::Chunked));
-        }
-        Ok(length?.map(Framing::Length))
+impl HeadLimits {
+    fn fields(self) -> usize {
+        self.fields.min(FIELDS_MAX)
     }
 }
 
@@ -309,20 +58,18 @@ pub fn empty_lines(bytes: &[u8]) -> usize {
     }
 }
 
-fn check_line_ends(bytes: &[u8]) -> Result<(), BadMessage> {
+/// Why a head is refused: a line that ends in another way than with CR LF explains what comes of it.
+#[cold]
+fn why(bytes: &[u8], error: BadMessage) -> BadMessage {
     let followers = bytes.get(1..).unwrap_or_default();
-    // Each CR stands before an LF, and each LF behind a CR. Without an early end many bytes are
-    // compared at a time.
     let paired = bytes
         .iter()
         .zip(followers)
-        .fold(true, |paired, (left, right)| {
-            paired & ((*left == b'\r') == (*right == b'\n'))
-        });
+        .all(|(left, right)| (*left == b'\r') == (*right == b'\n'));
     if paired && bytes.first() != Some(&b'\n') && bytes.last() != Some(&b'\r') {
-        Ok(())
+        error
     } else {
-        Err(BadMessage::LineEnd)
+        BadMessage::LineEnd
     }
 }
 
@@ -353,25 +100,12 @@ impl RequestHead {
     /// # Errors
     /// Why it is refused.
     pub fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Self, BadMessage> {
-        check_line_ends(bytes)?;
-        let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-        let storage = storage
-            .get_mut(..limits.fields.min(FIELDS_MAX))
-            .unwrap_or_default();
-        let mut parsed = httparse::Request::new(&mut []);
-        match parsed.parse_with_uninit_headers(bytes, storage) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) => return Err(BadMessage::RequestLine),
-            Err(error) => return Err(request_error(error, bytes)),
-        }
-        let fields = Fields::new(bytes, parsed.headers);
-        let version = match parsed.version {
-            Some(0) => Version::Http10,
-            Some(1) => Version::Http11,
-            _ => return Err(BadMessage::Version),
-        };
-        let method = parsed.method.unwrap_or_default().as_bytes();
-        let target = parsed.path.unwrap_or_default().as_bytes();
+        let mut lines = Lines::of(bytes);
+        let parsed = lines
+            .request_line()
+            .and_then(|line| Ok((line, Fields::parse(bytes, lines, limits.fields())?)));
+        let ((method, target, version), fields) = parsed.map_err(|error| why(bytes, error))?;
+        let (method, target) = (method.get(bytes), target.get(bytes));
         let host = single_host(&fields, version)?;
         let (form, target, authority) = split_target(method, target)?;
         let host = reconcile_hosts(bytes, &fields, host, authority)?;
@@ -424,10 +158,8 @@ impl RequestHead {
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
         match self.version {
-            Version::Http11 => !self.fields.connection_has("close"),
-            Version::Http10 => {
-                self.fields.connection_has("keep-alive") && !self.fields.connection_has("close")
-            }
+            Version::Http11 => !self.fields.says_close(),
+            Version::Http10 => self.fields.says_keep_alive() && !self.fields.says_close(),
         }
     }
 
@@ -435,7 +167,7 @@ impl RequestHead {
     /// forwarded): `Upgrade` counts only when `Connection` names it (RFC 9110 §7.8).
     #[must_use]
     pub fn upgrade(&self) -> Option<&[u8]> {
-        if self.version != Version::Http11 || !self.fields.connection_has("upgrade") {
+        if self.version != Version::Http11 || !self.fields.says_upgrade() {
             return None;
         }
         let mut values = self.fields.all(Name::Upgrade);
@@ -462,31 +194,6 @@ impl RequestHead {
             b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
         )
     }
-}
-
-fn request_error(error: httparse::Error, bytes: &[u8]) -> BadMessage {
-    match error {
-        httparse::Error::TooManyHeaders => BadMessage::TooManyFields,
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => BadMessage::Field,
-        httparse::Error::Version if names_a_version(bytes) => BadMessage::Version,
-        _ => BadMessage::RequestLine,
-    }
-}
-
-/// True when the first line has three words, the last a well-formed `HTTP/d.d` (RFC 9112 §2.3).
-fn names_a_version(bytes: &[u8]) -> bool {
-    let line = bytes
-        .split(|byte| *byte == b'\r')
-        .next()
-        .unwrap_or_default();
-    let mut words = line.split(|byte| *byte == b' ');
-    let (Some(_), Some(_), Some(version), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return false;
-    };
-    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-        if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 fn single_host(fields: &Fields, version: Version) -> Result<Option<&[u8]>, BadMessage> {
@@ -551,7 +258,7 @@ fn reconcile_hosts(
             Err(BadMessage::HostDiffers)
         }
         (_, Some(authority)) => Ok(Some(Span::of(bytes, authority))),
-        (Some(host), None) => Ok(Some(Span::of(&fields.bytes, host))),
+        (Some(host), None) => Ok(Some(Span::of(fields.bytes(), host))),
         (None, None) => Ok(None),
     }
 }
@@ -579,10 +286,7 @@ fn is_authority(authority: &[u8]) -> bool {
     let port_is_good = match port {
         [] => true,
         [b':', digits @ ..] => {
-            digits.is_empty()
-                || std::str::from_utf8(digits).is_ok_and(|text| {
-                    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
-                })
+            digits.is_empty() || number(digits).is_some_and(|port| u16::try_from(port).is_ok())
         }
         _ => false,
     };
@@ -612,43 +316,17 @@ impl ResponseHead {
     /// # Errors
     /// Why it is refused.
     pub fn parse(bytes: &[u8], method: &[u8], limits: HeadLimits) -> Result<Self, BadMessage> {
-        check_line_ends(bytes)?;
-        let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-        let storage = storage
-            .get_mut(..limits.fields.min(FIELDS_MAX))
-            .unwrap_or_default();
-        let mut parsed = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
-        match config.parse_response_with_uninit_headers(&mut parsed, bytes, storage) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) => return Err(BadMessage::StatusLine),
-            Err(error) => {
-                return Err(match error {
-                    httparse::Error::TooManyHeaders => BadMessage::TooManyFields,
-                    httparse::Error::HeaderName | httparse::Error::HeaderValue => BadMessage::Field,
-                    httparse::Error::Version => BadMessage::Version,
-                    _ => BadMessage::StatusLine,
-                });
-            }
+        let mut lines = Lines::of(bytes);
+        let parsed = lines
+            .status_line()
+            .and_then(|line| Ok((line, Fields::parse(bytes, lines, limits.fields())?)));
+        let ((version, status, reason), fields) = parsed.map_err(|error| why(bytes, error))?;
+        if !(100..600).contains(&status) {
+            return Err(BadMessage::Status);
         }
-        let fields = Fields::new(bytes, parsed.headers);
-        let version = if parsed.version == Some(0) {
-            Version::Http10
-        } else {
-            Version::Http11
-        };
-        let status = parsed
-            .code
-            .filter(|code| (100..600).contains(code))
-            .ok_or(BadMessage::Status)?;
         let framing = response_framing(&fields, version, status, method)?;
-        let reason = parsed.reason.unwrap_or_default().as_bytes();
         Ok(Self {
-            reason: if reason.is_empty() {
-                Span::default()
-            } else {
-                Span::of(bytes, reason)
-            },
+            reason,
             status,
             version,
             framing,
@@ -667,8 +345,8 @@ impl ResponseHead {
     pub fn keeps_alive(&self) -> bool {
         self.framing != Framing::UntilClose
             && match self.version {
-                Version::Http11 => !self.fields.connection_has("close"),
-                Version::Http10 => self.fields.connection_has("keep-alive"),
+                Version::Http11 => !self.fields.says_close(),
+                Version::Http10 => self.fields.says_keep_alive(),
             }
     }
 
@@ -676,7 +354,7 @@ impl ResponseHead {
     #[must_use]
     pub fn upgrade(&self) -> Option<&[u8]> {
         self.fields
-            .connection_has("upgrade")
+            .says_upgrade()
             .then(|| self.fields.first(Name::Upgrade))
             .flatten()
     }

@@ -4,7 +4,9 @@
 
 pub mod body;
 pub mod chunked;
+pub mod fields;
 pub mod head;
+mod lines;
 pub mod write;
 
 /// Why a message was refused.
@@ -108,6 +110,17 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "heads are limited to far less than 4 GiB"
+    )]
+    fn new(start: usize, end: usize) -> Self {
+        Self {
+            start: start as u32,
+            end: end as u32,
+        }
+    }
+
     /// The span of `part`, which lies inside of `whole`.
     fn of(whole: &[u8], part: &[u8]) -> Self {
         let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
@@ -123,6 +136,25 @@ impl Span {
             .get(self.start as usize..self.end as usize)
             .unwrap_or_default()
     }
+}
+
+/// Whether a token is `known`, a name of lower-case letters, digits and hyphens, in any case: no
+/// two characters of tokens that such a name has are alike but for one bit. Without an early end
+/// many are compared at a time.
+#[inline(always)]
+fn same(token: &[u8], known: &str) -> bool {
+    let pairs = token.iter().zip(known.as_bytes());
+    token.len() == known.len()
+        && pairs.fold(0, |all, (own, other)| all | ((own | 0x20) ^ other)) == 0
+}
+
+/// 1*DIGIT as a number, where it fits.
+fn number(digits: &[u8]) -> Option<u64> {
+    let (first, rest) = digits.split_first()?;
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    rest.iter().try_fold(digit(first)?, |number, byte| {
+        number.checked_mul(10)?.checked_add(digit(byte)?)
+    })
 }
 
 /// Trims spaces and tabs (RFC 9110 §5.6.3).
@@ -143,8 +175,26 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 pub(crate) fn is_token(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !text.is_empty() && text.iter().all(|byte| is_tchar(*byte))
 }
+
+/// A character of a token (RFC 9110 §5.6.2).
+#[inline]
+fn is_tchar(byte: u8) -> bool {
+    TCHAR.get(usize::from(byte)).is_some_and(|is| *is)
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "done by the compiler, which would say so"
+)]
+static TCHAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut letters: &[u8] =
+        b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    while let [letter, rest @ ..] = letters {
+        table[*letter as usize] = true;
+        letters = rest;
+    }
+    table
+};

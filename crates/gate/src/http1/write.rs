@@ -4,7 +4,8 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use super::head::{Fields, Name, RequestHead, ResponseHead};
+use super::fields::{Fields, Name};
+use super::head::{RequestHead, ResponseHead};
 use super::{Framing, elements};
 
 /// What a route changes in the fields that pass: names that do not, and lines that come beside
@@ -20,11 +21,12 @@ pub struct Edits<'a> {
 }
 
 impl Edits<'_> {
-    #[inline]
+    #[inline(always)]
     fn drops(&self, name: &[u8]) -> bool {
-        if self.dropped.is_empty() && self.replaced.is_empty() {
-            return false;
-        }
+        !(self.dropped.is_empty() && self.replaced.is_empty()) && self.names(name)
+    }
+
+    fn names(&self, name: &[u8]) -> bool {
         let same = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         self.dropped.iter().any(|other| same(other))
             || self.replaced.iter().any(|other| same(other))
@@ -41,7 +43,7 @@ impl Edits<'_> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Forwarding<'a> {
     /// The peer of the connection, as it stands in `X-Forwarded-For`.
-    pub peer: &'a str,
+    pub peer: &'a [u8],
     /// `http` or `https`.
     pub scheme: &'a str,
     /// What the peer says of those before it is believed and kept.
@@ -52,20 +54,11 @@ pub struct Forwarding<'a> {
     pub edits: Edits<'a>,
 }
 
-fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-/// Puts a field as it came where that is how we write one.
-fn put_field(out: &mut Vec<u8>, name: &[u8], value: &[u8], line: &[u8]) {
-    if line.is_empty() {
-        put(out, name, value);
-    } else {
-        out.extend_from_slice(line);
-    }
 }
 
 fn put_number(out: &mut Vec<u8>, number: u64) {
@@ -97,26 +90,6 @@ fn put_framing(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-/// True for a field that `Connection` names: it was meant for us alone.
-fn is_named_by_connection(fields: &Fields, name: &[u8]) -> bool {
-    fields
-        .all(Name::Connection)
-        .flat_map(elements)
-        .any(|element| element.eq_ignore_ascii_case(name))
-}
-
-/// `Connection` with nothing in it but what has no field of its own: the common case.
-fn connection_names_fields(fields: &Fields) -> bool {
-    fields
-        .all(Name::Connection)
-        .flat_map(elements)
-        .any(|element| {
-            !element.eq_ignore_ascii_case(b"keep-alive")
-                && !element.eq_ignore_ascii_case(b"close")
-                && !element.eq_ignore_ascii_case(b"upgrade")
-        })
-}
-
 /// Writes the head of a request to a backend.
 pub fn request(
     out: &mut Vec<u8>,
@@ -139,9 +112,8 @@ pub fn request(
     let host = head.host().unwrap_or(fallback_host.as_bytes());
     put(out, b"Host", host);
     let fields = &head.fields;
-    let names = connection_names_fields(fields);
-    for (name, key, value, line) in fields.lines() {
-        let dropped = match name {
+    fields.write(out, |name, key| {
+        let passes = match name {
             Name::Host
             | Name::ContentLength
             | Name::TransferEncoding
@@ -149,17 +121,14 @@ pub fn request(
             | Name::HopByHop
             | Name::Upgrade
             | Name::XForwardedFor
-            | Name::Forwarded => true,
+            | Name::Forwarded => false,
             Name::XForwardedProto | Name::XForwardedHost | Name::XForwardedOther => {
-                !forwarding.trusted
+                forwarding.trusted
             }
-            _ => false,
+            _ => true,
         };
-        let dropped = dropped || forwarding.edits.drops(key);
-        if !(dropped || names && is_named_by_connection(fields, key)) {
-            put_field(out, key, value, line);
-        }
-    }
+        passes && !forwarding.edits.drops(key)
+    });
     forwarding.edits.put(out);
     put_framing(out, head.framing);
     put_forwarding(out, fields, forwarding, host);
@@ -181,7 +150,7 @@ fn put_forwarding(out: &mut Vec<u8>, fields: &Fields, forwarding: Forwarding<'_>
     };
     out.extend_from_slice(b"X-Forwarded-For: ");
     chain(out, Name::XForwardedFor);
-    out.extend_from_slice(forwarding.peer.as_bytes());
+    out.extend_from_slice(forwarding.peer);
     out.extend_from_slice(b"\r\n");
     let kept = |name| forwarding.trusted && fields.first(name).is_some();
     if !kept(Name::XForwardedProto) {
@@ -194,13 +163,13 @@ fn put_forwarding(out: &mut Vec<u8>, fields: &Fields, forwarding: Forwarding<'_>
     chain(out, Name::Forwarded);
     out.extend_from_slice(b"for=");
     // RFC 7239 §6: IPv6 in brackets and quotes.
-    let (open, close) = if forwarding.peer.contains(':') {
+    let (open, close) = if forwarding.peer.contains(&b':') {
         (&b"\"["[..], &b"]\""[..])
     } else {
         (&b""[..], &b""[..])
     };
     out.extend_from_slice(open);
-    out.extend_from_slice(forwarding.peer.as_bytes());
+    out.extend_from_slice(forwarding.peer);
     out.extend_from_slice(close);
     out.extend_from_slice(b";host=\"");
     out.extend_from_slice(host);
@@ -253,9 +222,8 @@ impl AddressText {
         }
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        let text = self.bytes.get(..self.length).unwrap_or_default();
-        std::str::from_utf8(text).unwrap_or_default()
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
     }
 }
 
@@ -284,27 +252,27 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, delivery: Delivery<'_>) 
     out.extend_from_slice(head.reason());
     out.extend_from_slice(b"\r\n");
     let fields = &head.fields;
-    let names = connection_names_fields(fields);
     let bodyless = delivery.framing == Framing::None && head.status >= 200 && head.status != 204;
     let mut dated = head.status < 200;
     let offers = offers_websocket(head);
-    for (name, key, value, line) in fields.lines() {
-        match name {
+    fields.write(out, |name, key| {
+        let passes = match name {
             Name::TransferEncoding
             | Name::Connection
             | Name::HopByHop
             | Name::Upgrade
             // Meant for the gate: it counts them.
-            | Name::SignIn => continue,
+            | Name::SignIn => false,
             // The length of a body that is not sent (HEAD, 304) tells the client something.
-            Name::ContentLength if !bodyless => continue,
-            Name::Date => dated = true,
-            _ => {}
-        }
-        if !(delivery.edits.drops(key) || names && is_named_by_connection(fields, key)) {
-            put_field(out, key, value, line);
-        }
-    }
+            Name::ContentLength => bodyless,
+            Name::Date => {
+                dated = true;
+                true
+            }
+            _ => true,
+        };
+        passes && !delivery.edits.drops(key)
+    });
     delivery.edits.put(out);
     if !dated {
         put(out, b"Date", delivery.date);

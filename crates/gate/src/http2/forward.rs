@@ -25,7 +25,8 @@ use crate::forward::{
     within_response,
 };
 use crate::http1::body::Body;
-use crate::http1::head::{Name, RequestHead, ResponseHead};
+use crate::http1::fields::Name;
+use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::{Framing, Version};
 use crate::pipeline::{Stop, head_limits};
 use crate::reach::Link;

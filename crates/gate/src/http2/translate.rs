@@ -10,7 +10,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use crate::http1::chunked::is_forbidden;
-use crate::http1::head::{FIELDS_MAX, HeadLimits, RequestHead, ResponseHead};
+use crate::http1::fields::FIELDS_MAX;
+use crate::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::http1::{BadMessage, Framing, trim};
 use crate::ws::accept_for;
 
@@ -362,7 +363,7 @@ fn finish_response(
 pub fn trailer_lines(trailers: &HeaderMap) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in trailers {
-        if !is_forbidden(name.as_str()) {
+        if !is_forbidden(name.as_str().as_bytes()) {
             put(&mut out, name.as_str().as_bytes(), trim(value.as_bytes()));
         }
     }

@@ -625,7 +625,7 @@ fn read_limits(table: &Table<'_>) -> LimitsSettings {
         headers: table.within(
             "headers",
             defaults.headers,
-            1..=crate::http1::head::FIELDS_MAX,
+            1..=crate::http1::fields::FIELDS_MAX,
         ),
         head: table.duration("head", defaults.head, short..=ten_minutes),
         handshake: table.duration("handshake", defaults.handshake, short..=ten_minutes),

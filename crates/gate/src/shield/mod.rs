@@ -28,7 +28,8 @@ use std::task::{Context, Poll};
 use munjigi_foundation::clock::Timestamp;
 
 use crate::forward::Waiter;
-use crate::http1::head::{Name, RequestHead};
+use crate::http1::fields::Name;
+use crate::http1::head::RequestHead;
 use crate::pipeline::Stop;
 use crate::reason::{Reason, Rejection};
 use crate::record::Record;

@@ -7,7 +7,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use munjigi_foundation::telemetry::redact_target;
 
-use crate::http1::head::{Name, RequestHead};
+use crate::http1::fields::Name;
+use crate::http1::head::RequestHead;
 use crate::http1::{Framing, Version, elements};
 use crate::reason::{Reason, Rejection};
 use crate::settings::{Protocol, WebSocketSettings};
@@ -218,7 +219,7 @@ fn names_websocket(head: &RequestHead) -> bool {
 fn upgrade(head: &RequestHead, has_key: bool) -> Option<Fault> {
     let fields = &head.fields;
     let connection = fields.first(Name::Connection);
-    let asks = fields.connection_has("upgrade");
+    let asks = fields.says_upgrade();
     let mut upgrades = fields.all(Name::Upgrade);
     match (upgrades.next(), upgrades.next()) {
         (None, _) => {
@@ -253,7 +254,7 @@ fn upgrade(head: &RequestHead, has_key: bool) -> Option<Fault> {
 fn came_by_proxy(head: &RequestHead) -> bool {
     let named = |name: Name| head.fields.first(name).is_some();
     head.version == Version::Http10
-        || head.fields.connection_has("close")
+        || head.fields.says_close()
         || named(Name::XForwardedFor)
         || named(Name::XForwardedProto)
         || named(Name::XForwardedHost)

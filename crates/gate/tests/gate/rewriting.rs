@@ -69,7 +69,7 @@ fn requests_are_written_with_the_meaning_that_they_were_read_with() {
         taken += 1;
         let mut written = Vec::new();
         let forwarding = Forwarding {
-            peer: "2001:db8::1",
+            peer: b"2001:db8::1",
             scheme: "http",
             trusted: case % 2 == 0,
             ..Forwarding::default()
