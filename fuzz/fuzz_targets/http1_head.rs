@@ -1,5 +1,5 @@
 //! Any bytes as the head of a request and of a response: what is taken has one meaning, whole lines, and a host; and
-//! another parser reads the same lines.
+//! another parser takes the same lines.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

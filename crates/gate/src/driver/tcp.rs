@@ -6,22 +6,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use mio::Interest;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::splice::Splice;
 use super::tls::{Agreed, HandshakeError, Session};
 use super::{Core, Source};
-
-/// send(2): what is sent waits for more, or for the end.
-const HELD: libc::c_int = libc::MSG_MORE | libc::MSG_NOSIGNAL;
 
 pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
     match slot {
@@ -186,7 +184,7 @@ impl TcpStream {
             if self.poll_raw_readable(context).is_pending() {
                 return Poll::Pending;
             }
-            match (&self.io).read(buffer) {
+            match self.take(buffer) {
                 Ok(count) => {
                     if count < buffer.len() && count > 0 {
                         self.with(|source| source.readable = source.read_closed);
@@ -274,14 +272,28 @@ impl TcpStream {
         self.end_follows.set(true);
     }
 
+    /// recv(2), without the work that the C library does for threads that may be cancelled.
+    fn take(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = rustix::net::recv(&self.io, buffer, RecvFlags::empty())?;
+        Ok(count)
+    }
+
     fn put(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut io = &self.io;
-        match (slices, self.end_follows.get()) {
-            ([single], true) => self.socket().send_with_flags(single, HELD),
-            (several, true) => self.socket().send_vectored_with_flags(several, HELD),
-            ([single], false) => io.write(single),
-            (several, false) => io.write_vectored(several),
-        }
+        let held = if self.end_follows.get() {
+            SendFlags::MORE
+        } else {
+            SendFlags::empty()
+        };
+        let flags = SendFlags::NOSIGNAL | held;
+        let sent = match slices {
+            [single] => rustix::net::send(&self.io, single, flags),
+            several => {
+                debug_assert!(several.len() <= 1024, "IOV_MAX");
+                let nothing = &mut SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&self.io, several, nothing, flags)
+            }
+        };
+        Ok(sent?)
     }
 
     /// Makes a call that gives bytes to the socket, until it takes some or has to wait.
@@ -446,7 +458,7 @@ impl TcpStream {
         let mut bytes = [0; 1_024];
         while count > 0 {
             let part = bytes.get_mut(..count.min(1_024)).unwrap_or_default();
-            let read = (&self.io).read(part)?;
+            let read = self.take(part)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -475,7 +487,7 @@ impl TcpStream {
     /// Reads ciphertext that nobody waits for, until there is none; false when the stream ended.
     fn drain_raw(&self, tls: &mut Session) -> bool {
         loop {
-            let read = (&self.io).read(tls.spare(0));
+            let read = self.take(tls.spare(0));
             match read {
                 Ok(count) if count > 0 => {
                     tls.received(Some(count));
@@ -499,7 +511,7 @@ impl TcpStream {
             // That was looked at already.
             return !self.is_spoilt();
         }
-        match (&self.io).read(&mut [0]) {
+        match self.take(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.with(|source| source.readable = false);
                 true

@@ -222,6 +222,8 @@ impl Fields {
     /// Takes out all fields of this name.
     pub(crate) fn remove(&mut self, key: &str) {
         let bytes = &self.bytes;
+        // What it says was noted when it was read.
+        debug_assert_ne!(Name::of(key.as_bytes()), Name::Connection);
         self.fields
             .retain(|field| !field.key.get(bytes).eq_ignore_ascii_case(key.as_bytes()));
     }
@@ -229,21 +231,17 @@ impl Fields {
     /// Puts one field in the place of all of its name.
     pub(crate) fn replace(&mut self, key: &str, value: &[u8]) {
         self.remove(key);
-        let bytes = [&*self.bytes, key.as_bytes(), value].concat();
-        let (_, added) = bytes.split_at(self.bytes.len());
-        let (key, value) = added.split_at(key.len());
-        let name = Name::of(key);
+        let start = self.bytes.len();
+        let middle = start + key.len();
+        let name = Name::of(key.as_bytes());
         self.present |= name.bit();
-        if name == Name::Connection {
-            self.options.add(value);
-        }
         self.fields.push(Field {
             name,
             tidy: false,
-            key: Span::of(&bytes, key),
-            value: Span::of(&bytes, value),
+            key: Span::new(start, middle),
+            value: Span::new(middle, middle + value.len()),
         });
-        self.bytes = bytes.into_boxed_slice();
+        self.bytes = [&*self.bytes, key.as_bytes(), value].concat().into();
     }
 
     /// True when `Connection` has `close`.
@@ -322,5 +320,66 @@ impl Fields {
             return Ok(Some(Framing::Chunked));
         }
         Ok(length?.map(Framing::Length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::{HeadLimits, RequestHead};
+
+    const LINES: [&str; 12] = [
+        "Accept: */*\r\n",
+        "X-Own: 1\r\n",
+        "x-own:2\r\n",
+        "Connection: keep-alive, X-Own\r\n",
+        "Connection:close\r\n",
+        "Keep-Alive: 5\r\n",
+        "Date:  now \r\n",
+        "Cookie: a=b; c=d\r\n",
+        "X-Empty:\r\n",
+        "X-Blank: \r\n",
+        "tracestate: a=1\r\n",
+        "traceparent: 00\r\n",
+    ];
+
+    fn passes(name: Name) -> bool {
+        !matches!(name, Name::Host | Name::Connection | Name::HopByHop)
+    }
+
+    #[test]
+    fn every_field_that_passes_is_written_once_and_in_order() {
+        let limits = HeadLimits {
+            bytes: 4096,
+            fields: 64,
+        };
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..20_000 {
+            let mut text = "GET / HTTP/1.1\r\nHost: a.test\r\n".to_owned();
+            for _ in 0..random.usize(..10) {
+                text.push_str(LINES[random.usize(..LINES.len())]);
+            }
+            text.push_str("\r\n");
+            let mut fields = RequestHead::parse(text.as_bytes(), limits).unwrap().fields;
+            for number in 0..random.usize(..3) {
+                fields.remove("tracestate");
+                fields.replace("traceparent", number.to_string().as_bytes());
+            }
+            let named = text.contains(", X-Own");
+            let mut expected = Vec::new();
+            for (name, key, value) in fields.iter() {
+                if passes(name) && !(named && key.eq_ignore_ascii_case(b"x-own")) {
+                    write::put(&mut expected, key, value);
+                }
+            }
+            let mut written = Vec::new();
+            fields.write(&mut written, |name, _| passes(name));
+            assert_eq!(
+                written.escape_ascii().to_string(),
+                expected.escape_ascii().to_string()
+            );
+            assert_eq!(fields.says_keep_alive(), named);
+            assert_eq!(fields.says_close(), text.contains("Connection:close"));
+        }
     }
 }

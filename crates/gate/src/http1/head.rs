@@ -105,21 +105,17 @@ impl RequestHead {
             .request_line()
             .and_then(|line| Ok((line, Fields::parse(bytes, lines, limits.fields())?)));
         let ((method, target, version), fields) = parsed.map_err(|error| why(bytes, error))?;
-        let (method, target) = (method.get(bytes), target.get(bytes));
+        let name = method.get(bytes);
         let host = single_host(&fields, version)?;
-        let (form, target, authority) = split_target(method, target)?;
+        let (form, target, authority) = split_target(name, target.get(bytes))?;
         let host = reconcile_hosts(bytes, &fields, host, authority)?;
         let framing = fields.framing(version)?.unwrap_or(Framing::None);
-        if method == b"TRACE" && framing != Framing::None {
+        if name == b"TRACE" && framing != Framing::None {
             return Err(BadMessage::TraceWithBody);
         }
         Ok(Self {
-            method: Span::of(bytes, method),
-            target: if target.is_empty() {
-                Span::default()
-            } else {
-                Span::of(bytes, target)
-            },
+            method,
+            target: Span::of(bytes, target),
             host,
             form,
             version,
@@ -212,10 +208,7 @@ type Target<'a> = (Form, &'a [u8], Option<&'a [u8]>);
 /// (form, path with query, authority of an absolute target).
 fn split_target<'a>(method: &[u8], target: &'a [u8]) -> Result<Target<'a>, BadMessage> {
     // A fragment is never sent (RFC 9110 §4.2.5): who reads it may see another path than we.
-    if target
-        .iter()
-        .any(|byte| *byte <= b' ' || *byte == 0x7f || *byte == b'#')
-    {
+    if memchr::memchr(b'#', target).is_some() {
         return Err(BadMessage::Target);
     }
     match target {

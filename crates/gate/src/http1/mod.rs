@@ -124,11 +124,7 @@ impl Span {
     /// The span of `part`, which lies inside of `whole`.
     fn of(whole: &[u8], part: &[u8]) -> Self {
         let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
-        // Heads are limited to far less than 4 GiB.
-        Self {
-            start: u32::try_from(start).unwrap_or(0),
-            end: u32::try_from(start + part.len()).unwrap_or(0),
-        }
+        Self::new(start, start + part.len())
     }
 
     fn get(self, whole: &[u8]) -> &[u8] {
@@ -138,13 +134,13 @@ impl Span {
     }
 }
 
-/// Whether a token is `known`, a name of lower-case letters, digits and hyphens, in any case: no
-/// two characters of tokens that such a name has are alike but for one bit. Without an early end
-/// many are compared at a time.
+/// Whether a text without control characters is `known`, a name of lower-case letters, digits and
+/// hyphens, in any case: what such a name has is alike but for one bit only to a capital or a
+/// control character. Without an early end many are compared at a time.
 #[inline(always)]
-fn same(token: &[u8], known: &str) -> bool {
-    let pairs = token.iter().zip(known.as_bytes());
-    token.len() == known.len()
+fn same(text: &[u8], known: &str) -> bool {
+    let pairs = text.iter().zip(known.as_bytes());
+    text.len() == known.len()
         && pairs.fold(0, |all, (own, other)| all | ((own | 0x20) ^ other)) == 0
 }
 

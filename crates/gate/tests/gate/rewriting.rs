@@ -1,5 +1,5 @@
 //! A head that is taken survives being written anew: one head, the same meaning, nothing of what
-//! was meant for this hop. Seeded; the fuzz target `http1_head` does the same on any bytes.
+//! was meant for this hop. Seeded; the fuzz target `http1_rewrite` does the same on any bytes.
 
 use fastrand::Rng;
 use munjigi_gate::http1::Framing;
