@@ -33,6 +33,7 @@ class Case:
 
 CASES = [
     Case("1 KiB, 64 connections", "µs/request", "plain", "wrk", limit=0.92),
+    Case("1 KiB, peers forward as much", "µs/request", "forwarding", "wrk"),
     Case("1 KiB, 512 connections", "µs/request", "plain", "wrk", connections=512, limit=1.0),
     Case("1 KiB, a connection each", "µs/request", "plain", "wrk", fields=("Connection: close",), limit=1.0),
     Case("64 KiB", "µs/request", "bulk", "wrk", path="/64k", limit=1.0),
@@ -81,9 +82,39 @@ class Bench:
         setup = self.setup(case)
         program = server.start(setup)
         try:
-            return getattr(self, "by_" + case.how)(case, program, setup)
+            return self.turn(case, program, setup)
         finally:
             program.stop()
+
+    def turn(self, case, program, setup):
+        """One round of a server that is up."""
+        return getattr(self, "by_" + case.how)(case, program, setup)
+
+    def turns(self, case, servers, rounds):
+        """All servers are up at once, and take short turns: (round, server, its figure or why there is none)."""
+        up, failed = [], []
+        try:
+            for server in servers:
+                setup = self.setup(case)
+                setup.folder = self.folder / server.name
+                setup.folder.mkdir(exist_ok=True)
+                try:
+                    up.append((server, server.start(setup), setup))
+                except NotRun as reason:
+                    yield 0, server, reason
+            for number in range(rounds):
+                first = number % max(len(up), 1)
+                for server, program, setup in up[first:] + up[:first]:
+                    if server in failed:
+                        continue
+                    try:
+                        yield number, server, self.turn(case, program, setup)
+                    except (NotRun, subprocess.TimeoutExpired) as reason:
+                        failed.append(server)
+                        yield number, server, reason
+        finally:
+            for _, program, _ in up:
+                program.stop()
 
     def by_wrk(self, case, program, setup):
         scheme = "https" if setup.tls else "http"

@@ -2,7 +2,8 @@
 
 The peers are tuned as for themselves: one worker on the measured core, connections to the origin kept, access log off,
 bodies streamed with the buffers that suit the case, no header added but `Host`. The gate runs as it comes, with one
-thread, health checks and metrics on; it adds four forwarding fields to each request.
+thread, health checks and metrics on; it adds four forwarding fields to each request, which cost the origin, too. In the
+case "peers forward as much" nginx and HAProxy add the same four.
 """
 import re
 import shutil
@@ -192,6 +193,12 @@ class Nginx(Server):
             "proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; proxy_request_buffering off; client_body_buffer_size 256k;"
             if bulk else ""
         )
+        fields = ""
+        if setup.kind == "forwarding":
+            fields = (
+                "proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host; "
+                "proxy_set_header Forwarded 'for=$remote_addr;host=\"$http_host\";proto=$scheme';"
+            )
         servers = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in setup.backends)
         more = "".join(
             f"  server {{ listen 127.0.0.1:{setup.port}; server_name h{n}.example.com; location /app{n} {{ proxy_pass http://origin; }} }}\n"
@@ -201,7 +208,7 @@ class Nginx(Server):
         config.write_text(
             NGINX_HEAD.format(files=OPEN_FILES, folder=setup.folder, name="nginx") + f"""
   {tls}
-  proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host; {buffers}
+  proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host; {fields} {buffers}
   server_names_hash_max_size 65536; server_names_hash_bucket_size 128;
   upstream origin {{ {servers} keepalive 1024; keepalive_requests 1000000000; }}
   upstream sink {{ server 127.0.0.1:{setup.sink}; keepalive 64; }}
@@ -242,6 +249,14 @@ class HaProxy(Server):
             table = setup.folder / "haproxy.map"
             table.write_text("".join(f"h{n}.example.com/app{n} origin\n" for n in range(1, setup.routes)))
             more = f"  use_backend %[base,map_beg({table},origin)]\n"
+        fields = ""
+        if setup.kind == "forwarding":
+            fields = """
+  http-request set-header X-Forwarded-For %[src]
+  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Host %[req.hdr(host)]
+  http-request set-header Forwarded for=%[src];host=\\"%[req.hdr(host)]\\";proto=http
+"""
         config = setup.folder / "haproxy.cfg"
         config.write_text(f"""
 global
@@ -262,7 +277,7 @@ defaults
   http-reuse always
 frontend web
   {bind}
-  maxconn 15000
+  maxconn 15000{fields}
   use_backend sink if {{ path_beg /upload }} || {{ path_beg /ws }}
 {more}  default_backend origin
 backend origin
