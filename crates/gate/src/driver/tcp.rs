@@ -257,7 +257,7 @@ impl TcpStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let written = self.poll_out(context, |_| self.put(slices));
+        let written = self.poll_out(context, || self.put(slices));
         if let Poll::Ready(Ok(count)) = written
             && count < wanted
         {
@@ -300,13 +300,13 @@ impl TcpStream {
     fn poll_out<T>(
         &self,
         context: &Context<'_>,
-        mut call: impl FnMut(&mio::net::TcpStream) -> io::Result<T>,
+        mut call: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
             if self.poll_writable(context).is_pending() {
                 return Poll::Pending;
             }
-            match call(&self.io) {
+            match call() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.with(|source| source.writable = false);
                 }
@@ -335,7 +335,7 @@ impl TcpStream {
         context: &Context<'_>,
         pipe: &mut Splice,
     ) -> Poll<io::Result<usize>> {
-        self.poll_out(context, |io| pipe.give_to(io))
+        self.poll_out(context, || pipe.give_to(&self.io))
     }
 
     /// Looks whether a plain connection has really nothing to read; then the next edge says when
