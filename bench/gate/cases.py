@@ -27,13 +27,16 @@ class Case:
     limit: float | None = None
     """The ratio to the better of nginx and HAProxy that is promised."""
     versus: tuple = ("nginx", "haproxy")
-    only: tuple = ()
+    grows: bool = False
+    """It is the case PLAIN with more to look through, and takes turns with it."""
     tools: tuple = field(default=("wrk",))
 
 
+PLAIN = "1 KiB, 64 connections"
 CASES = [
-    Case("1 KiB, 64 connections", "µs/request", "plain", "wrk", limit=0.92),
+    Case(PLAIN, "µs/request", "plain", "wrk", limit=0.92),
     Case("1 KiB, peers forward as much", "µs/request", "forwarding", "wrk"),
+    Case("1 KiB, half idle", "µs/request", "plain", "wrk", path="/file/1k"),
     Case("1 KiB, 512 connections", "µs/request", "plain", "wrk", connections=512, limit=1.0),
     Case("1 KiB, a connection each", "µs/request", "plain", "wrk", fields=("Connection: close",), limit=1.0),
     Case("64 KiB", "µs/request", "bulk", "wrk", path="/64k", limit=1.0),
@@ -44,9 +47,9 @@ CASES = [
     Case("HTTP/2, 1 KiB", "µs/request", "h2", "h2load", limit=1.3, tools=("h2load",)),
     Case("idle connection", "bytes", "idle", "idle", connections=10_000, limit=1.5, versus=("nginx",), tools=()),
     Case("idle WebSocket", "bytes", "tunnels", "tunnels", connections=5_000, limit=1.0, versus=("haproxy",), tools=()),
-    Case("1,000 routes", "µs/request", "plain", "wrk", routes=1_000, path="/app999/1k", host="h999.example.com", versus=()),
-    Case("10,000 routes", "µs/request", "plain", "wrk", routes=10_000, path="/app9999/1k", host="h9999.example.com", versus=()),
-    Case("1,000 backends", "µs/request", "plain", "wrk", backends=1_000, versus=()),
+    Case("1,000 routes", "µs/request", "plain", "wrk", routes=1_000, path="/app999/1k", host="h999.example.com", versus=(), grows=True),
+    Case("10,000 routes", "µs/request", "plain", "wrk", routes=10_000, path="/app9999/1k", host="h9999.example.com", versus=(), grows=True),
+    Case("1,000 backends", "µs/request", "plain", "wrk", backends=1_000, versus=(), grows=True),
 ]
 PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
 
@@ -60,6 +63,8 @@ class Figure:
     p50: float = 0.0
     p99: float = 0.0
     memory: int = 0
+    busy: float = 0.0
+    """The share of the time in which it ran."""
 
 
 class Bench:
@@ -90,30 +95,33 @@ class Bench:
         """One round of a server that is up."""
         return getattr(self, "by_" + case.how)(case, program, setup)
 
-    def turns(self, case, servers, rounds):
-        """All servers are up at once, and take short turns: (round, server, its figure or why there is none)."""
+    def turns(self, cases, servers, rounds):
+        """All servers of these cases are up at once, and take short turns: (case, round, server, its figure or why
+        there is none)."""
         up, failed = [], []
         try:
-            for server in servers:
-                setup = self.setup(case)
-                setup.folder = self.folder / server.name
-                setup.folder.mkdir(exist_ok=True)
-                try:
-                    up.append((server, server.start(setup), setup))
-                except NotRun as reason:
-                    yield 0, server, reason
+            for place, case in enumerate(cases):
+                for server in servers:
+                    setup = self.setup(case)
+                    setup.folder = self.folder / f"{server.name}-{place}"
+                    setup.folder.mkdir(exist_ok=True)
+                    try:
+                        up.append((case, server, server.start(setup), setup))
+                    except NotRun as reason:
+                        yield case, 0, server, reason
             for number in range(rounds):
                 first = number % max(len(up), 1)
-                for server, program, setup in up[first:] + up[:first]:
-                    if server in failed:
+                for each in up[first:] + up[:first]:
+                    case, server, program, setup = each
+                    if each in failed:
                         continue
                     try:
-                        yield number, server, self.turn(case, program, setup)
+                        yield case, number, server, self.turn(case, program, setup)
                     except (NotRun, subprocess.TimeoutExpired) as reason:
-                        failed.append(server)
-                        yield number, server, reason
+                        failed.append(each)
+                        yield case, number, server, reason
         finally:
-            for _, program, _ in up:
+            for _, _, program, _ in up:
                 program.stop()
 
     def by_wrk(self, case, program, setup):
@@ -140,7 +148,7 @@ class Bench:
         per = used / count
         size = {"/10m": 10 * MIB}.get(case.path)
         value = per * GIB / size if size else per * 1e6
-        return Figure(value, float(re.search(r"Requests/sec:\s+([\d.]+)", said).group(1)), latency(said, "50%"), latency(said, "99%"), program.memory())
+        return Figure(value, float(re.search(r"Requests/sec:\s+([\d.]+)", said).group(1)), latency(said, "50%"), latency(said, "99%"), program.memory(), used / self.seconds)
 
     def by_h2load(self, case, program, setup):
         def once(seconds):
@@ -157,7 +165,7 @@ class Bench:
         if "Application protocol: h2" not in said or count == 0:
             raise NotRun("it does not speak HTTP/2")
         rate = float(re.search(r"finished in [\d.]+s, ([\d.]+) req/s", said).group(1))
-        return Figure(used / count * 1e6, rate, memory=program.memory())
+        return Figure(used / count * 1e6, rate, memory=program.memory(), busy=used / self.seconds)
 
     def by_upload(self, case, program, setup):
         address = f"127.0.0.1:{setup.port}"

@@ -2,6 +2,8 @@
 import statistics
 from html import escape
 
+from cases import PLAIN
+
 
 def median(figures):
     return statistics.median(figure.value for figure in figures)
@@ -58,20 +60,23 @@ def rounds(cases, names, results):
                 more = f"; {statistics.median(f.rate for f in figures):,.1f}/s"
             if figures[0].p99:
                 more += f"; p50 {statistics.median(f.p50 for f in figures):,.0f} µs, p99 {statistics.median(f.p99 for f in figures):,.0f} µs"
+            if figures[0].busy:
+                more += f"; busy {statistics.median(f.busy for f in figures):.0%}"
             memory = max(figure.memory for figure in figures) / (1 << 20)
             lines.append(f"{case.name}, {name}: {each} {case.unit}{more}; {memory:.1f} MiB")
     return "\n".join(lines)
 
 
-def growth(results, names):
-    """CPU per request with more routes and more backends, as a multiple of the plain case in the same run."""
+def growth(cases, names, results):
+    """CPU per request with more routes and more backends, as a multiple of the plain case in the same round."""
     lines = []
     for name in names:
-        plain = results.get(("1 KiB, 64 connections", name))
-        for grown in ("1,000 routes", "10,000 routes", "1,000 backends"):
-            figures = results.get((grown, name))
-            if plain and figures:
-                lines.append(f"{grown}, {name}: {median(figures) / median(plain):.2f} × the plain case")
+        plain = results.get((PLAIN, name), [])
+        for case in cases:
+            figures = results.get((case.name, name), [])
+            if case.grows and figures and len(figures) == len(plain):
+                ratio = statistics.median(grown.value / one.value for grown, one in zip(figures, plain))
+                lines.append(f"{case.name}, {name}: {ratio:.3f} × the plain case")
     return "\n".join(lines)
 
 
