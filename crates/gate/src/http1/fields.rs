@@ -83,6 +83,8 @@ pub(super) struct Field {
     pub(super) name: Name,
     /// The line is written as we would write it.
     pub(super) tidy: bool,
+    /// It came from us, not from the peer.
+    pub(super) ours: bool,
     pub(super) key: Span,
     pub(super) value: Span,
 }
@@ -173,7 +175,8 @@ impl Fields {
         let mut run = Span::default();
         for field in &self.fields {
             let key = self.part(field.key);
-            if !passes(field.name, key) || (self.options.names && self.is_for_us(key)) {
+            let for_us = self.options.names && !field.ours && self.is_for_us(key);
+            if for_us || !passes(field.name, key) {
                 continue;
             }
             let line = Span {
@@ -238,6 +241,7 @@ impl Fields {
         self.fields.push(Field {
             name,
             tidy: false,
+            ours: true,
             key: Span::new(start, middle),
             value: Span::new(middle, middle + value.len()),
         });
@@ -332,7 +336,7 @@ mod tests {
         "Accept: */*\r\n",
         "X-Own: 1\r\n",
         "x-own:2\r\n",
-        "Connection: keep-alive, X-Own\r\n",
+        "Connection: keep-alive, X-Own, traceparent\r\n",
         "Connection:close\r\n",
         "Keep-Alive: 5\r\n",
         "Date:  now \r\n",
@@ -361,14 +365,18 @@ mod tests {
             }
             text.push_str("\r\n");
             let mut fields = RequestHead::parse(text.as_bytes(), limits).unwrap().fields;
-            for number in 0..random.usize(..3) {
+            let times = random.usize(..3);
+            for number in 0..times {
                 fields.remove("tracestate");
                 fields.replace("traceparent", number.to_string().as_bytes());
             }
             let named = text.contains(", X-Own");
             let mut expected = Vec::new();
             for (name, key, value) in fields.iter() {
-                if passes(name) && !(named && key.eq_ignore_ascii_case(b"x-own")) {
+                // A `traceparent` of our own stays, whatever the peer says of its own.
+                let own =
+                    key.eq_ignore_ascii_case(b"x-own") || (key == b"traceparent" && times == 0);
+                if passes(name) && !(named && own) {
                     write::put(&mut expected, key, value);
                 }
             }

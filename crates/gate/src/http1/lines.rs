@@ -112,6 +112,7 @@ impl<'a> Lines<'a> {
         Ok(Some(Field {
             name: Name::of(bytes.get(start..colon).unwrap_or_default()),
             tidy,
+            ours: false,
             key: Span::new(start, colon),
             value,
         }))
