@@ -23,7 +23,7 @@ use crate::record::Record;
 use crate::settings::LimitsSettings;
 
 use super::SEND_BUFFER;
-use super::io::{Chunk, Io};
+use super::io::{Chunk, Io, Outbox};
 use super::watch::{Allowance, Watch};
 
 /// How long a backend may take to answer a ping.
@@ -357,22 +357,27 @@ async fn greet(
     limits: &LimitsSettings,
     watch: &Rc<RefCell<Watch>>,
     timer: &Timer,
-) -> Result<(SendRequest<Chunk>, Connection), Refusal> {
+) -> Result<(SendRequest<Chunk>, Connection, Rc<Outbox>), Refusal> {
     if stream.agreed().is_some_and(|agreed| !agreed.http2) {
         return Err(Refusal::Tls);
     }
     let other = |error: h2::Error| Refusal::Other(error.to_string());
-    let io = Io::new(Rc::new(stream), None, Rc::clone(watch));
+    let outbox = Outbox::new(Rc::new(stream), Rc::clone(watch));
+    let io = Io::new(&outbox, None);
     let builder = builder(limits);
     let mut handshake = pin!(builder.handshake::<Io, Chunk>(io));
-    let greeted = poll_fn(|context| match handshake.as_mut().poll(context) {
-        Poll::Ready(outcome) => Poll::Ready(outcome.map_err(other)),
-        Poll::Pending => timer.poll_expired(context).map(|()| Err(Refusal::Late)),
+    let greeted = poll_fn(|context| {
+        let polled = outbox.turn(context, |context| handshake.as_mut().poll(context));
+        if let Poll::Ready(outcome) = polled {
+            return Poll::Ready(outcome.map_err(other));
+        }
+        timer.poll_expired(context).map(|()| Err(Refusal::Late))
     })
     .await;
     let (sender, mut frames) = greeted?;
     poll_fn(|context| {
-        if let Poll::Ready(outcome) = Pin::new(&mut frames).poll(context) {
+        let polled = outbox.turn(context, |context| Pin::new(&mut frames).poll(context));
+        if let Poll::Ready(outcome) = polled {
             let closed = || Refusal::Other("closed".to_owned());
             return Poll::Ready(Err(outcome.map_or_else(other, |()| closed())));
         }
@@ -382,7 +387,7 @@ async fn greet(
         timer.poll_expired(context).map(|()| Err(Refusal::Late))
     })
     .await?;
-    Ok((sender, frames))
+    Ok((sender, frames, outbox))
 }
 
 /// Opens a connection.
@@ -402,7 +407,7 @@ async fn open(
     let now = shard.core.now();
     let watch = Rc::new(RefCell::new(Watch::of_backend(allowance, now)));
     let service = &search.routed.settings.service;
-    let (sender, mut frames) = greet(stream, &limits, &watch, timer)
+    let (sender, mut frames, outbox) = greet(stream, &limits, &watch, timer)
         .await
         .map_err(|refusal| refusal.told(service, &backend.name))?;
     let shared = Rc::new(Shared {
@@ -415,6 +420,7 @@ async fn open(
     let task = Task {
         pings: frames.ping_pong(),
         frames,
+        outbox,
         shared,
         watch,
         timer: Timer::new(&shard.core),
@@ -433,6 +439,7 @@ async fn open(
 /// Reads and writes the frames of one connection.
 struct Task {
     frames: Connection,
+    outbox: Rc<Outbox>,
     pings: Option<PingPong>,
     shared: Rc<Shared>,
     watch: Rc<RefCell<Watch>>,
@@ -467,7 +474,8 @@ impl Task {
             *self.shared.waker.borrow_mut() = Some(context.waker().clone());
         }
         let room_before = self.shared.has_room();
-        if let Poll::Ready(outcome) = Pin::new(&mut self.frames).poll(context) {
+        let frames = Pin::new(&mut self.frames);
+        if let Poll::Ready(outcome) = self.outbox.turn(context, |context| frames.poll(context)) {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "an HTTP/2 connection to a backend ended");
             }

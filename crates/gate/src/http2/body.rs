@@ -238,6 +238,45 @@ impl<'a> Source<'a> {
         Poll::Ready(())
     }
 
+    /// The whole of it, when all was read already: so are most answers. What is no whole stays to be
+    /// taken piece by piece.
+    fn whole(&mut self) -> Option<Chunk> {
+        let From::Socket(source) = &mut self.from else {
+            return None;
+        };
+        let piece = source.take().map_err(RelayEnd::Malformed).transpose()?;
+        self.touched = true;
+        match piece {
+            Ok(Piece { data, end }) if end.as_ref().is_some_and(Vec::is_empty) => Some(data),
+            piece => {
+                self.ahead = Some(piece);
+                None
+            }
+        }
+    }
+
+    /// Sends the whole of it and its end, where all is here and there is room; how many bytes.
+    ///
+    /// # Errors
+    /// When the target is gone.
+    pub(super) fn send_at_once(
+        &mut self,
+        stream: &mut SendStream<Chunk>,
+    ) -> Result<Option<usize>, RelayEnd> {
+        let Some(data) = self.whole() else {
+            return Ok(None);
+        };
+        let count = data.as_slice().len();
+        stream.reserve_capacity(count);
+        if stream.capacity() < count {
+            let end = Some(Vec::new());
+            self.ahead = Some(Ok(Piece { data, end }));
+            return Ok(None);
+        }
+        let sent = stream.send_data(data, true);
+        sent.map_err(|_| RelayEnd::TargetGone).map(|()| Some(count))
+    }
+
     /// The other side has so many bytes of it.
     fn release(&mut self, count: usize) {
         if let From::Stream(source) = &mut self.from
@@ -428,7 +467,9 @@ impl Sink<'_> {
         match self {
             Self::Http1 { stream, lead, .. } if !lead.is_empty() => {
                 let lead = std::mem::take(lead);
-                write(stream, [&lead, &[], &[]], waiting).await
+                write(stream, [&lead, &[], &[]], waiting).await?;
+                stream.core().buffers().give_sheet(lead);
+                Ok(())
             }
             _ => Ok(()),
         }

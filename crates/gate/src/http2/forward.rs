@@ -16,6 +16,7 @@ use h2::server::SendResponse;
 use http::Response;
 use http::uri::Scheme;
 
+use crate::compress::Encoder;
 use crate::connection::{After, Connection};
 use crate::driver::buffer::Buffer;
 use crate::driver::timer::Timer;
@@ -213,7 +214,7 @@ pub(crate) async fn run(
             let (send, body) = (sent.map_err(|_| gone())?, body.ok_or_else(gone)?);
             record.status.set(200);
             let client = Duplex::new(side.timer.core(), body, send);
-            let reason = tunnel(order, side, record, &client, backend).await;
+            let reason = Box::pin(tunnel(order, side, record, &client, backend)).await;
             Ok(ended(reason, After::Gone, false))
         }
     }
@@ -308,10 +309,8 @@ pub(crate) async fn from_http1(
                 rest: None,
             };
             let tunnel = Tunnel::new(order, &connection.timer, record, &connection.listed);
-            let reason = tunnel
-                .run(&connection.stream, &backend, Box::new(first))
-                .await;
-            Ok(ended(reason, After::Gone, false))
+            let running = tunnel.run(&connection.stream, &backend, Box::new(first));
+            Ok(ended(Box::pin(running).await, After::Gone, false))
         }
     }
 }
@@ -442,7 +441,6 @@ struct Sending<'a, 's> {
 
 impl Sending<'_, '_> {
     async fn run(&self, source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Stop> {
-        let settings = self.order.routed.settings;
         let upload = self.upload;
         if self.order.head.framing == Framing::None || self.order.body.is_some() {
             let gone = !self.order.sent && self.send_whole(sink).await?;
@@ -471,6 +469,12 @@ impl Sending<'_, '_> {
             .await;
         }
         upload.owed.set(true);
+        // Boxed, so that the future of a request without a body is small.
+        Box::pin(self.pump(source, sink)).await
+    }
+
+    async fn pump(&self, source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Stop> {
+        let (settings, upload) = (self.order.routed.settings, self.upload);
         let core = self.timer.core();
         let reading = client_patience(&settings.timeout, Patience::Endless);
         let writing = Patience::Idle(settings.timeout.idle);
@@ -672,22 +676,16 @@ impl<'a> Responding<'a, '_> {
         };
         self.record.status.set(head.status);
         self.record.sent.set(lead_bytes);
-        let timeout = &self.order.routed.settings.timeout;
-        let timer = self.output.timer();
-        let mut pump = Pump {
-            reading: Waiting::new(Patience::Idle(timeout.idle), timer, timer.core()),
-            writing: self.writing(),
-            encoder,
-            limit: u64::MAX,
-            moved: 0,
+        let at_once = match &mut sink {
+            Sink::Http2 { .. } if empty => Ok(Some(0)),
+            Sink::Http2 { stream } if encoder.is_none() => source.send_at_once(stream),
+            Sink::Http1 { .. } | Sink::Http2 { .. } => Ok(None),
         };
-        let outcome = match &sink {
-            Sink::Http1 { .. } if bodyless => sink.flush(&mut pump.writing).await,
-            Sink::Http2 { .. } if empty => Ok(()),
-            _ => pump.run(&mut source, &mut sink).await,
-        };
-        self.record.sent.set(pump.moved + lead_bytes);
-        outcome.map_err(|end| delivery_stop(&end))?;
+        match at_once.map_err(|end| delivery_stop(&end))? {
+            Some(moved) => self.record.sent.set(moved as u64 + lead_bytes),
+            // Boxed, so that the future of a small exchange is small.
+            None => Box::pin(self.pump(&mut source, &mut sink, encoder, bodyless)).await?,
+        }
         // Bytes behind the response belong to no request: such a connection is not used again.
         let intact = self.upload.intact.get();
         let clean = source.into_rest().is_none() && intact;
@@ -696,6 +694,32 @@ impl<'a> Responding<'a, '_> {
             intact,
             reusable: head.keeps_alive() && clean,
         })
+    }
+
+    /// Moves the body, piece by piece.
+    async fn pump(
+        &self,
+        source: &mut Source<'_>,
+        sink: &mut Sink<'_>,
+        encoder: Option<Box<Encoder>>,
+        bodyless: bool,
+    ) -> Result<(), Stop> {
+        let timer = self.output.timer();
+        let idle = Patience::Idle(self.order.routed.settings.timeout.idle);
+        let mut pump = Pump {
+            reading: Waiting::new(idle, timer, timer.core()),
+            writing: self.writing(),
+            encoder,
+            limit: u64::MAX,
+            moved: 0,
+        };
+        let outcome = match sink {
+            Sink::Http1 { .. } if bodyless => sink.flush(&mut pump.writing).await,
+            _ => pump.run(source, sink).await,
+        };
+        let sent = &self.record.sent;
+        sent.set(sent.get() + pump.moved);
+        outcome.map_err(|end| delivery_stop(&end))
     }
 }
 

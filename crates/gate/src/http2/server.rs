@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use h2::server::SendResponse;
@@ -22,7 +22,7 @@ use crate::reason::Reason;
 use crate::settings::LimitsSettings;
 use crate::shard::{Listener, Seat, Shard};
 
-use super::io::{Chunk, Io};
+use super::io::{Chunk, Io, Outbox};
 use super::watch::Watch;
 use super::{SEND_BUFFER, allowance, exchange};
 
@@ -39,6 +39,7 @@ pub(crate) struct Client {
     seat: Seat,
     listed: Listed,
     stream: Rc<TcpStream>,
+    outbox: Rc<Outbox>,
     watch: Rc<RefCell<Watch>>,
     /// Requests under way.
     open: Cell<u32>,
@@ -132,12 +133,14 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     let stream = Rc::new(stream);
     let watch = Watch::of_client(allowance(&limits.http2), now);
     let watch = Rc::new(RefCell::new(watch));
-    let io = Io::new(Rc::clone(&stream), leftover, Rc::clone(&watch));
+    let outbox = Outbox::new(Rc::clone(&stream), Rc::clone(&watch));
+    let io = Io::new(&outbox, leftover);
     shard.stats.http2.connections.add(1);
     timer.set(limits.head);
     let mut handshake = pin!(builder(&limits).handshake::<Io, Chunk>(io));
     let greeted = poll_fn(|context| {
-        if let Poll::Ready(outcome) = handshake.as_mut().poll(context) {
+        let polled = outbox.turn(context, |context| handshake.as_mut().poll(context));
+        if let Poll::Ready(outcome) = polled {
             return Poll::Ready(Some(outcome));
         }
         timer.poll_expired(context).map(|()| None)
@@ -158,6 +161,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
         seat,
         listed,
         stream: Rc::clone(&stream),
+        outbox,
         watch,
         open: Cell::new(0),
         owing: Cell::new(0),
@@ -248,13 +252,9 @@ impl Session {
         if client.shard.leaving() && self.leaving.is_none() {
             self.leave(now);
         }
-        loop {
-            match self.frames.poll_accept(context) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.start(request, respond),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(End::Broken(error)),
-                Poll::Ready(None) => return Poll::Ready(End::Closed),
-                Poll::Pending => break,
-            }
+        let frames = |context: &mut Context<'_>| self.poll_frames(context);
+        if let Poll::Ready(end) = client.outbox.turn(context, frames) {
+            return Poll::Ready(end);
         }
         self.count();
         if client.open.get() > 0 {
@@ -265,6 +265,17 @@ impl Session {
             self.cut(reason, Code::ENHANCE_YOUR_CALM, context);
         }
         self.look_at_time(timer, context)
+    }
+
+    /// Reads and writes frames, and starts what is asked, until there is nothing to do.
+    fn poll_frames(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match ready!(self.frames.poll_accept(context)) {
+                Some(Ok((request, respond))) => self.start(request, respond),
+                Some(Err(error)) => return Poll::Ready(End::Broken(error)),
+                None => return Poll::Ready(End::Closed),
+            }
+        }
     }
 
     fn start(&self, request: Request<RecvStream>, respond: SendResponse<Chunk>) {

@@ -17,6 +17,8 @@ use crate::ws::accept_for;
 
 /// Fields that the translation itself adds to a head.
 const ADDED: usize = 4;
+/// Most messages have no more fields: room for them is made at once.
+const FIELDS_USUAL: usize = 12;
 
 /// What the DATA frames behind a request are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +180,14 @@ fn put_fields(
 
 /// The lines of a head that `http1::write` made, as (name, value); the start line left out.
 fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    head.split(|byte| *byte == b'\n').skip(1).filter_map(field)
+    let mut rest = head;
+    let line = std::iter::from_fn(move || {
+        let end = memchr::memchr(b'\n', rest)?;
+        let (line, after) = rest.split_at_checked(end + 1)?;
+        rest = after;
+        line.strip_suffix(b"\n")
+    });
+    line.skip(1).filter_map(field)
 }
 
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -214,6 +223,7 @@ pub fn response(head: Vec<u8>, status: u16) -> Result<Response<()>, BadMessage> 
     let upgraded = status == 101;
     let status = if upgraded { 200 } else { status };
     *response.status_mut() = StatusCode::from_u16(status).map_err(|_| BadMessage::Status)?;
+    response.headers_mut().reserve(FIELDS_USUAL);
     for (name, value) in lines(&all) {
         if !(upgraded && name.eq_ignore_ascii_case(b"sec-websocket-accept")) {
             append(response.headers_mut(), &all, name, value)?;
@@ -244,6 +254,7 @@ pub fn to_backend(
         Method::from_bytes(method.unwrap_or_default()).map_err(|_| BadMessage::RequestLine)?
     };
     let mut host = None;
+    request.headers_mut().reserve(FIELDS_USUAL);
     for (name, value) in lines(&all) {
         if name.eq_ignore_ascii_case(b"host") {
             host = Some(value).filter(|host| !host.is_empty());
