@@ -17,10 +17,18 @@ struct Queue {
     /// The executor that runs on this thread; 0 when none does.
     owner: Cell<u64>,
     ready: RefCell<VecDeque<usize>>,
+    /// Tasks that never ran.
+    fresh: RefCell<VecDeque<usize>>,
 }
 
 thread_local! {
-    static QUEUE: Queue = const { Queue { owner: Cell::new(0), ready: RefCell::new(VecDeque::new()) } };
+    static QUEUE: Queue = const {
+        Queue {
+            owner: Cell::new(0),
+            ready: RefCell::new(VecDeque::new()),
+            fresh: RefCell::new(VecDeque::new()),
+        }
+    };
 }
 
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
@@ -122,13 +130,12 @@ impl Tasks {
         let entry = slab.vacant_entry();
         let handle = Arc::new(TaskWaker {
             key: entry.key(),
-            queued: AtomicBool::new(false),
+            queued: AtomicBool::new(true),
             remote: Arc::clone(&self.remote),
         });
-        let waker = Waker::from(Arc::clone(&handle));
-        waker.wake_by_ref();
+        QUEUE.with(|queue| queue.fresh.borrow_mut().push_back(entry.key()));
         entry.insert(Task {
-            running: Some((future, waker)),
+            running: Some((future, Waker::from(Arc::clone(&handle)))),
             handle,
         });
     }
@@ -144,37 +151,50 @@ impl Tasks {
         reason = "the queue belongs to the tasks, kept per thread"
     )]
     pub(super) fn has_ready(&self) -> bool {
-        QUEUE.with(|queue| !queue.ready.borrow().is_empty())
+        QUEUE.with(|queue| !queue.ready.borrow().is_empty() || !queue.fresh.borrow().is_empty())
     }
 
-    /// Polls each task that was ready when this was called, once.
+    /// Polls each task that was ready when this was called, once, and each new one right behind the
+    /// one that started it: it has its first words to say, and need not wait for the next turn.
     pub(super) fn run_ready(&self, mut before_each: impl FnMut()) {
         let turn = QUEUE.with(|queue| queue.ready.borrow().len());
+        self.run_fresh(&mut before_each);
         for _ in 0..turn {
             let Some(key) = QUEUE.with(|queue| queue.ready.borrow_mut().pop_front()) else {
                 return;
             };
-            let taken = self.slab.borrow_mut().get_mut(key).and_then(|task| {
-                task.handle.queued.store(false, Ordering::Release);
-                task.running.take()
-            });
-            // A late wake of a task that ended, or of one whose place was taken since.
-            let Some((mut future, waker)) = taken else {
-                continue;
-            };
-            before_each();
-            let poll = || future.as_mut().poll(&mut Context::from_waker(&waker));
-            // A fault in one task must not take the other connections of the thread with it.
-            match std::panic::catch_unwind(AssertUnwindSafe(poll)).unwrap_or(Poll::Ready(())) {
-                Poll::Pending => {
-                    if let Some(task) = self.slab.borrow_mut().get_mut(key) {
-                        task.running = Some((future, waker));
-                    }
+            self.run(key, &mut before_each);
+            self.run_fresh(&mut before_each);
+        }
+    }
+
+    fn run_fresh(&self, before_each: &mut impl FnMut()) {
+        while let Some(key) = QUEUE.with(|queue| queue.fresh.borrow_mut().pop_front()) {
+            self.run(key, before_each);
+        }
+    }
+
+    fn run(&self, key: usize, before_each: &mut impl FnMut()) {
+        let taken = self.slab.borrow_mut().get_mut(key).and_then(|task| {
+            task.handle.queued.store(false, Ordering::Release);
+            task.running.take()
+        });
+        // A late wake of a task that ended, or of one whose place was taken since.
+        let Some((mut future, waker)) = taken else {
+            return;
+        };
+        before_each();
+        let poll = || future.as_mut().poll(&mut Context::from_waker(&waker));
+        // A fault in one task must not take the other connections of the thread with it.
+        match std::panic::catch_unwind(AssertUnwindSafe(poll)).unwrap_or(Poll::Ready(())) {
+            Poll::Pending => {
+                if let Some(task) = self.slab.borrow_mut().get_mut(key) {
+                    task.running = Some((future, waker));
                 }
-                Poll::Ready(()) => {
-                    drop(future);
-                    drop(self.slab.borrow_mut().remove(key));
-                }
+            }
+            Poll::Ready(()) => {
+                drop(future);
+                drop(self.slab.borrow_mut().remove(key));
             }
         }
     }
@@ -183,5 +203,43 @@ impl Tasks {
     pub(super) fn clear(&self) {
         let tasks = std::mem::take(&mut *self.slab.borrow_mut());
         drop(tasks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::super::Driver;
+
+    #[test]
+    fn a_new_task_runs_right_behind_the_one_that_started_it() {
+        let driver = Driver::new().unwrap();
+        let core = driver.core();
+        let said = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let say = |word: &'static str| {
+            let said = Rc::clone(&said);
+            async move { said.borrow_mut().push(word) }
+        };
+        let (inner, both) = (say("second"), [say("third"), say("fourth")]);
+        let (first, spawner) = (say("first"), Rc::clone(core));
+        core.spawn(async move {
+            first.await;
+            spawner.spawn(inner);
+            let [third, fourth] = both;
+            let again = Rc::clone(&spawner);
+            spawner.spawn(async move {
+                third.await;
+                again.spawn(fourth);
+            });
+        });
+        core.spawn(say("fifth"));
+        core.tasks.run_ready(|| {});
+        // In one turn, in the order of their beginning.
+        assert_eq!(
+            *said.borrow(),
+            ["first", "fifth", "second", "third", "fourth"]
+        );
+        assert!(!core.tasks.has_ready());
     }
 }
