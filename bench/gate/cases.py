@@ -110,8 +110,7 @@ class Bench:
                     except NotRun as reason:
                         yield case, 0, server, reason
             for number in range(rounds):
-                first = number % max(len(up), 1)
-                for each in up[first:] + up[:first]:
+                for each in self.order(cases, up, number):
                     case, server, program, setup = each
                     if each in failed:
                         continue
@@ -123,6 +122,15 @@ class Bench:
         finally:
             for _, _, program, _ in up:
                 program.stop()
+
+    @staticmethod
+    def order(cases, up, number):
+        """Who has the turns of a round: those of one case stand together, and another begins each time."""
+        for place in range(len(cases)):
+            case = cases[(place + number) % len(cases)]
+            of_case = [each for each in up if each[0] is case]
+            first = number % max(len(of_case), 1)
+            yield from of_case[first:] + of_case[:first]
 
     def by_wrk(self, case, program, setup):
         scheme = "https" if setup.tls else "http"

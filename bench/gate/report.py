@@ -74,9 +74,13 @@ def growth(cases, names, results):
         plain = results.get((PLAIN, name), [])
         for case in cases:
             figures = results.get((case.name, name), [])
-            if case.grows and figures and len(figures) == len(plain):
-                ratio = statistics.median(grown.value / one.value for grown, one in zip(figures, plain))
-                lines.append(f"{case.name}, {name}: {ratio:.3f} × the plain case")
+            if not (case.grows and figures and plain):
+                continue
+            if len(figures) != len(plain):
+                lines.append(f"{case.name}, {name}: NOT RUN in all rounds")
+                continue
+            ratio = statistics.median(grown.value / one.value for grown, one in zip(figures, plain))
+            lines.append(f"{case.name}, {name}: {ratio:.3f} × the plain case")
     return "\n".join(lines)
 
 

@@ -38,22 +38,23 @@ def nginx_origin(folder, core, many=0, socket=""):
     """The origin of what is downloaded: nginx, on the core of the load; also on `many` ports from the second one it
     names on. `socket`: more options of nginx's `listen`.
 
-    `/1k` comes from memory, in the fields that a file has: a small file read for each request would make the origin
+    `/1k` and `/app…` come from memory, in the fields that a file has: a small file read for each request would make the origin
     slower than what is measured, which would then be measured half idle. `/file/1k` is that. The rest is sent with
     sendfile."""
     port, first = free_port(), free_range(many)
     listens = "".join(f"listen 127.0.0.1:{each} backlog=4096 {socket}; " for each in (port, *range(first, first + many)))
+    small = (
+        "add_header Last-Modified 'Sun, 01 Nov 2026 00:00:00 GMT'; add_header ETag '\"1-400\"'; add_header Accept-Ranges bytes; "
+        f"return 200 '{'x' * FILES['1k']}';"
+    )
     config = folder / "origin.conf"
     config.write_text(
         NGINX_HEAD.format(files=OPEN_FILES, folder=folder, name="origin")
-        + f"""  sendfile on; tcp_nopush on; root {origin_files(folder)};
+        + f"""  sendfile on; tcp_nopush on; root {origin_files(folder)}; default_type text/plain;
   server {{ {listens}
-    location = /1k {{
-      default_type text/plain; add_header Last-Modified "Sun, 01 Nov 2026 00:00:00 GMT"; add_header ETag '"1-400"';
-      add_header Accept-Ranges bytes; return 200 "{"x" * FILES["1k"]}";
-    }}
+    location /1k {{ {small} }}
+    location /app {{ {small} }}
     location /file/ {{ rewrite ^/file(/.*)$ $1 break; }}
-    location /app {{ rewrite ^/app[0-9]+/(.*)$ /$1 last; }}
   }}
 }}
 """
