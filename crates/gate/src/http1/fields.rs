@@ -175,8 +175,7 @@ impl Fields {
         let mut run = Span::default();
         for field in &self.fields {
             let key = self.part(field.key);
-            let for_us = self.options.names && !field.ours && self.is_for_us(key);
-            if for_us || !passes(field.name, key) {
+            if self.stays(field) || !passes(field.name, key) {
                 continue;
             }
             let line = Span {
@@ -213,6 +212,17 @@ impl Fields {
 
     pub(crate) fn first(&self, name: Name) -> Option<&[u8]> {
         self.all(name).next()
+    }
+
+    /// True when one of these fields is written by [`Fields::write`], if it passes there.
+    pub(super) fn goes_on(&self, name: Name) -> bool {
+        let mut fields = self.fields.iter().filter(|field| field.name == name);
+        self.present & name.bit() != 0 && fields.any(|field| !self.stays(field))
+    }
+
+    /// True for a field that was meant for us alone.
+    fn stays(&self, field: &Field) -> bool {
+        self.options.names && !field.ours && self.is_for_us(self.part(field.key))
     }
 
     /// The values of a field by its name, in any case.

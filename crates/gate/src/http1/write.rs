@@ -152,7 +152,7 @@ fn put_forwarding(out: &mut Vec<u8>, fields: &Fields, forwarding: Forwarding<'_>
     chain(out, Name::XForwardedFor);
     out.extend_from_slice(forwarding.peer);
     out.extend_from_slice(b"\r\n");
-    let kept = |name| forwarding.trusted && fields.first(name).is_some();
+    let kept = |name| forwarding.trusted && fields.goes_on(name);
     if !kept(Name::XForwardedProto) {
         put(out, b"X-Forwarded-Proto", forwarding.scheme.as_bytes());
     }

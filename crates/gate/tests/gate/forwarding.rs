@@ -130,6 +130,15 @@ async fn a_trusted_peer_is_believed_about_those_before_it() {
         header(&seen, "forwarded"),
         Some("for=1.2.3.4, for=127.0.0.1;host=\"x\";proto=http")
     );
+    // What it says to us alone is said anew to the backend.
+    let (_, body) = ask(
+        &gate,
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Forwarded-Proto, x-forwarded-host\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: y\r\n\r\n",
+    )
+    .await;
+    let seen = String::from_utf8(body).unwrap();
+    assert_eq!(header(&seen, "x-forwarded-proto"), Some("http"));
+    assert_eq!(header(&seen, "x-forwarded-host"), Some("x"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
