@@ -17,18 +17,10 @@ struct Queue {
     /// The executor that runs on this thread; 0 when none does.
     owner: Cell<u64>,
     ready: RefCell<VecDeque<usize>>,
-    /// Tasks that never ran.
-    fresh: RefCell<VecDeque<usize>>,
 }
 
 thread_local! {
-    static QUEUE: Queue = const {
-        Queue {
-            owner: Cell::new(0),
-            ready: RefCell::new(VecDeque::new()),
-            fresh: RefCell::new(VecDeque::new()),
-        }
-    };
+    static QUEUE: Queue = const { Queue { owner: Cell::new(0), ready: RefCell::new(VecDeque::new()) } };
 }
 
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
@@ -105,6 +97,8 @@ struct Task {
 pub(super) struct Tasks {
     remote: Arc<Remote>,
     slab: RefCell<Slab<Task>>,
+    /// Those that never ran.
+    fresh: RefCell<VecDeque<usize>>,
 }
 
 impl std::fmt::Debug for Tasks {
@@ -122,6 +116,7 @@ impl Tasks {
         Self {
             remote,
             slab: RefCell::new(Slab::new()),
+            fresh: RefCell::default(),
         }
     }
 
@@ -133,7 +128,7 @@ impl Tasks {
             queued: AtomicBool::new(true),
             remote: Arc::clone(&self.remote),
         });
-        QUEUE.with(|queue| queue.fresh.borrow_mut().push_back(entry.key()));
+        self.fresh.borrow_mut().push_back(entry.key());
         entry.insert(Task {
             running: Some((future, Waker::from(Arc::clone(&handle)))),
             handle,
@@ -146,12 +141,8 @@ impl Tasks {
         }
     }
 
-    #[expect(
-        clippy::unused_self,
-        reason = "the queue belongs to the tasks, kept per thread"
-    )]
     pub(super) fn has_ready(&self) -> bool {
-        QUEUE.with(|queue| !queue.ready.borrow().is_empty() || !queue.fresh.borrow().is_empty())
+        !self.fresh.borrow().is_empty() || QUEUE.with(|queue| !queue.ready.borrow().is_empty())
     }
 
     /// Polls each task that was ready when this was called, once, and each new one right behind the
@@ -169,7 +160,10 @@ impl Tasks {
     }
 
     fn run_fresh(&self, before_each: &mut impl FnMut()) {
-        while let Some(key) = QUEUE.with(|queue| queue.fresh.borrow_mut().pop_front()) {
+        loop {
+            let Some(key) = self.fresh.borrow_mut().pop_front() else {
+                return;
+            };
             self.run(key, before_each);
         }
     }

@@ -121,6 +121,11 @@ impl Core {
         true
     }
 
+    /// Lets the task do one more thing, whatever it has spent.
+    pub(crate) fn leave_one(&self) {
+        self.budget.set(self.budget.get().max(1));
+    }
+
     /// A place for the readiness of a descriptor: its key, and the token to register it with.
     fn add_source(&self, source: Source) -> (usize, Token) {
         let generation = self.generation.get().wrapping_add(1);

@@ -47,6 +47,8 @@ impl Outbox {
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let outcome = poll(context);
+        // Whoever spent its turn on reading still says what it has to say.
+        self.stream.core().leave_one();
         if let Poll::Ready(Err(error)) = self.poll_flush(context) {
             // `h2` is told when it reads.
             self.failed.set(Some(error.kind()));
@@ -146,7 +148,6 @@ impl AsyncRead for Io {
             return Poll::Pending;
         }
         let stream = &this.outbox.stream;
-        ready!(stream.poll_readable(context));
         // By way of a buffer: `target` would have to be filled with zeros first.
         let mut buffer = Buffer::new(stream.core(), SMALL);
         let room = buffer.spare().get_mut(..target.remaining().min(SMALL));
