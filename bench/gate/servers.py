@@ -38,9 +38,9 @@ def nginx_origin(folder, core, many=0, socket=""):
     """The origin of what is downloaded: nginx, on the core of the load; also on `many` ports from the second one it
     names on. `socket`: more options of nginx's `listen`.
 
-    `/1k` and `/app…` come from memory, in the fields that a file has: a small file read for each request would make the origin
-    slower than what is measured, which would then be measured half idle. `/file/1k` is that. The rest is sent with
-    sendfile."""
+    `/1k` and `/app…` come from memory, in the fields that a file has: a small file read for each request would make the
+    origin slower than what is measured, which would then be measured half idle. `/file/1k` is that. The rest is sent
+    with sendfile."""
     port, first = free_port(), free_range(many)
     listens = "".join(f"listen 127.0.0.1:{each} backlog=4096 {socket}; " for each in (port, *range(first, first + many)))
     small = (
@@ -50,7 +50,7 @@ def nginx_origin(folder, core, many=0, socket=""):
     config = folder / "origin.conf"
     config.write_text(
         NGINX_HEAD.format(files=OPEN_FILES, folder=folder, name="origin")
-        + f"""  sendfile on; tcp_nopush on; root {origin_files(folder)}; default_type text/plain;
+        + f"""  sendfile on; tcp_nopush on; root {origin_files(folder)};
   server {{ {listens}
     location /1k {{ {small} }}
     location /app {{ {small} }}
