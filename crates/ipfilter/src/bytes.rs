@@ -3,13 +3,13 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0..8 | `munjigiR` |
-//! | 8..12 | version, 2 |
+//! | 8..12 | version, 3 |
 //! | 12..16 | 1: allow is asked first; 2: the default allows |
 //! | 16..24 | length of the whole |
 //! | 24..32 | checksum of all that follows |
 //! | 32..36 | how many rules |
 //! | 36..48 | 0 |
-//! | 48..192 | the sections: offset and length, 8 bytes each; each begins at a multiple of 64 |
+//! | 48..224 | the sections: offset and length, 8 bytes each; each begins at a multiple of 64 |
 
 use std::fmt;
 use std::ops::Range;
@@ -18,18 +18,18 @@ use crate::key::Key;
 use crate::maker::Parts;
 
 pub(crate) const MAGIC: &[u8; 8] = b"munjigiR";
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 const SECTIONS_AT: usize = 48;
-pub(crate) const SECTIONS: usize = 9;
-const HEADER: usize = SECTIONS_AT + SECTIONS * 16;
+pub(crate) const SECTIONS: usize = 11;
+const HEADER: usize = padded(SECTIONS_AT + SECTIONS * 16);
 
 pub(crate) const ALLOW_FIRST: u32 = 1;
 pub(crate) const DEFAULT_ALLOWS: u32 = 2;
 
-/// Two tables take sections 0 to 5; then come what lint found and the sources.
-pub(crate) const IDLE: usize = 6;
-pub(crate) const UNALIGNED: usize = 7;
-pub(crate) const SOURCES: usize = 8;
+/// Two tables take sections 0 to 7; then come what lint found and the sources.
+pub(crate) const IDLE: usize = 8;
+pub(crate) const UNALIGNED: usize = 9;
+pub(crate) const SOURCES: usize = 10;
 
 /// Why bytes are no compiled rule set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(crate) fn join(
 ) -> Vec<u8> {
     let mut sections: Vec<Vec<u8>> = Vec::with_capacity(SECTIONS);
     for parts in tables {
-        sections.extend([parts.nodes, parts.records, parts.slots]);
+        sections.extend([parts.nodes, parts.records, parts.marks, parts.slots]);
     }
     sections.extend([idle, unaligned, sources]);
     let total = HEADER
@@ -105,6 +105,7 @@ pub(crate) fn join(
         (section.len() as u64).write(&mut bytes);
         offset += padded(section.len());
     }
+    bytes.resize(HEADER, 0);
     for section in sections {
         bytes.extend_from_slice(&section);
         bytes.resize(padded(bytes.len()), 0);
@@ -117,7 +118,7 @@ pub(crate) fn join(
 }
 
 /// Records of a table must not cross lines of the cache.
-fn padded(length: usize) -> usize {
+const fn padded(length: usize) -> usize {
     length.next_multiple_of(64)
 }
 

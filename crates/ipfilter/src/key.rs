@@ -21,6 +21,8 @@ pub(crate) trait Key: Copy + Ord + Default + std::fmt::Debug {
     fn read(bytes: &[u8]) -> Self;
     fn write(self, bytes: &mut Vec<u8>);
     fn wide(self) -> u128;
+    /// The low eight bits.
+    fn low(self) -> u8;
     /// The low bits of `wide`.
     fn narrow(wide: u128) -> Self;
     /// `self - other`, modulo the width.
@@ -76,6 +78,12 @@ macro_rules! key {
             #[inline]
             fn wide(self) -> u128 {
                 u128::from(self)
+            }
+
+            #[inline]
+            fn low(self) -> u8 {
+                let [low, ..] = self.to_le_bytes();
+                low
             }
 
             #[inline]

@@ -3,7 +3,8 @@
 use crate::key::Key;
 use crate::sweep::Tag;
 use crate::table::{
-    CODE, COUNT_BITS, GROUP, INNER, LIST, NODE_BYTES, Node, RECORD_BYTES, VALUE_BYTES, WORDS,
+    ASK, CODE, COUNT_BITS, GROUP, INNER, LIST, MARK_BYTES, NODE_BYTES, Node, RECORD_BYTES,
+    VALUE_BYTES, WORDS, below, cell, mark,
 };
 
 /// Blocks for each border at first; a border of a rule that stands alone has a twin.
@@ -23,6 +24,8 @@ const BITS_MAX: u32 = 120;
 pub(crate) struct Parts {
     pub(crate) nodes: Vec<u8>,
     pub(crate) records: Vec<u8>,
+    /// One for each slot of the root; none where no look-up asks for them.
+    pub(crate) marks: Vec<u8>,
     pub(crate) slots: Vec<u8>,
 }
 
@@ -36,8 +39,11 @@ struct Maker<K> {
     drop: u32,
     /// Bytes of a slot's key.
     width: usize,
-    /// Slots so far.
+    /// Bits below a mark of the root.
+    cell: u32,
+    /// Slots so far, and those of the root.
     slots: usize,
+    root_slots: usize,
     entries: Vec<(K, u32)>,
 }
 
@@ -101,8 +107,9 @@ impl<K: Key> Maker<K> {
         self.drop = zeros.min().unwrap_or(0).min(most);
         let least = self.drop.max(K::TAIL);
         let bits = plan(below, borders, least..=most, |bits| {
-            VALUE_BYTES + (bits - self.drop).div_ceil(8) as usize
+            MARK_BYTES + VALUE_BYTES + (bits - self.drop).div_ceil(8) as usize
         });
+        self.cell = cell(bits);
         self.width = (bits - self.drop).div_ceil(8) as usize;
         let used = self.node(below, borders, bits);
         let grid = Grid::over(borders, bits);
@@ -111,6 +118,8 @@ impl<K: Key> Maker<K> {
         root.drop = self.drop;
         root.width = bits - self.drop;
         root.dense = u32::from(used > grid.blocks / 3);
+        let marked = if root.dense == 0 { self.root_slots } else { 0 };
+        self.parts.marks.truncate(marked);
         self.write_node(0, &root);
     }
 
@@ -150,6 +159,9 @@ impl<K: Key> Maker<K> {
         grid.each_group(below, borders, |start, group| {
             used += self.record(start, grid.bits, group, &mut inner);
         });
+        if number == 0 {
+            self.root_slots = self.slots;
+        }
         for (slot, before, borders) in inner {
             let child = self.parts.nodes.len() / NODE_BYTES;
             let at = slot * (VALUE_BYTES + self.width);
@@ -197,11 +209,11 @@ impl<K: Key> Maker<K> {
                         [(key, value)] => self.slot(*key, *value),
                         short if short.len() <= LIST_MAX => {
                             lists.push((self.slots, entries.clone()));
-                            self.slot(K::default(), 0);
+                            self.slot(K::default(), LIST);
                         }
                         _ => {
                             inner.push((self.slots, *before, *borders));
-                            self.slot(K::default(), 0);
+                            self.slot(K::default(), INNER);
                         }
                     }
                     self.entries = entries;
@@ -230,12 +242,25 @@ impl<K: Key> Maker<K> {
 
     fn slot(&mut self, key: K, value: u32) {
         self.slots += 1;
+        self.parts.marks.push(self.mark(key, value));
         value.write(&mut self.parts.slots);
         let key = key.wide() >> self.drop;
         let bytes = key.to_le_bytes();
         self.parts
             .slots
             .extend_from_slice(bytes.get(..self.width).unwrap_or_default());
+    }
+
+    /// The mark of a slot: the bits that all addresses it covers have in common, then a bit that is 1.
+    fn mark(&self, key: K, value: u32) -> u8 {
+        let code = value & CODE;
+        if code >= K::OPEN {
+            return ASK;
+        }
+        let last = key.wide() + ((1 << (code + self.drop)) - 1);
+        let (first, last) = (mark(key, self.cell), mark(K::narrow(last), self.cell));
+        let end = 1 << ((first ^ last) | 1).ilog2();
+        first & !below(end) | end
     }
 
     /// The entries of a block that begins at `start`, before `background`.

@@ -8,6 +8,11 @@
 //! far the most frequent case, takes one read, and one beside a rule takes two; there is nothing to
 //! search.
 //!
+//! Reading a slot waits for the memory, and most addresses of such a block are not what its slot says.
+//! So a slot has a mark, a byte with up to seven bits of its addresses: those behind their block's that
+//! they have in common. An address with other ones has the background, and a byte is near more often
+//! than a slot is.
+//!
 //! A slot has a value and a key, and says one of three things:
 //!
 //! - the value holds for 2^n addresses from the key on (or up to the end), the background elsewhere;
@@ -21,6 +26,7 @@
 //! |---|---|
 //! | nodes | 48 bytes each: see [`Node`]; the first one is the root |
 //! | records | the number of the first slot (4 bytes), the background (4), how many slots earlier words have (9 bits for each of six), six words of bits |
+//! | marks | of each slot of the root, from the highest bit on: up to seven bits, a 1, zeros; none in a dense root |
 //! | slots | a value (4 bytes), then the key. The low seven bits of a value say what it is |
 
 use std::hint::select_unpredictable;
@@ -37,6 +43,28 @@ pub(crate) const LIST: u32 = 125;
 /// The node with the number that stands above the low seven bits.
 pub(crate) const INNER: u32 = 126;
 
+/// Bits of a mark.
+const MARK_BITS: u32 = 7;
+/// A mark without bits: the slot is asked.
+pub(crate) const ASK: u8 = 1 << MARK_BITS;
+
+/// How many bits of an address stand below its mark, where `bits` stand below its block.
+pub(crate) fn cell(bits: u32) -> u32 {
+    bits.saturating_sub(MARK_BITS)
+}
+
+/// The bits of one address, as high as they stand in a mark.
+#[inline]
+pub(crate) fn mark<K: Key>(key: K, cell: u32) -> u8 {
+    key.shifted(cell).low() << 1
+}
+
+/// The 1 that ends the bits of a mark, with what stands below it.
+#[inline]
+pub(crate) fn below(end: u8) -> u8 {
+    end | end.wrapping_sub(1)
+}
+
 /// More than any table needs: each node below another has smaller blocks.
 const DEPTH_MAX: usize = 128;
 pub(crate) const NODE_BYTES: usize = 48;
@@ -47,6 +75,8 @@ pub(crate) const GROUP: u32 = 384;
 pub(crate) const WORDS: usize = 6;
 /// Bits of one count in a record.
 pub(crate) const COUNT_BITS: usize = 9;
+/// A mark.
+pub(crate) const MARK_BYTES: usize = 1;
 /// The value of a slot.
 pub(crate) const VALUE_BYTES: usize = 4;
 
@@ -58,6 +88,9 @@ pub(crate) struct Table<K> {
     first: u64,
     blocks: u64,
     records: usize,
+    marks: Range<usize>,
+    /// Bits below a mark.
+    cell: u32,
     slots: usize,
     stride: usize,
     drop: u32,
@@ -180,7 +213,10 @@ impl<K: Key> Node<K> {
 impl<K: Key> Table<K> {
     /// The table that stands at these places of `data`. Checks all that a look-up relies on: that
     /// no shift is too far. Reads are within `data` whatever it holds.
-    pub(crate) fn open(data: &[u8], [nodes, records, slots]: [Range<usize>; 3]) -> Option<Self> {
+    pub(crate) fn open(
+        data: &[u8],
+        [nodes, records, marks, slots]: [Range<usize>; 4],
+    ) -> Option<Self> {
         let (all, _) = data.get(nodes.clone())?.as_chunks::<NODE_BYTES>();
         let root = Node::<K>::read(all.first()?)?;
         for node in all {
@@ -198,6 +234,8 @@ impl<K: Key> Table<K> {
             first: root.base.head().wrapping_shr(shift),
             blocks: root.blocks.into(),
             records: records.start,
+            marks,
+            cell: cell(root.bits),
             slots: slots.start,
             stride: VALUE_BYTES + root.width.div_ceil(8) as usize,
             drop: root.drop,
@@ -241,7 +279,11 @@ impl<K: Key> Table<K> {
     fn inside(&self, data: &[u8], key: K, block: u64) -> Option<Tag> {
         let record = self.record(data, 0, block)?;
         let has_slot = record.has_slot();
-        let (value, own) = self.slot(data, record.slot())?;
+        let place = record.slot();
+        if !self.is_dense && !self.is_marked(data, place, key) {
+            return Some(record.background());
+        }
+        let (value, own) = self.slot(data, place)?;
         if has_slot & (value & CODE >= LIST) {
             return self.search(data, key, block);
         }
@@ -263,6 +305,15 @@ impl<K: Key> Table<K> {
             bytes: data.get(at..)?.first_chunk()?,
             place: (block % u64::from(GROUP)) as u32,
         })
+    }
+
+    /// Whether the slot may have an entry for `key`.
+    #[inline]
+    fn is_marked(&self, data: &[u8], place: usize, key: K) -> bool {
+        let marks = data.get(self.marks.clone()).unwrap_or_default();
+        let own = marks.get(place).map_or(ASK, |own| *own);
+        let end = own & own.wrapping_neg();
+        (own ^ mark(key, self.cell)) & !below(end) == 0
     }
 
     #[inline]
