@@ -122,6 +122,37 @@ pub fn rules(family: Family, count: usize, seed: u64) -> Vec<Rule> {
     rules
 }
 
+/// Addresses to ask about, no wider than they are: reading them takes the cache away from what is measured.
+pub enum Addresses {
+    V4(Vec<u32>),
+    V6(Vec<u128>),
+}
+
+impl Addresses {
+    pub fn of(family: Family, list: &[IpAddr]) -> Self {
+        let v4 = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => u32::from(*v4),
+            IpAddr::V6(_) => unreachable!("a list has one family"),
+        };
+        let v6 = |address: &IpAddr| match address {
+            IpAddr::V6(v6) => u128::from(*v6),
+            IpAddr::V4(_) => unreachable!("a list has one family"),
+        };
+        if family.is_v6() {
+            Self::V6(list.iter().map(v6).collect())
+        } else {
+            Self::V4(list.iter().map(v4).collect())
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::V4(list) => list.len(),
+            Self::V6(list) => list.len(),
+        }
+    }
+}
+
 /// Any addresses.
 pub fn uniform(family: Family, count: usize, seed: u64) -> Vec<IpAddr> {
     let mut random = Random::new(seed);

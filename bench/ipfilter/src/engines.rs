@@ -8,7 +8,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use munjigi_ipfilter::RuleSet;
 use prefix_trie::PrefixMap;
 
-use crate::data::{Family, Rule, address};
+use crate::data::{Addresses, Family, Rule, address};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -61,8 +61,10 @@ pub trait Engine {
     fn name(&self) -> &'static str;
     /// Bytes that it holds, where it says so; those of mapped memory no allocator sees.
     fn bytes(&self) -> Option<usize>;
-    fn free(&self, addresses: &[IpAddr]) -> u64;
-    fn chain(&self, addresses: &[IpAddr]) -> u64;
+    /// Asks about the first `count` addresses, none of which waits for another.
+    fn free(&self, addresses: &Addresses, count: usize) -> u64;
+    /// The same, each waiting for the one before.
+    fn chain(&self, addresses: &Addresses, count: usize) -> u64;
 
     /// How many addresses a round takes.
     fn most(&self, _rules: usize, addresses: usize) -> usize {
@@ -85,23 +87,18 @@ impl<F: Fn(IpAddr) -> u64> Engine for Of<F> {
         self.bytes
     }
 
-    fn free(&self, addresses: &[IpAddr]) -> u64 {
-        let mut sum = 0_u64;
-        for address in addresses {
-            sum = sum.wrapping_add((self.find)(*address));
+    fn free(&self, addresses: &Addresses, count: usize) -> u64 {
+        match addresses {
+            Addresses::V4(list) => free(&list[..count], |key| (self.find)(Ipv4Addr::from(key).into())),
+            Addresses::V6(list) => free(&list[..count], |key| (self.find)(Ipv6Addr::from(key).into())),
         }
-        sum
     }
 
-    fn chain(&self, addresses: &[IpAddr]) -> u64 {
-        // Zero, which the compiler does not know: the next address hangs on the last answer.
-        let mask = black_box(0_usize);
-        let mut last = 0_u64;
-        for place in 0..addresses.len() {
-            // Hidden from the compiler, or it might foresee the answer by a branch.
-            last = black_box((self.find)(addresses[place + (last as usize & mask)]));
+    fn chain(&self, addresses: &Addresses, count: usize) -> u64 {
+        match addresses {
+            Addresses::V4(list) => chain(&list[..count], |key| (self.find)(Ipv4Addr::from(key).into())),
+            Addresses::V6(list) => chain(&list[..count], |key| (self.find)(Ipv6Addr::from(key).into())),
         }
-        last
     }
 
     fn most(&self, rules: usize, addresses: usize) -> usize {
@@ -111,6 +108,21 @@ impl<F: Fn(IpAddr) -> u64> Engine for Of<F> {
             addresses
         }
     }
+}
+
+fn free<K: Copy>(keys: &[K], find: impl Fn(K) -> u64) -> u64 {
+    keys.iter().fold(0, |sum, key| sum.wrapping_add(find(*key)))
+}
+
+fn chain<K: Copy>(keys: &[K], find: impl Fn(K) -> u64) -> u64 {
+    // Zero, which the compiler does not know: the next address hangs on the last answer.
+    let mask = black_box(0_usize);
+    let mut last = 0_u64;
+    for place in 0..keys.len() {
+        // Hidden from the compiler, or it might foresee the answer by a branch.
+        last = black_box(find(keys[place + (last as usize & mask)]));
+    }
+    last
 }
 
 pub fn build(kind: Kind, family: Family, source: &Source) -> Option<Box<dyn Engine>> {

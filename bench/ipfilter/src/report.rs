@@ -89,15 +89,18 @@ pub fn plot(rows: &[Row]) -> String {
     svg
 }
 
+/// Of nanoseconds, upwards: a linear scan of a hundred thousand rules takes more than 10⁵.
+const DECADES: i32 = 6;
+
 fn one_plot(svg: &mut String, rows: &[Row], family: &str, left: f64) {
     let (width, top, height) = (370.0, 40.0, 260.0);
     let x = |rules: usize| left + width * ((rules as f64).log10() - 1.0) / 5.7;
-    let y = |nanoseconds: f64| top + height * (1.0 - nanoseconds.max(1.0).log10() / 5.0);
+    let y = |nanoseconds: f64| top + height * (1.0 - nanoseconds.max(1.0).log10() / f64::from(DECADES));
     let _ = writeln!(
         svg,
         "<text x=\"{left}\" y=\"24\" font-weight=\"600\">{family}: ns per look-up, uniform addresses</text>"
     );
-    for power in 0..=5 {
+    for power in 0..=DECADES {
         let at = y(10_f64.powi(power));
         let _ = writeln!(
             svg,
