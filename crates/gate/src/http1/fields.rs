@@ -197,17 +197,18 @@ impl Fields {
         out.extend_from_slice(self.part(run));
     }
 
-    /// The values of one known field.
-    pub(crate) fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+    fn of(&self, name: Name) -> impl Iterator<Item = &Field> {
         let fields = if self.present & name.bit() == 0 {
             &[]
         } else {
             self.fields.as_slice()
         };
-        fields
-            .iter()
-            .filter(move |field| field.name == name)
-            .map(|field| self.part(field.value))
+        fields.iter().filter(move |field| field.name == name)
+    }
+
+    /// The values of one known field.
+    pub(crate) fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        self.of(name).map(|field| self.part(field.value))
     }
 
     pub(crate) fn first(&self, name: Name) -> Option<&[u8]> {
@@ -216,8 +217,7 @@ impl Fields {
 
     /// True when one of these fields is written by [`Fields::write`], if it passes there.
     pub(super) fn goes_on(&self, name: Name) -> bool {
-        let mut fields = self.fields.iter().filter(|field| field.name == name);
-        self.present & name.bit() != 0 && fields.any(|field| !self.stays(field))
+        self.of(name).any(|field| !self.stays(field))
     }
 
     /// True for a field that was meant for us alone.

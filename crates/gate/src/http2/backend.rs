@@ -355,14 +355,14 @@ type Connection = h2::client::Connection<Io, Chunk>;
 async fn greet(
     stream: TcpStream,
     limits: &LimitsSettings,
-    watch: &Rc<RefCell<Watch>>,
+    watch: Watch,
     timer: &Timer,
 ) -> Result<(SendRequest<Chunk>, Connection, Rc<Outbox>), Refusal> {
     if stream.agreed().is_some_and(|agreed| !agreed.http2) {
         return Err(Refusal::Tls);
     }
     let other = |error: h2::Error| Refusal::Other(error.to_string());
-    let outbox = Outbox::new(Rc::new(stream), Rc::clone(watch));
+    let outbox = Outbox::new(stream, watch);
     let io = Io::new(&outbox, None);
     let builder = builder(limits);
     let mut handshake = pin!(builder.handshake::<Io, Chunk>(io));
@@ -381,7 +381,7 @@ async fn greet(
             let closed = || Refusal::Other("closed".to_owned());
             return Poll::Ready(Err(outcome.map_or_else(other, |()| closed())));
         }
-        if watch.borrow().settled() {
+        if outbox.watch().borrow().settled() {
             return Poll::Ready(Ok(()));
         }
         timer.poll_expired(context).map(|()| Err(Refusal::Late))
@@ -405,9 +405,9 @@ async fn open(
         frames: limits.http2.frames,
     };
     let now = shard.core.now();
-    let watch = Rc::new(RefCell::new(Watch::of_backend(allowance, now)));
+    let watch = Watch::of_backend(allowance, now);
     let service = &search.routed.settings.service;
-    let (sender, mut frames, outbox) = greet(stream, &limits, &watch, timer)
+    let (sender, mut frames, outbox) = greet(stream, &limits, watch, timer)
         .await
         .map_err(|refusal| refusal.told(service, &backend.name))?;
     let shared = Rc::new(Shared {
@@ -422,7 +422,6 @@ async fn open(
         frames,
         outbox,
         shared,
-        watch,
         timer: Timer::new(&shard.core),
         core: Rc::clone(timer.core()),
         limits,
@@ -442,7 +441,6 @@ struct Task {
     outbox: Rc<Outbox>,
     pings: Option<PingPong>,
     shared: Rc<Shared>,
-    watch: Rc<RefCell<Watch>>,
     timer: Timer,
     core: Rc<Core>,
     limits: LimitsSettings,
@@ -484,7 +482,7 @@ impl Task {
         if !room_before && self.shared.has_room() {
             self.place.wake_all();
         }
-        if let Some(reason) = self.watch.borrow().cut() {
+        if let Some(reason) = self.outbox.watch().borrow().cut() {
             tracing::warn!(
                 reason = reason.code(),
                 "a backend's HTTP/2 connection is cut"
@@ -510,7 +508,7 @@ impl Task {
             let deadline = match self.asked {
                 Some(asked) => asked + PONG,
                 None if idle => self.idle_since + self.limits.backend_idle,
-                None => self.watch.borrow().last_in() + self.limits.http2.ping,
+                None => self.outbox.watch().borrow().last_in() + self.limits.http2.ping,
             };
             if now < deadline {
                 self.timer.set_at(deadline);
@@ -520,7 +518,7 @@ impl Task {
                 continue;
             }
             match self.asked {
-                Some(asked) if self.watch.borrow().last_in() <= asked => {
+                Some(asked) if self.outbox.watch().borrow().last_in() <= asked => {
                     tracing::debug!("a backend's HTTP/2 connection gives no sign of life");
                     return Poll::Ready(());
                 }

@@ -22,21 +22,29 @@ const SHORT: usize = SMALL / 2;
 /// kept until its task's turn is over, and go out in one, with TLS in one record.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    stream: Rc<TcpStream>,
-    watch: Rc<RefCell<Watch>>,
+    stream: TcpStream,
+    watch: RefCell<Watch>,
     waiting: RefCell<Option<Buffer>>,
     /// Why nothing more can be written.
     failed: Cell<Option<io::ErrorKind>>,
 }
 
 impl Outbox {
-    pub(crate) fn new(stream: Rc<TcpStream>, watch: Rc<RefCell<Watch>>) -> Rc<Self> {
+    pub(crate) fn new(stream: TcpStream, watch: Watch) -> Rc<Self> {
         Rc::new(Self {
             stream,
-            watch,
+            watch: RefCell::new(watch),
             waiting: RefCell::default(),
             failed: Cell::default(),
         })
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(crate) fn watch(&self) -> &RefCell<Watch> {
+        &self.watch
     }
 
     /// One turn of a task that writes here: what was written is sent at its end, as far as there is

@@ -38,9 +38,7 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     seat: Seat,
     listed: Listed,
-    stream: Rc<TcpStream>,
     outbox: Rc<Outbox>,
-    watch: Rc<RefCell<Watch>>,
     /// Requests under way.
     open: Cell<u32>,
     /// Requests that wait for bytes of the client, and for it to take some.
@@ -55,7 +53,7 @@ impl Client {
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.outbox.stream()
     }
 
     fn turn_away(&self, reason: Reason) {
@@ -71,14 +69,14 @@ impl Client {
 
     /// Bytes of data that the client sent; `None` while the gate itself gives it no room to send.
     pub(super) fn sent(&self) -> Option<u64> {
-        let watch = self.watch.borrow();
+        let watch = self.outbox.watch().borrow();
         watch.peer_has_room().then(|| watch.data_in())
     }
 
     /// Bytes of data that the client took: what was written but for what the kernel still holds.
     pub(super) fn taken(&self) -> u64 {
-        let written = self.watch.borrow().data_out();
-        written.saturating_sub(self.stream.unsent())
+        let written = self.outbox.watch().borrow().data_out();
+        written.saturating_sub(self.stream().unsent())
     }
 }
 
@@ -130,10 +128,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     } = connection;
     let limits = shard.snapshot().settings.limits;
     let now = shard.core.now();
-    let stream = Rc::new(stream);
-    let watch = Watch::of_client(allowance(&limits.http2), now);
-    let watch = Rc::new(RefCell::new(watch));
-    let outbox = Outbox::new(Rc::clone(&stream), Rc::clone(&watch));
+    let outbox = Outbox::new(stream, Watch::of_client(allowance(&limits.http2), now));
     let io = Io::new(&outbox, leftover);
     shard.stats.http2.connections.add(1);
     timer.set(limits.head);
@@ -151,7 +146,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
         Some(Err(error)) if error.is_io() => return,
         Some(Err(_)) => {
             shard.turn_away(&seat.listener().name, peer.ip(), Reason::Http2Protocol);
-            return linger(&stream, &timer).await;
+            return linger(outbox.stream(), &timer).await;
         }
         None => return shard.turn_away(&seat.listener().name, peer.ip(), Reason::HeadTimeout),
     };
@@ -160,9 +155,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
         peer,
         seat,
         listed,
-        stream: Rc::clone(&stream),
-        outbox,
-        watch,
+        outbox: Rc::clone(&outbox),
         open: Cell::new(0),
         owing: Cell::new(0),
         unread: Cell::new(0),
@@ -185,7 +178,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, connection: Connection) {
     }
     // The streams' tasks hold the connection's seat until they have seen its end.
     drop(session);
-    farewell(end, &stream, &timer).await;
+    farewell(end, outbox.stream(), &timer).await;
 }
 
 /// The last answer is seen only by a client that is read on for a while.
@@ -260,7 +253,7 @@ impl Session {
         if client.open.get() > 0 {
             self.idle_since = now;
         }
-        let reason = client.watch.borrow().cut();
+        let reason = client.outbox.watch().borrow().cut();
         if let (Some(reason), None) = (reason, self.cut) {
             self.cut(reason, Code::ENHANCE_YOUR_CALM, context);
         }
@@ -295,7 +288,7 @@ impl Session {
 
     /// Hands what was counted to the figures.
     fn count(&self) {
-        let (received, sent) = self.client.watch.borrow_mut().take_resets();
+        let (received, sent) = self.client.outbox.watch().borrow_mut().take_resets();
         let stats = &self.client.shard.stats.http2;
         if received > 0 {
             stats.resets_received.add(received);
@@ -328,7 +321,7 @@ impl Session {
         loop {
             let now = self.client.shard.core.now();
             let idle = self.client.open.get() == 0;
-            let block = self.client.watch.borrow().block_since();
+            let block = self.client.outbox.watch().borrow().block_since();
             let deadline = match (self.cut, block, self.leaving) {
                 (Some(since), ..) => Some(since + LAST_WORDS),
                 (None, Some(since), _) => Some(since + self.limits.head),

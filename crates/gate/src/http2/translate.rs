@@ -178,16 +178,19 @@ fn put_fields(
     Ok(())
 }
 
-/// The lines of a head that `http1::write` made, as (name, value); the start line left out.
-fn lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let mut rest = head;
-    let line = std::iter::from_fn(move || {
-        let end = memchr::memchr(b'\n', rest)?;
-        let (line, after) = rest.split_at_checked(end + 1)?;
+/// The fields of a head that `http1::write` made, as (name, value); the start line left out.
+fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    lines(head).skip(1).filter_map(field)
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        let (line, after) = rest.split_at_checked(end)?;
         rest = after;
-        line.strip_suffix(b"\n")
-    });
-    line.skip(1).filter_map(field)
+        (!line.is_empty()).then(|| line.strip_suffix(b"\n").unwrap_or(line))
+    })
 }
 
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -224,7 +227,7 @@ pub fn response(head: Vec<u8>, status: u16) -> Result<Response<()>, BadMessage> 
     let status = if upgraded { 200 } else { status };
     *response.status_mut() = StatusCode::from_u16(status).map_err(|_| BadMessage::Status)?;
     response.headers_mut().reserve(FIELDS_USUAL);
-    for (name, value) in lines(&all) {
+    for (name, value) in fields(&all) {
         if !(upgraded && name.eq_ignore_ascii_case(b"sec-websocket-accept")) {
             append(response.headers_mut(), &all, name, value)?;
         }
@@ -255,7 +258,7 @@ pub fn to_backend(
     };
     let mut host = None;
     request.headers_mut().reserve(FIELDS_USUAL);
-    for (name, value) in lines(&all) {
+    for (name, value) in fields(&all) {
         if name.eq_ignore_ascii_case(b"host") {
             host = Some(value).filter(|host| !host.is_empty());
         } else if !(ask.websocket && name.eq_ignore_ascii_case(b"sec-websocket-key")) {
@@ -383,10 +386,10 @@ pub fn trailer_lines(trailers: &HeaderMap) -> Vec<u8> {
 
 /// Lines of trailer fields as HTTP/2 has them; what it can't carry is left out.
 #[must_use]
-pub fn trailer_fields(lines: &[u8]) -> HeaderMap {
-    let all = Bytes::copy_from_slice(lines);
+pub fn trailer_fields(text: &[u8]) -> HeaderMap {
+    let all = Bytes::copy_from_slice(text);
     let mut map = HeaderMap::new();
-    for (name, value) in all.split(|byte| *byte == b'\n').filter_map(field) {
+    for (name, value) in lines(&all).filter_map(field) {
         if let Err(error) = append(&mut map, &all, name, value) {
             tracing::debug!(%error, "a trailer field was left out");
         }
