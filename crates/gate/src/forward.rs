@@ -171,7 +171,12 @@ pub(crate) async fn run(
             let early = connection.leftover.take();
             plan.search.settle(plan.upstream, Outcome::Good);
             let first = Box::new(First { lead, early, rest });
-            let tunnel = Tunnel::new(plan.order, &connection.timer, record, &connection.listed);
+            let tunnel = Tunnel::new(
+                plan.order,
+                &connection.timer,
+                record,
+                (&connection.stream, &connection.listed),
+            );
             let reason = Box::pin(tunnel.run(&connection.stream, plan.stream, first)).await;
             Ok(Ended {
                 reason,

@@ -5,6 +5,7 @@
 mod direction;
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::backends::Backend;
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::forward::Order;
 use crate::live::{self, Listed};
@@ -35,6 +37,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 struct Shared<'a> {
     shard: &'a Shard,
     figures: Rc<live::Tunnel>,
+    hop: IpAddr,
     websocket: bool,
     idle: Duration,
     ping: Option<Duration>,
@@ -68,18 +71,20 @@ pub(crate) struct Tunnel<'a> {
     timer: &'a Timer,
     record: &'a Record,
     figures: Rc<live::Tunnel>,
+    /// Whose connection carries it: the client's, or that of a balancer that named the client.
+    hop: IpAddr,
     websocket: bool,
     idle: Duration,
     ping: Option<Duration>,
 }
 
 impl<'a> Tunnel<'a> {
-    /// One that a 101 opened.
+    /// One that a 101 opened, over the connection `stream` of a client.
     pub(crate) fn new(
         order: &Order<'a>,
         timer: &'a Timer,
         record: &'a Record,
-        listed: &Listed,
+        (stream, listed): (&TcpStream, &Listed),
     ) -> Self {
         let settings = order.routed.settings;
         let names = (settings.name.as_str(), settings.service.as_str());
@@ -88,7 +93,7 @@ impl<'a> Tunnel<'a> {
         Self {
             websocket,
             ping: settings.websocket.ping.filter(|_| websocket),
-            ..Self::plain(order.shard, names, about, (timer, record, listed))
+            ..Self::plain(order.shard, names, about, (timer, record), (stream, listed))
         }
     }
 
@@ -97,7 +102,8 @@ impl<'a> Tunnel<'a> {
         shard: &'a Shard,
         names: (&str, &str),
         (backend, idle): (&Arc<Backend>, Duration),
-        (timer, record, listed): (&'a Timer, &'a Record, &Listed),
+        (timer, record): (&'a Timer, &'a Record),
+        (stream, listed): (&TcpStream, &Listed),
     ) -> Self {
         let figures = Rc::new(live::Tunnel::new(names, backend, shard.core.now()));
         listed.tunnel(&figures);
@@ -106,6 +112,7 @@ impl<'a> Tunnel<'a> {
             timer,
             record,
             figures,
+            hop: stream.remote_address().unwrap_or(record.peer).ip(),
             websocket: false,
             idle,
             ping: None,
@@ -128,6 +135,7 @@ impl<'a> Tunnel<'a> {
         let shared = Shared {
             shard,
             figures: Rc::clone(&self.figures),
+            hop: self.hop,
             websocket: self.websocket,
             idle: self.idle,
             ping: self.ping,
@@ -234,7 +242,7 @@ async fn both<C: Pipe, B: Pipe>(
     let seen = seen.unwrap_or_else(|| Seen::now(shared, ends));
     let end = judge(shared, ends, seen.first);
     let frames = [up.frames(), down.frames()];
-    let closing = shared.closing(end, seen, frames, record);
+    let closing = shared.closing(end, seen, frames);
     // A tunnel has one end.
     drop(record.closing.set(Box::new(closing)));
     if end == end::End::Drained {
@@ -251,13 +259,7 @@ impl Shared<'_> {
     }
 
     /// How it ended; `frames` are those of the client and of the backend.
-    fn closing(
-        &self,
-        end: end::End,
-        seen: Seen,
-        [up, down]: [&Frames; 2],
-        record: &Record,
-    ) -> Closing {
+    fn closing(&self, end: end::End, seen: Seen, [up, down]: [&Frames; 2]) -> Closing {
         let figures = &self.figures;
         Closing {
             route: figures.route.clone(),
@@ -271,7 +273,7 @@ impl Shared<'_> {
             age: seen.at.saturating_duration_since(figures.since),
             silences: seen.silences,
             hops: [
-                record.peer.ip().to_canonical().to_string().into(),
+                self.hop.to_canonical().to_string().into(),
                 figures.backend.name.as_str().into(),
             ],
             frames: [up.count(), down.count()],

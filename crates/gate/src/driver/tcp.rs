@@ -609,6 +609,11 @@ impl TcpStream {
         self.io.local_addr().ok()
     }
 
+    /// The address at the other end of the connection, whomever a PROXY header names.
+    pub(crate) fn remote_address(&self) -> Option<SocketAddr> {
+        self.io.peer_addr().ok()
+    }
+
     /// Which TLS configuration it was opened with; 0 for a plain connection.
     pub(crate) fn way(&self) -> u64 {
         self.tls.as_ref().map_or(0, |tls| tls.borrow().way())

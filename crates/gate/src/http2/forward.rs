@@ -232,7 +232,7 @@ async fn tunnel(
     let listed = side.client.list();
     record.tunnel = true;
     order.search.settle(order.upstream, Verdict::Good);
-    let tunnel = Tunnel::new(order, timer, record, &listed);
+    let tunnel = Tunnel::new(order, timer, record, (side.client.stream(), &listed));
     match (backend.sink, backend.answers) {
         (Sink::Http1 { stream, .. }, Answers::Http1 { rest, .. }) => {
             let rest = rest.filter(|rest| !rest.is_empty());
@@ -308,7 +308,12 @@ pub(crate) async fn from_http1(
                 early: leftover,
                 rest: None,
             };
-            let tunnel = Tunnel::new(order, &connection.timer, record, &connection.listed);
+            let tunnel = Tunnel::new(
+                order,
+                &connection.timer,
+                record,
+                (&connection.stream, &connection.listed),
+            );
             let running = tunnel.run(&connection.stream, &backend, Box::new(first));
             Ok(ended(Box::pin(running).await, After::Gone, false))
         }

@@ -60,8 +60,13 @@ async fn run(
     let upstream = Box::pin(search.reach(&timer, record)).await?;
     let socket = upstream.socket().ok_or(Stop::End(Reason::ConnectFailed))?;
     let names = (line.settings.name.as_str(), line.settings.service.as_str());
-    let seen = (&connection.timer, &*record, &connection.listed);
-    let tunnel = Tunnel::plain(shard, names, (upstream.backend(), line.idle), seen);
+    let tunnel = Tunnel::plain(
+        shard,
+        names,
+        (upstream.backend(), line.idle),
+        (&connection.timer, record),
+        (&connection.stream, &connection.listed),
+    );
     let both = tunnel.run(&connection.stream, socket, Box::default());
     let reason = Box::pin(both).await;
     // That the connection stood is all that is known of the backend here.

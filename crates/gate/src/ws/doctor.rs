@@ -46,7 +46,8 @@ pub(crate) struct Closing {
     pub(crate) age: Duration,
     /// Since something of the client passed, and of the backend.
     pub(crate) silences: [Duration; 2],
-    /// Whose connection to the gate it was: the client's or that of a proxy in front, and the backend's.
+    /// Whose connection to the gate it was: the client's or that of a proxy in front, whomever it names, and the
+    /// backend's.
     pub(crate) hops: [Box<str>; 2],
     /// Of the client, and of the backend.
     pub(crate) frames: [u64; 2],
@@ -65,6 +66,7 @@ impl Closing {
     /// As the access log and the admin face show it; times in seconds.
     pub(crate) fn json(&self) -> Value {
         let [client, backend] = self.silences;
+        let [hop_of_client, hop_of_backend] = &self.hops;
         let pair = |[client, backend]: [u64; 2]| json!({ "client": client, "backend": backend });
         let mut row = json!({
             "by": self.end.by(),
@@ -75,6 +77,7 @@ impl Closing {
             "clientSilentFor": rounded(client),
             "backendSilentFor": rounded(backend),
             "bytes": pair(self.bytes),
+            "hops": { "client": hop_of_client, "backend": hop_of_backend },
         });
         if let Some(row) = row.as_object_mut().filter(|_| self.websocket) {
             row.insert("frames".to_owned(), pair(self.frames));

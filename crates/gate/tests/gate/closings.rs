@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use munjigi_gate::settings::ProxyMode;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use crate::support::*;
@@ -87,6 +89,37 @@ async fn the_log_says_who_closed_a_tunnel_and_how() {
         (&closed["by"], &closed["how"]),
         (&json!("backend"), &json!("reset"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balancer_that_names_its_client_is_the_hop() {
+    let folder = tempfile::tempdir().unwrap();
+    let (origin, mut peers) = taking().await;
+    let mut settings = settings(&[origin.address]);
+    settings.listeners[0].proxy_protocol = ProxyMode::V1;
+    settings.trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    let log = logged(&mut settings, folder.path());
+    let gate = start(settings).await;
+    for (number, balancer) in ["127.0.0.2", "127.0.0.3"].into_iter().enumerate() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(format!("{balancer}:0").parse().unwrap())
+            .unwrap();
+        let stream = socket.connect(gate.address("web").unwrap()).await.unwrap();
+        let mut client = Peer::new(stream);
+        client
+            .send("PROXY TCP4 192.0.2.7 198.51.100.1 1000 443\r\n")
+            .await;
+        client.send(HANDSHAKE).await;
+        assert_eq!(status(&client.head().await.unwrap()), 101);
+        let mut backend = peers.recv().await.unwrap();
+        drop(client);
+        backend.rest().await;
+        let line = lines(&log, number + 1).await.swap_remove(number);
+        assert_eq!(line["client"], "192.0.2.7", "{line}");
+        let hops = json!({ "client": balancer, "backend": origin.address.to_string() });
+        assert_eq!(line["closed"]["hops"], hops);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
