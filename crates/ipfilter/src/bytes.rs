@@ -19,6 +19,8 @@ use crate::maker::Parts;
 
 pub(crate) const MAGIC: &[u8; 8] = b"munjigiR";
 pub(crate) const VERSION: u32 = 3;
+const CHECKSUM_AT: usize = 24;
+const CHECKED_AT: usize = 32;
 const SECTIONS_AT: usize = 48;
 pub(crate) const SECTIONS: usize = 11;
 const HEADER: usize = padded(SECTIONS_AT + SECTIONS * 16);
@@ -95,7 +97,6 @@ pub(crate) fn join(
         word.write(&mut bytes);
     }
     (total as u64).write(&mut bytes);
-    let checksum_at = bytes.len();
     0_u64.write(&mut bytes);
     rules.write(&mut bytes);
     bytes.resize(SECTIONS_AT, 0);
@@ -110,11 +111,16 @@ pub(crate) fn join(
         bytes.extend_from_slice(&section);
         bytes.resize(padded(bytes.len()), 0);
     }
-    let checksum = bytes.get(checksum_at + 8..).map_or(0, checksum);
-    if let Some(slot) = bytes.get_mut(checksum_at..checksum_at + 8) {
-        slot.copy_from_slice(&checksum.to_le_bytes());
-    }
+    seal(&mut bytes);
     bytes
+}
+
+/// Writes the checksum. Tests change bytes, and then want more than to be told so.
+pub fn seal(bytes: &mut [u8]) {
+    let sum = bytes.get(CHECKED_AT..).map_or(0, checksum);
+    if let Some(slot) = bytes.get_mut(CHECKSUM_AT..CHECKED_AT) {
+        slot.copy_from_slice(&sum.to_le_bytes());
+    }
 }
 
 /// Records of a table must not cross lines of the cache.
@@ -138,7 +144,7 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, BadBytes> {
     if long(16) != bytes.len() as u64 {
         return Err(BadBytes::Length);
     }
-    if bytes.get(32..).map(checksum) != Some(long(24)) {
+    if bytes.get(CHECKED_AT..).map(checksum) != Some(long(CHECKSUM_AT)) {
         return Err(BadBytes::Checksum);
     }
     let mut sections: [Range<usize>; SECTIONS] = std::array::from_fn(|_| 0..0);

@@ -44,6 +44,8 @@ mod table;
 
 pub use build::Builder;
 pub use bytes::BadBytes;
+#[doc(hidden)]
+pub use bytes::seal;
 pub use memory::Memory;
 pub use problem::{Kind, Problem};
 pub use rules::{Explanation, Line, RuleSet, Verdict};

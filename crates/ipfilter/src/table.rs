@@ -5,8 +5,7 @@
 //! bytes, one line of the cache: a bit for each block, the background (the value of the blocks whose
 //! bit is 0), and where the slots of the others are. The block's rank among the bits that are 1 is
 //! its slot; counts of the earlier words are kept. So an address of a block that no border cuts, by
-//! far the most frequent case, takes one read, and one beside a rule takes two; there is nothing to
-//! search.
+//! far the most frequent case, takes one read; there is nothing to search.
 //!
 //! Reading a slot waits for the memory, and most addresses of such a block are not what its slot says.
 //! So a slot has a mark, a byte with up to seven bits of its addresses: those behind their block's that

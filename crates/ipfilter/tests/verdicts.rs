@@ -322,6 +322,44 @@ fn lint_names_the_rules_that_never_decide() {
     }
 }
 
+/// Whoever writes the compiled form by hand gets an error or odd verdicts, and harms nobody.
+#[test]
+fn changed_bytes_are_refused_or_harmless() {
+    let seed = seed();
+    let mut random = Rng::with_seed(seed);
+    let (mut opened, mut refused) = (0, 0);
+    while opened < 2_000 {
+        let case = case(&mut random);
+        let good = RuleSet::parse(&case.text).unwrap().as_bytes().to_vec();
+        for _ in 0..40 {
+            let mut bytes = good.clone();
+            for _ in 0..random.usize(1..6) {
+                let place = random.usize(32..bytes.len());
+                bytes[place] = match random.u32(..3) {
+                    0 => random.u8(..),
+                    1 => bytes[place] ^ 1 << random.u32(..8),
+                    _ => [0, 0x7f, 0x80, 0xff][random.usize(..4)],
+                };
+            }
+            munjigi_ipfilter::seal(&mut bytes);
+            let Ok(rules) = RuleSet::from_bytes(bytes) else {
+                refused += 1;
+                continue;
+            };
+            opened += 1;
+            for address in &case.borders {
+                let _told = rules.explain(*address).to_string();
+            }
+            for v6 in [false, true] {
+                let any = ip(v6, address(&mut random, v6, &[]));
+                assert_eq!(rules.explain(any).verdict, rules.verdict(any));
+            }
+            let _problems = rules.lint();
+        }
+    }
+    println!("{opened} changed rule sets opened, {refused} refused");
+}
+
 /// Enough of them for huge pages and for many records.
 #[test]
 fn many_rules_decide_where_they_stand() {
