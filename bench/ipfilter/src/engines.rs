@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use ip_network_table_deps_treebitmap::IpLookupTable;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -61,10 +62,10 @@ pub trait Engine {
     fn name(&self) -> &'static str;
     /// Bytes that it holds, where it says so; those of mapped memory no allocator sees.
     fn bytes(&self) -> Option<usize>;
-    /// Asks about the first `count` addresses, none of which waits for another.
-    fn free(&self, addresses: &Addresses, count: usize) -> u64;
+    /// Asks about a part of the addresses, none of which waits for another.
+    fn free(&self, addresses: &Addresses, part: Range<usize>) -> u64;
     /// The same, each waiting for the one before.
-    fn chain(&self, addresses: &Addresses, count: usize) -> u64;
+    fn chain(&self, addresses: &Addresses, part: Range<usize>) -> u64;
 
     /// How many addresses a round takes.
     fn most(&self, _rules: usize, addresses: usize) -> usize {
@@ -87,17 +88,17 @@ impl<F: Fn(IpAddr) -> u64> Engine for Of<F> {
         self.bytes
     }
 
-    fn free(&self, addresses: &Addresses, count: usize) -> u64 {
+    fn free(&self, addresses: &Addresses, part: Range<usize>) -> u64 {
         match addresses {
-            Addresses::V4(list) => free(&list[..count], |key| (self.find)(Ipv4Addr::from(key).into())),
-            Addresses::V6(list) => free(&list[..count], |key| (self.find)(Ipv6Addr::from(key).into())),
+            Addresses::V4(list) => free(&list[part], |key| (self.find)(Ipv4Addr::from(key).into())),
+            Addresses::V6(list) => free(&list[part], |key| (self.find)(Ipv6Addr::from(key).into())),
         }
     }
 
-    fn chain(&self, addresses: &Addresses, count: usize) -> u64 {
+    fn chain(&self, addresses: &Addresses, part: Range<usize>) -> u64 {
         match addresses {
-            Addresses::V4(list) => chain(&list[..count], |key| (self.find)(Ipv4Addr::from(key).into())),
-            Addresses::V6(list) => chain(&list[..count], |key| (self.find)(Ipv6Addr::from(key).into())),
+            Addresses::V4(list) => chain(&list[part], |key| (self.find)(Ipv4Addr::from(key).into())),
+            Addresses::V6(list) => chain(&list[part], |key| (self.find)(Ipv6Addr::from(key).into())),
         }
     }
 
