@@ -17,7 +17,8 @@ static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
             number * 3
         ));
     }
-    RuleSet::parse(&text).map_or_else(|_| Vec::new(), |rules| rules.as_bytes().to_vec())
+    let rules = RuleSet::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
+    rules.as_bytes().to_vec()
 });
 
 fuzz_target!(|bytes: &[u8]| {
