@@ -3,13 +3,13 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0..8 | `munjigiR` |
-//! | 8..12 | version, 3 |
+//! | 8..12 | version, 4 |
 //! | 12..16 | 1: allow is asked first; 2: the default allows |
 //! | 16..24 | length of the whole |
 //! | 24..32 | checksum of all that follows |
 //! | 32..36 | how many rules |
 //! | 36..48 | 0 |
-//! | 48..224 | the sections: offset and length, 8 bytes each; each begins at a multiple of 64 |
+//! | 48..256 | the sections: offset and length, 8 bytes each; each begins at a multiple of 64 |
 
 use std::fmt;
 use std::ops::Range;
@@ -18,20 +18,20 @@ use crate::key::Key;
 use crate::maker::Parts;
 
 pub(crate) const MAGIC: &[u8; 8] = b"munjigiR";
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 const CHECKSUM_AT: usize = 24;
 const CHECKED_AT: usize = 32;
 const SECTIONS_AT: usize = 48;
-pub(crate) const SECTIONS: usize = 11;
+pub(crate) const SECTIONS: usize = 13;
 const HEADER: usize = padded(SECTIONS_AT + SECTIONS * 16);
 
 pub(crate) const ALLOW_FIRST: u32 = 1;
 pub(crate) const DEFAULT_ALLOWS: u32 = 2;
 
-/// Two tables take sections 0 to 7; then come what lint found and the sources.
-pub(crate) const IDLE: usize = 8;
-pub(crate) const UNALIGNED: usize = 9;
-pub(crate) const SOURCES: usize = 10;
+/// Two tables take sections 0 to 9; then come what lint found and the sources.
+pub(crate) const IDLE: usize = 10;
+pub(crate) const UNALIGNED: usize = 11;
+pub(crate) const SOURCES: usize = 12;
 
 /// Why bytes are no compiled rule set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,13 @@ pub(crate) fn join(
 ) -> Vec<u8> {
     let mut sections: Vec<Vec<u8>> = Vec::with_capacity(SECTIONS);
     for parts in tables {
-        sections.extend([parts.nodes, parts.records, parts.marks, parts.slots]);
+        sections.extend([
+            parts.nodes,
+            parts.records,
+            parts.marks,
+            parts.values,
+            parts.slots,
+        ]);
     }
     sections.extend([idle, unaligned, sources]);
     let total = HEADER

@@ -4,7 +4,7 @@ use crate::key::Key;
 use crate::sweep::Tag;
 use crate::table::{
     ASK, CODE, COUNT_BITS, GROUP, INNER, LIST, MARK_BYTES, NODE_BYTES, Node, RECORD_BYTES,
-    VALUE_BYTES, WORDS, below, cell, mark,
+    VALUE_BYTES, WHOLE, WORDS, below, cell, mark,
 };
 
 /// Blocks for each border at first; a border of a rule that stands alone has a twin.
@@ -24,8 +24,9 @@ const BITS_MAX: u32 = 120;
 pub(crate) struct Parts {
     pub(crate) nodes: Vec<u8>,
     pub(crate) records: Vec<u8>,
-    /// One for each slot of the root; none where no look-up asks for them.
+    /// Of the slots and the records of the root; none where no look-up asks for them.
     pub(crate) marks: Vec<u8>,
+    pub(crate) values: Vec<u8>,
     pub(crate) slots: Vec<u8>,
 }
 
@@ -41,10 +42,50 @@ struct Maker<K> {
     width: usize,
     /// Bits below a mark of the root.
     cell: u32,
-    /// Slots so far, and those of the root.
     slots: usize,
-    root_slots: usize,
+    /// While the root is made.
+    marks: Option<Marks>,
     entries: Vec<(K, u32)>,
+}
+
+/// What is known of the root's slots without reading them.
+#[derive(Debug, Default)]
+struct Marks {
+    marks: Vec<u8>,
+    /// For each record, how many values stand before its own.
+    before: Vec<u32>,
+    values: Vec<Tag>,
+}
+
+impl Marks {
+    fn begin(&mut self) {
+        self.before.push(small(self.values.len()));
+    }
+
+    /// The mark of a block that has one value.
+    fn whole(&mut self, tag: Tag) -> u8 {
+        let first = self.before.last().map_or(0, |before| *before as usize);
+        let own = self.values.get(first..).unwrap_or_default();
+        let number = own.len() - usize::from(own.last() == Some(&tag));
+        // Of too many values the last ones are left to the slots.
+        let number = u8::try_from(number).ok();
+        let number = number.filter(|number| *number < WHOLE);
+        if number.is_some_and(|number| usize::from(number) == own.len()) {
+            self.values.push(tag);
+        }
+        number.map_or(ASK, |number| WHOLE | number)
+    }
+
+    /// The sections.
+    fn parts(self) -> [Vec<u8>; 2] {
+        let before = small(self.before.len());
+        let places = self.before.iter().map(|place| before + place);
+        let mut values = Vec::with_capacity((self.before.len() + self.values.len()) * VALUE_BYTES);
+        places
+            .chain(self.values)
+            .for_each(|word| word.write(&mut values));
+        [self.marks, values]
+    }
 }
 
 /// Blocks of one record, in their order.
@@ -110,6 +151,7 @@ impl<K: Key> Maker<K> {
             MARK_BYTES + VALUE_BYTES + (bits - self.drop).div_ceil(8) as usize
         });
         self.cell = cell(bits);
+        self.marks = Some(Marks::default());
         self.width = (bits - self.drop).div_ceil(8) as usize;
         let used = self.node(below, borders, bits);
         let grid = Grid::over(borders, bits);
@@ -118,8 +160,9 @@ impl<K: Key> Maker<K> {
         root.drop = self.drop;
         root.width = bits - self.drop;
         root.dense = u32::from(used > grid.blocks / 3);
-        let marked = if root.dense == 0 { self.root_slots } else { 0 };
-        self.parts.marks.truncate(marked);
+        if root.dense != 0 {
+            (self.parts.marks, self.parts.values) = Default::default();
+        }
         self.write_node(0, &root);
     }
 
@@ -159,8 +202,8 @@ impl<K: Key> Maker<K> {
         grid.each_group(below, borders, |start, group| {
             used += self.record(start, grid.bits, group, &mut inner);
         });
-        if number == 0 {
-            self.root_slots = self.slots;
+        if let Some(marks) = self.marks.take() {
+            [self.parts.marks, self.parts.values] = marks.parts();
         }
         for (slot, before, borders) in inner {
             let child = self.parts.nodes.len() / NODE_BYTES;
@@ -186,6 +229,9 @@ impl<K: Key> Maker<K> {
         inner: &mut Vec<(usize, Tag, &'a [Piece<K>])>,
     ) -> u32 {
         let first = self.slots;
+        if let Some(marks) = &mut self.marks {
+            marks.begin();
+        }
         let (mut map, mut place) = (Map::default(), 0_u32);
         let mut lists = Vec::new();
         for part in &group.parts {
@@ -195,7 +241,9 @@ impl<K: Key> Maker<K> {
                     for place in place..place + blocks {
                         if *tag != group.background {
                             map.set(place);
-                            self.slot(at_block(start, bits, place), *tag | K::OPEN);
+                            let mark = self.marks.as_mut().map_or(ASK, |marks| marks.whole(*tag));
+                            let key = at_block(start, bits, place);
+                            self.slot(key, *tag | K::OPEN, mark);
                         }
                     }
                     place += blocks;
@@ -206,14 +254,16 @@ impl<K: Key> Maker<K> {
                     let mut entries = std::mem::take(&mut self.entries);
                     self.entries_of(block, *before, borders, group.background, &mut entries);
                     match entries.as_slice() {
-                        [(key, value)] => self.slot(*key, *value),
+                        [(key, value)] => {
+                            self.slot(*key, *value, self.mark(*key, *value));
+                        }
                         short if short.len() <= LIST_MAX => {
                             lists.push((self.slots, entries.clone()));
-                            self.slot(K::default(), LIST);
+                            self.slot(K::default(), LIST, ASK);
                         }
                         _ => {
                             inner.push((self.slots, *before, *borders));
-                            self.slot(K::default(), INNER);
+                            self.slot(K::default(), INNER, ASK);
                         }
                     }
                     self.entries = entries;
@@ -227,7 +277,7 @@ impl<K: Key> Maker<K> {
                 slot.copy_from_slice(&value.to_le_bytes());
             }
             for (key, value) in entries {
-                self.slot(key, value);
+                self.slot(key, value, ASK);
             }
         }
         let records = &mut self.parts.records;
@@ -240,9 +290,11 @@ impl<K: Key> Maker<K> {
         map.0.iter().map(|word| word.count_ones()).sum()
     }
 
-    fn slot(&mut self, key: K, value: u32) {
+    fn slot(&mut self, key: K, value: u32, mark: u8) {
         self.slots += 1;
-        self.parts.marks.push(self.mark(key, value));
+        if let Some(marks) = &mut self.marks {
+            marks.marks.push(mark);
+        }
         value.write(&mut self.parts.slots);
         let key = key.wide() >> self.drop;
         let bytes = key.to_le_bytes();

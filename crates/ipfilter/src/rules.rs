@@ -117,10 +117,10 @@ impl<B: AsRef<[u8]>> RuleSet<B> {
         let bytes = data.as_ref();
         let header = bytes::header(bytes)?;
         let part = |at: usize| header.sections.get(at).cloned().unwrap_or(0..0);
-        let parts = |at: usize| [0, 1, 2, 3].map(|more| part(at + more));
+        let parts = |at: usize| [0, 1, 2, 3, 4].map(|more| part(at + more));
         let made = Self {
             v4: Table::open(bytes, parts(0)).ok_or(BadBytes::Structure)?,
-            v6: Table::open(bytes, parts(4)).ok_or(BadBytes::Structure)?,
+            v6: Table::open(bytes, parts(5)).ok_or(BadBytes::Structure)?,
             order: if header.flags & bytes::ALLOW_FIRST != 0 {
                 Order::AllowFirst
             } else {

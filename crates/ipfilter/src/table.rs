@@ -8,9 +8,10 @@
 //! far the most frequent case, takes one read; there is nothing to search.
 //!
 //! Reading a slot waits for the memory, and most addresses of such a block are not what its slot says.
-//! So a slot has a mark, a byte with up to seven bits of its addresses: those behind their block's that
-//! they have in common. An address with other ones has the background, and a byte is near more often
-//! than a slot is.
+//! So a slot has a mark, a byte with up to six bits of its addresses: those behind their block's that
+//! they have in common. An address with other ones has the background. Or one value holds for the whole
+//! block, and the mark says which of its record's values. A byte is near more often than a slot is, and
+//! so are these values, of which there are few.
 //!
 //! A slot has a value and a key, and says one of three things:
 //!
@@ -25,7 +26,8 @@
 //! |---|---|
 //! | nodes | 48 bytes each: see [`Node`]; the first one is the root |
 //! | records | the number of the first slot (4 bytes), the background (4), how many slots earlier words have (9 bits for each of six), six words of bits |
-//! | marks | of each slot of the root, from the highest bit on: up to seven bits, a 1, zeros; none in a dense root |
+//! | marks | of each slot of the root: a 0, up to six bits, a 1, zeros; or a 1 and the number of a value. None in a dense root |
+//! | values | for each record of the root, where its values begin (4 bytes), counted in values; then these (4 bytes each). None in a dense root |
 //! | slots | a value (4 bytes), then the key. The low seven bits of a value say what it is |
 
 use std::hint::select_unpredictable;
@@ -43,9 +45,11 @@ pub(crate) const LIST: u32 = 125;
 pub(crate) const INNER: u32 = 126;
 
 /// Bits of a mark.
-const MARK_BITS: u32 = 7;
+const MARK_BITS: u32 = 6;
 /// A mark without bits: the slot is asked.
 pub(crate) const ASK: u8 = 1 << MARK_BITS;
+/// Of a mark: the rest is the number of the value that the whole block has.
+pub(crate) const WHOLE: u8 = 0x80;
 
 /// How many bits of an address stand below its mark, where `bits` stand below its block.
 pub(crate) fn cell(bits: u32) -> u32 {
@@ -55,7 +59,7 @@ pub(crate) fn cell(bits: u32) -> u32 {
 /// The bits of one address, as high as they stand in a mark.
 #[inline]
 pub(crate) fn mark<K: Key>(key: K, cell: u32) -> u8 {
-    key.shifted(cell).low() << 1
+    key.shifted(cell).low() << 1 & !WHOLE
 }
 
 /// The 1 that ends the bits of a mark, with what stands below it.
@@ -88,6 +92,7 @@ pub(crate) struct Table<K> {
     blocks: u64,
     records: usize,
     marks: Range<usize>,
+    values: usize,
     /// Bits below a mark.
     cell: u32,
     slots: usize,
@@ -147,17 +152,26 @@ impl Record<'_> {
         self.bytes.get(4..).map_or(0, u32::read)
     }
 
+    #[inline]
     fn first_slot(&self) -> usize {
         u32::read(self.bytes) as usize
     }
 
     /// The number of the block's slot.
+    #[inline(always)]
     fn slot(&self) -> usize {
         let counts = self.bytes.get(8..).map_or(0, u64::read);
         let earlier = counts >> (COUNT_BITS * (self.place as usize / 64)) & ((1 << COUNT_BITS) - 1);
         let own = self.word() & !u64::MAX.wrapping_shl(self.place % 64);
         self.first_slot() + earlier as usize + own.count_ones() as usize
     }
+}
+
+/// Whether a slot with this mark may have an entry for `key`.
+#[inline]
+fn is_marked<K: Key>(own: u8, key: K, cell: u32) -> bool {
+    let end = own & own.wrapping_neg();
+    (own ^ mark(key, cell)) & !below(end) == 0
 }
 
 impl<K: Key> Node<K> {
@@ -214,7 +228,7 @@ impl<K: Key> Table<K> {
     /// no shift is too far. Reads are within `data` whatever it holds.
     pub(crate) fn open(
         data: &[u8],
-        [nodes, records, marks, slots]: [Range<usize>; 4],
+        [nodes, records, marks, values, slots]: [Range<usize>; 5],
     ) -> Option<Self> {
         let (all, _) = data.get(nodes.clone())?.as_chunks::<NODE_BYTES>();
         let root = Node::<K>::read(all.first()?)?;
@@ -234,6 +248,7 @@ impl<K: Key> Table<K> {
             blocks: root.blocks.into(),
             records: records.start,
             marks,
+            values: values.start,
             cell: cell(root.bits),
             slots: slots.start,
             stride: VALUE_BYTES + root.width.div_ceil(8) as usize,
@@ -277,11 +292,17 @@ impl<K: Key> Table<K> {
     #[inline(never)]
     fn inside(&self, data: &[u8], key: K, block: u64) -> Option<Tag> {
         let record = self.record(data, 0, block)?;
-        let has_slot = record.has_slot();
         let place = record.slot();
-        if !self.is_dense && !self.is_marked(data, place, key) {
-            return Some(record.background());
+        if !self.is_dense {
+            let mark = self.mark(data, place);
+            if mark & WHOLE != 0 {
+                return self.value(data, block, mark);
+            }
+            if !is_marked(mark, key, self.cell) {
+                return Some(record.background());
+            }
         }
+        let has_slot = record.has_slot();
         let (value, own) = self.slot(data, place)?;
         if has_slot & (value & CODE >= LIST) {
             return self.search(data, key, block);
@@ -306,13 +327,25 @@ impl<K: Key> Table<K> {
         })
     }
 
-    /// Whether the slot may have an entry for `key`.
     #[inline]
-    fn is_marked(&self, data: &[u8], place: usize, key: K) -> bool {
+    fn mark(&self, data: &[u8], place: usize) -> u8 {
         let marks = data.get(self.marks.clone()).unwrap_or_default();
-        let own = marks.get(place).map_or(ASK, |own| *own);
-        let end = own & own.wrapping_neg();
-        (own ^ mark(key, self.cell)) & !below(end) == 0
+        marks.get(place).map_or(ASK, |own| *own)
+    }
+
+    /// The value of a whole block, which `mark` names.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a node has fewer than 2^32 blocks"
+    )]
+    fn value(&self, data: &[u8], block: u64, mark: u8) -> Option<Tag> {
+        let word = |at: usize| {
+            data.get(self.values.wrapping_add(at * VALUE_BYTES)..)
+                .map(u32::read)
+        };
+        let first = word((block / u64::from(GROUP)) as usize)?;
+        word(first as usize + usize::from(mark & !WHOLE))
     }
 
     #[inline]

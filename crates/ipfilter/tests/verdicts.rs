@@ -388,3 +388,41 @@ fn many_rules_decide_where_they_stand() {
     }
     assert_eq!(line("2001:db8:ffff::1".parse().unwrap()), None);
 }
+
+/// Neighbours with a value each: more of them than a mark can number, where all else is sparse.
+#[test]
+fn crowded_neighbours_decide_each_for_themselves() {
+    const FIRST: u32 = 10 << 24;
+    const SINGLE: u32 = 2_000;
+    const STEP: u32 = 8_387;
+    const CROWD: u32 = 384;
+    let crowded = FIRST + (128 << 16);
+    let mut text = String::from("default true\n");
+    for number in 0..CROWD {
+        let v4 = Ipv4Addr::from(crowded + (number << 8));
+        writeln!(text, "deny from {v4}/24").unwrap();
+    }
+    for number in 0..SINGLE {
+        let v4 = Ipv4Addr::from(FIRST + number * STEP);
+        writeln!(text, "deny from {v4}").unwrap();
+    }
+    // Several blocks of one value, between others.
+    text.push_str("deny from 10.127.16.0/20\ndeny from 10.127.0.0/17\n");
+    let (narrow, wide) = (CROWD + SINGLE + 2, CROWD + SINGLE + 3);
+    let rules = RuleSet::parse(&text).unwrap();
+    let expected = |v4: u32| {
+        let single = (v4 - FIRST) / STEP;
+        match (v4 >> 12, v4 >> 15, v4.checked_sub(crowded)) {
+            _ if (v4 - FIRST).is_multiple_of(STEP) => Some(CROWD + 2 + single),
+            (0xa7f1, ..) => Some(narrow),
+            (_, 0x14fe, _) => Some(wide),
+            (.., Some(place)) if place >> 8 < CROWD => Some((place >> 8) + 2),
+            _ => None,
+        }
+    };
+    for v4 in crowded - (1 << 16)..crowded + ((CROWD + 1) << 8) {
+        let verdict = rules.verdict(Ipv4Addr::from(v4).into());
+        let found = verdict.rule.map(|rule| rule.line);
+        assert_eq!(found, expected(v4), "{}", Ipv4Addr::from(v4));
+    }
+}
