@@ -222,7 +222,7 @@ async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Resu
     let stream = plan.stream;
     let written = relay::write_small(stream, [lead, &[], &[]], patience, &connection.timer);
     written.await.map_err(|end| match end {
-        WriteEnd::Gone => Stop::Stale,
+        WriteEnd::Gone(_) => Stop::Stale,
         WriteEnd::Slow => stalled().into(),
     })
 }
@@ -288,7 +288,7 @@ async fn send_body(
         match relay::write_all(backend, parts, &mut patience, &timer).await {
             Ok(()) => lead.clear(),
             Err(WriteEnd::Slow) => return Err(stalled().into()),
-            Err(WriteEnd::Gone) => {
+            Err(WriteEnd::Gone(_)) => {
                 upload.complete.set(true);
                 return Ok(());
             }
@@ -527,7 +527,7 @@ async fn write_to_client(
     let written = relay::write_small(&connection.stream, parts, patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
-            WriteEnd::Gone => Reason::ClientGone,
+            WriteEnd::Gone(_) => Reason::ClientGone,
             WriteEnd::Slow => Reason::ReaderTooSlow,
         })
     })

@@ -395,7 +395,7 @@ impl Relay<'_> {
         write_all(self.to, parts, &mut self.writing, self.timer)
             .await
             .map_err(|end| match end {
-                WriteEnd::Gone => RelayEnd::TargetGone,
+                WriteEnd::Gone(_) => RelayEnd::TargetGone,
                 WriteEnd::Slow => RelayEnd::TargetSlow,
             })
     }
@@ -419,7 +419,8 @@ pub(crate) struct Exhausted;
 /// Why a write ended early.
 #[derive(Debug)]
 pub(crate) enum WriteEnd {
-    Gone,
+    /// The peer is: what the socket said of it.
+    Gone(io::ErrorKind),
     Slow,
 }
 
@@ -436,7 +437,8 @@ pub(crate) async fn write_small<P: Pipe>(
         return Ok(());
     }
     match poll_fn(|context| Poll::Ready(poll_parts(to, parts, context))).await {
-        Poll::Ready(Err(_) | Ok(0)) => return Err(WriteEnd::Gone),
+        Poll::Ready(Err(error)) => return Err(WriteEnd::Gone(error.kind())),
+        Poll::Ready(Ok(0)) => return Err(WriteEnd::Gone(io::ErrorKind::WriteZero)),
         Poll::Ready(Ok(count)) => advance(&mut parts, count),
         Poll::Pending => {}
     }
@@ -484,7 +486,8 @@ pub(crate) async fn write_all<P: Pipe>(
         let write = |context: &mut Context<'_>| poll_parts(to, parts, context);
         match wait(patience, timer, to.core(), &Some(to), write).await {
             Err(Exhausted) => return Err(WriteEnd::Slow),
-            Ok(Err(_) | Ok(0)) => return Err(WriteEnd::Gone),
+            Ok(Err(error)) => return Err(WriteEnd::Gone(error.kind())),
+            Ok(Ok(0)) => return Err(WriteEnd::Gone(io::ErrorKind::WriteZero)),
             Ok(Ok(count)) => advance(&mut parts, count),
         }
     }

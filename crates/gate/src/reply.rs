@@ -464,7 +464,7 @@ async fn write(
     let written = relay::write_all(&connection.stream, parts, patience, &connection.timer);
     written.await.map_err(|end| {
         Stop::End(match end {
-            WriteEnd::Gone => Reason::ClientGone,
+            WriteEnd::Gone(_) => Reason::ClientGone,
             WriteEnd::Slow => Reason::ReaderTooSlow,
         })
     })?;

@@ -291,7 +291,7 @@ impl Shared<'_> {
 /// Nothing more can pass.
 fn is_over(ends: Ends) -> bool {
     // After our close frame the other direction still gets its own.
-    let stopped = |end| matches!(end, Some(End::Target | End::Stalled));
+    let stopped = |end| matches!(end, Some(End::Target | End::TargetVanished | End::Stalled));
     (ends.0.is_some() && ends.1.is_some()) || stopped(ends.0) || stopped(ends.1)
 }
 
@@ -310,6 +310,7 @@ fn judge(shared: &Shared<'_>, ends: Ends, first: Option<(Side, End)>) -> end::En
         Some((source, End::Broken)) => end::End::broke(source),
         Some((source, End::Vanished)) => end::End::vanished(source),
         Some((source, End::Target)) => end::End::broke(source.other()),
+        Some((source, End::TargetVanished)) => end::End::vanished(source.other()),
     }
 }
 

@@ -502,7 +502,7 @@ async fn write(
 ) -> Result<(), RelayEnd> {
     let written = relay::write_all(stream, parts, &mut waiting.patience, waiting.timer);
     written.await.map_err(|end| match end {
-        WriteEnd::Gone => RelayEnd::TargetGone,
+        WriteEnd::Gone(_) => RelayEnd::TargetGone,
         WriteEnd::Slow => RelayEnd::TargetSlow,
     })
 }

@@ -29,19 +29,36 @@ pub(super) enum End {
     Vanished,
     /// Its target broke.
     Target,
+    /// Its target answers TCP no more.
+    TargetVanished,
     /// Its target took nothing for too long.
     Stalled,
     /// We said that we go away.
     Drained,
 }
 
-/// A peer that said it, or one that TCP heard nothing of for too long; its router may have said why (tcp(7), `ETIMEDOUT`).
+/// Whether TCP heard nothing of the peer for too long, or its router said that it is not there (tcp(7), `ETIMEDOUT`);
+/// else the peer itself said that it ends.
+fn is_vanished(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(kind, TimedOut | HostUnreachable | NetworkUnreachable)
+}
+
+/// How the source of a direction ended.
 fn broken(kind: io::ErrorKind) -> End {
-    match kind {
-        io::ErrorKind::TimedOut
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable => End::Vanished,
-        _ => End::Broken,
+    if is_vanished(kind) {
+        End::Vanished
+    } else {
+        End::Broken
+    }
+}
+
+/// How its target did, which is met by who writes.
+fn gone(kind: io::ErrorKind) -> End {
+    if is_vanished(kind) {
+        End::TargetVanished
+    } else {
+        End::Target
     }
 }
 
@@ -318,7 +335,7 @@ impl<'a, F: Pipe, T: Pipe> Direction<'a, F, T> {
         relay::write_small(self.to, [bytes, &[], &[]], patience, &self.timer)
             .await
             .map_err(|end| match end {
-                WriteEnd::Gone => End::Target,
+                WriteEnd::Gone(kind) => gone(kind),
                 WriteEnd::Slow => End::Stalled,
             })?;
         if let Some(pings) = &self.shared.pings {
@@ -371,15 +388,16 @@ mod tests {
 
     #[test]
     fn a_peer_that_vanished_is_no_peer_that_reset() {
-        for (number, end) in [
-            (libc::ETIMEDOUT, End::Vanished),
-            (libc::EHOSTUNREACH, End::Vanished),
-            (libc::ENETUNREACH, End::Vanished),
-            (libc::ECONNRESET, End::Broken),
-            (libc::EPIPE, End::Broken),
+        for (number, source, target) in [
+            (libc::ETIMEDOUT, End::Vanished, End::TargetVanished),
+            (libc::EHOSTUNREACH, End::Vanished, End::TargetVanished),
+            (libc::ENETUNREACH, End::Vanished, End::TargetVanished),
+            (libc::ECONNRESET, End::Broken, End::Target),
+            (libc::EPIPE, End::Broken, End::Target),
         ] {
             let error = io::Error::from_raw_os_error(number);
-            assert_eq!(broken(error.kind()), end, "{error}");
+            assert_eq!(broken(error.kind()), source, "{error}");
+            assert_eq!(gone(error.kind()), target, "{error}");
         }
     }
 }
