@@ -24,8 +24,9 @@ const BITS_MAX: u32 = 120;
 pub(crate) struct Parts {
     pub(crate) nodes: Vec<u8>,
     pub(crate) records: Vec<u8>,
-    /// Of the slots and the records of the root; none where no look-up asks for them.
+    /// Of the root's slots; none where no look-up asks for them.
     pub(crate) marks: Vec<u8>,
+    /// Of the blocks whose marks name one, likewise.
     pub(crate) values: Vec<u8>,
     pub(crate) slots: Vec<u8>,
 }
@@ -66,14 +67,17 @@ impl Marks {
     fn whole(&mut self, tag: Tag) -> u8 {
         let first = self.before.last().map_or(0, |before| *before as usize);
         let own = self.values.get(first..).unwrap_or_default();
-        let number = own.len() - usize::from(own.last() == Some(&tag));
-        // Of too many values the last ones are left to the slots.
-        let number = u8::try_from(number).ok();
-        let number = number.filter(|number| *number < WHOLE);
-        if number.is_some_and(|number| usize::from(number) == own.len()) {
-            self.values.push(tag);
+        let repeats = own.last() == Some(&tag);
+        match u8::try_from(own.len() - usize::from(repeats)) {
+            Ok(number) if number < WHOLE => {
+                if !repeats {
+                    self.values.push(tag);
+                }
+                WHOLE | number
+            }
+            // Of too many values the last ones are left to the slots.
+            _ => ASK,
         }
-        number.map_or(ASK, |number| WHOLE | number)
     }
 
     /// The sections.
@@ -478,7 +482,7 @@ impl<'a, K: Key> Group<'a, K> {
         most.map_or(before, |most| most.0)
     }
 
-    /// Bytes that this group takes, about.
+    /// Bytes that this group takes, about: without the values that marks name, at most four bytes for each run.
     fn cost(&self, stride: usize) -> usize {
         let cost = |part: &Part<'_, K>| match part {
             Part::Whole { tag, .. } if *tag == self.background => 0,

@@ -11,7 +11,7 @@
 //! So a slot has a mark, a byte with up to six bits of its addresses: those behind their block's that
 //! they have in common. An address with other ones has the background. Or one value holds for the whole
 //! block, and the mark says which of its record's values. A byte is near more often than a slot is, and
-//! so are these values, of which there are few.
+//! so are these values, one for each run of blocks.
 //!
 //! A slot has a value and a key, and says one of three things:
 //!
