@@ -2,9 +2,9 @@
 //! runs it; docs/benchmarks.md says what came out.
 //!
 //! A figure is the median over rounds of: the time of 10⁶ look-ups of prepared addresses, divided
-//! by 10⁶. `free`: no look-up waits for another; `chain`: each waits for the one before. Structures
-//! take turns, so each first asks about a quarter of its addresses untimed, the last ones: what
-//! the one before left in the cache is no property of this one.
+//! by 10⁶. `free`: no look-up waits for another; `chain`: each waits for the one before. Sizes and
+//! structures take turns, so each first asks about a quarter of its addresses untimed, the last
+//! ones: what the one before left in the cache is no property of this one.
 
 mod data;
 mod engines;
@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use data::{Addresses, Family};
-use engines::Kind;
+use engines::{Engine, Kind};
 use report::Row;
 
 /// Counts the bytes that are held.
@@ -55,9 +55,9 @@ fn main() {
     };
     let mut rows = Vec::new();
     for family in [Family::V4, Family::V6, Family::V4Clustered, Family::V6Clustered] {
-        for size in sizes {
-            rows.extend(one_size(family, *size, rounds, own_only));
-        }
+        let of_family = one_family(family, sizes, rounds, own_only);
+        of_family.iter().for_each(|row| println!("{row}"));
+        rows.extend(of_family);
     }
     println!("\n{}", report::table(&rows));
     if let Some(place) = arguments.iter().position(|argument| argument == "--svg")
@@ -68,15 +68,46 @@ fn main() {
     }
 }
 
-/// All structures at one size, round by round, so that a noisy moment hits all of them.
-fn one_size(family: Family, size: usize, rounds: usize, own_only: bool) -> Vec<Row> {
+/// One structure with rules of one size, and what it was asked.
+struct Built {
+    engine: Box<dyn Engine>,
+    seconds: f64,
+    bytes: usize,
+    /// Nanoseconds of each round, for each set of addresses.
+    free: Vec<Vec<f64>>,
+    chain: Vec<Vec<f64>>,
+}
+
+/// All structures at one size.
+struct Case {
+    size: usize,
+    sets: Vec<(&'static str, Addresses)>,
+    built: Vec<Built>,
+}
+
+/// All sizes and structures take turns, round by round: a noisy minute hits all of them, and what
+/// is compared was measured in the same ones.
+fn one_family(family: Family, sizes: &[usize], rounds: usize, own_only: bool) -> Vec<Row> {
+    let mut cases: Vec<Case> = sizes.iter().map(|size| build(family, *size, own_only)).collect();
+    for round in 1..=rounds {
+        eprintln!("{}: round {round} of {rounds}", family.name());
+        cases.iter_mut().for_each(one_round);
+    }
+    cases.into_iter().flat_map(|case| rows(family, case)).collect()
+}
+
+fn build(family: Family, size: usize, own_only: bool) -> Case {
     let rules = data::rules(family, size, 7);
     let sets = [
         ("uniform", data::uniform(family, ADDRESSES, 11)),
         ("hit", data::hits(&rules, ADDRESSES, 13)),
         ("miss", data::misses(family, &rules, ADDRESSES, 17)),
     ];
-    let mut rows = Vec::new();
+    let sets: Vec<_> = sets
+        .iter()
+        .filter(|(_, addresses)| !addresses.is_empty())
+        .map(|(name, addresses)| (*name, Addresses::of(family, addresses)))
+        .collect();
     let mut built = Vec::new();
     for kind in Kind::ALL {
         if (own_only && *kind != Kind::Munjigi) || !kind.can(family, size) {
@@ -90,40 +121,46 @@ fn one_size(family: Family, size: usize, rounds: usize, own_only: bool) -> Vec<R
         };
         let seconds = processor_time() - start;
         let held = HELD.load(Ordering::Relaxed).saturating_sub(before);
-        let bytes = engine.bytes().unwrap_or(held);
-        built.push((engine, seconds, bytes));
+        built.push(Built {
+            bytes: engine.bytes().unwrap_or(held),
+            engine,
+            seconds,
+            free: vec![Vec::new(); sets.len()],
+            chain: vec![Vec::new(); sets.len()],
+        });
     }
-    for (addresses_name, addresses) in &sets {
-        if addresses.is_empty() {
-            continue;
-        }
-        let addresses = &Addresses::of(family, addresses);
-        let mut times: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); built.len()];
-        for _ in 0..rounds {
-            for ((engine, _, _), (free, chain)) in built.iter().zip(&mut times) {
-                let count = engine.most(size, addresses.len());
-                let other = addresses.len() - count / WARM_SHARE..addresses.len();
-                black_box(engine.free(black_box(addresses), other));
-                free.push(time(count, || engine.free(black_box(addresses), 0..count)));
-                chain.push(time(count, || engine.chain(black_box(addresses), 0..count)));
-            }
-        }
-        for ((engine, seconds, bytes), (free, chain)) in built.iter().zip(times) {
-            let row = Row {
-                family: family.name(),
-                rules: size,
-                engine: engine.name(),
-                addresses: addresses_name,
-                free: median(free),
-                chain: median(chain),
-                build: *seconds,
-                bytes_per_rule: *bytes as f64 / size as f64,
-            };
-            println!("{row}");
-            rows.push(row);
+    Case { size, sets, built }
+}
+
+fn one_round(case: &mut Case) {
+    for (at, (_, addresses)) in case.sets.iter().enumerate() {
+        for built in &mut case.built {
+            let engine = &built.engine;
+            let count = engine.most(case.size, addresses.len());
+            let other = addresses.len() - count / WARM_SHARE..addresses.len();
+            black_box(engine.free(black_box(addresses), other));
+            built.free[at].push(time(count, || engine.free(black_box(addresses), 0..count)));
+            built.chain[at].push(time(count, || engine.chain(black_box(addresses), 0..count)));
         }
     }
-    rows
+}
+
+fn rows(family: Family, case: Case) -> Vec<Row> {
+    let Case { size, sets, built } = case;
+    let row = |at: usize, addresses: &'static str, built: &Built| Row {
+        family: family.name(),
+        rules: size,
+        engine: built.engine.name(),
+        addresses,
+        free: median(built.free[at].clone()),
+        chain: median(built.chain[at].clone()),
+        build: built.seconds,
+        bytes_per_rule: built.bytes as f64 / size as f64,
+    };
+    let sets = sets.iter().enumerate();
+    sets.flat_map(|(at, (name, _))| built.iter().map(move |built| (at, *name, built)))
+        .map(|(at, name, built)| row(at, name, built))
+        .collect()
 }
 
 /// Nanoseconds of each of `count` look-ups.
