@@ -120,11 +120,12 @@ impl Problem {
     pub fn hint(&self) -> Option<String> {
         let hint = match self.kind {
             Kind::Statement => "write `order`, `default`, `allow from`, `deny from` or a comment",
-            Kind::From => "write `allow from 10.0.0.0/8`, say",
+            Kind::From => "write `allow from 10.0.0.0/8` or `deny from 10.0.0.0/8`, say",
             Kind::Pattern | Kind::AddLine => {
                 "write 1.2.3.4, 10.0.0.0/8, 10.20.*, 1.2.3.4-1.2.3.9, 2001:db8::/32 or all"
             }
             Kind::Octets => "write four numbers with dots, or a wildcard such as 10.20.*",
+            Kind::Octet => "write numbers up to 255; a wildcard stands at the end, as in 10.20.*",
             Kind::LeadingZero => "write it without zeros in front",
             Kind::V6Decorated => "write the address alone, without brackets or zone",
             Kind::RangeBackwards => "write the lower address first",
@@ -160,7 +161,7 @@ impl fmt::Display for Kind {
             Self::Statement => "expected order, default, allow or deny",
             Self::Order => "expected allow,deny or deny,allow",
             Self::Truth => "expected true or false",
-            Self::From => "expected from",
+            Self::From => "expected the word `from`",
             Self::Pattern => "expected an address, a network, a range, a wildcard or all",
             Self::Octets => "expected four numbers from 0 to 255 with dots between them",
             Self::Octet => "expected a number from 0 to 255",

@@ -151,10 +151,15 @@ impl Problem {
         Some(1 + before.iter().filter(|byte| **byte == b'\n').count())
     }
 
-    /// The problem in one line, for a log: `munjigi.toml:3: what is wrong (hint: what to do)`.
+    /// The problem in one line, for a log: `munjigi.toml:3: what is wrong (hint: what to do)`. The place is that in
+    /// the other file, where it is in one.
     #[must_use]
     pub fn in_one_line(&self, file: &str, text: &str) -> String {
-        let line = self.line(text).map(|line| format!(":{line}"));
+        let (file, line) = match &self.excerpt {
+            Some(excerpt) => (excerpt.file.as_str(), Some(excerpt.line)),
+            None => (file, self.line(text)),
+        };
+        let line = line.map(|line| format!(":{line}"));
         let hint = self.hint.as_ref().map(|hint| format!(" (hint: {hint})"));
         let (line, hint) = (line.unwrap_or_default(), hint.unwrap_or_default());
         format!("{file}{line}: {}{hint}", self.message)
@@ -193,5 +198,34 @@ impl Problem {
             Renderer::plain()
         };
         renderer.render(&[group])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_names_the_file_that_the_problem_is_in() {
+        let mut problem = Problem {
+            severity: Severity::Error,
+            message: "expected true or false".to_owned(),
+            span: Some(4..8),
+            hint: None,
+            absent: false,
+            excerpt: None,
+        };
+        let text = "a=1\nb=2x\n";
+        let line = problem.in_one_line("munjigi.toml", text);
+        assert_eq!(line, "munjigi.toml:2: expected true or false");
+        problem.excerpt = Some(Excerpt {
+            file: "list.txt".to_owned(),
+            line: 7,
+            text: "default maybe".to_owned(),
+            span: 8..13,
+        });
+        problem.hint = Some("say so".to_owned());
+        let line = problem.in_one_line("munjigi.toml", text);
+        assert_eq!(line, "list.txt:7: expected true or false (hint: say so)");
     }
 }

@@ -139,7 +139,7 @@ async fn remove(
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             "not_banned",
-            format!("{client} is not banned"),
+            format!("{client} is not banned; what spoke against it is forgotten"),
         )
         .hint("`munjigi bans` lists who is"));
     }
