@@ -191,6 +191,9 @@ fn serve(shard: Rc<Shard>, mut connection: Connection) -> impl Future<Output = (
                 if let Some(reason) = reason {
                     shard.stats.reason(reason);
                 }
+                if !connection.stream.deliver() {
+                    Box::pin(until_taken(&shard, &connection)).await;
+                }
                 connection.stream.say_goodbye();
                 return;
             }
@@ -267,9 +270,29 @@ async fn wait(shard: &Shard, connection: &Connection, limit: Duration) -> Wake {
             connection.timer.set(limit);
         }
         let expired = connection.timer.poll_expired(context);
-        expired.map(|()| Wake::End(Some(Reason::KeepAliveTimeout)))
+        expired.map(|()| {
+            let taken = connection.stream.deliver();
+            Wake::End(Some(if taken {
+                Reason::KeepAliveTimeout
+            } else {
+                Reason::ReaderTooSlow
+            }))
+        })
     })
     .await
+}
+
+/// Waits until the client has room for the end of the last answer, for as long as `limits.keep_alive` allows.
+pub(crate) async fn until_taken(shard: &Shard, connection: &Connection) {
+    let limit = shard.snapshot().settings.limits.keep_alive;
+    connection.timer.set(limit);
+    poll_fn(|context| {
+        if connection.stream.poll_writable(context).is_ready() {
+            return Poll::Ready(());
+        }
+        connection.timer.poll_expired(context)
+    })
+    .await;
 }
 
 /// Ends our side and reads on for a while what the client still sends.

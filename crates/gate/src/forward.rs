@@ -144,8 +144,7 @@ pub(crate) async fn run(
         if !plan.sent {
             let mut lead = request_lead(plan.order, connection);
             lead.extend_from_slice(plan.body.unwrap_or_default());
-            send_head(plan, connection, &lead).await?;
-            plan.shard.core.buffers().give_sheet(lead);
+            send_head(plan, connection, lead).await?;
         }
         record.received.set(plan.body.map_or(0, <[u8]>::len) as u64);
         upload.complete.set(true);
@@ -217,14 +216,19 @@ pub(crate) fn request_head(
     Terms::new(search.snapshot, search.routed.settings, head, waiter).request(Vec::new(), fallback)
 }
 
-async fn send_head(plan: Plan<'_>, connection: &Connection, lead: &[u8]) -> Result<(), Stop> {
+async fn send_head(plan: Plan<'_>, connection: &Connection, lead: Vec<u8>) -> Result<(), Stop> {
+    let Err(lead) = plan.stream.post(lead) else {
+        return Ok(());
+    };
     let patience = || Patience::Idle(plan.routed.settings.timeout.idle);
     let stream = plan.stream;
-    let written = relay::write_small(stream, [lead, &[], &[]], patience, &connection.timer);
+    let written = relay::write_small(stream, [&lead, &[], &[]], patience, &connection.timer);
     written.await.map_err(|end| match end {
         WriteEnd::Gone(_) => Stop::Stale,
         WriteEnd::Slow => stalled().into(),
-    })
+    })?;
+    plan.shard.core.buffers().give_sheet(lead);
+    Ok(())
 }
 
 pub(crate) fn stalled() -> Rejection {
@@ -517,6 +521,26 @@ async fn pass_interim(
     Ok(())
 }
 
+/// Sends a whole answer.
+async fn send_whole(
+    plan: Plan<'_>,
+    connection: &Connection,
+    mut lead: Vec<u8>,
+    data: &[u8],
+) -> Result<(), Stop> {
+    let joined = relay::join(&mut lead, data, &[])[1].is_empty();
+    let rest = if joined { &[] } else { data };
+    if joined {
+        match connection.stream.post(lead) {
+            Ok(()) => return Ok(()),
+            Err(bytes) => lead = bytes,
+        }
+    }
+    write_to_client(plan, connection, [&lead, rest, &[]]).await?;
+    plan.shard.core.buffers().give_sheet(lead);
+    Ok(())
+}
+
 async fn write_to_client(
     plan: Plan<'_>,
     connection: &Connection,
@@ -665,7 +689,7 @@ async fn deliver(
     head: &ResponseHead,
     rest: &mut Option<Buffer>,
 ) -> Result<Answer, Stop> {
-    let mut lead = response_lead(plan.order, upload, head, connection, record);
+    let lead = response_lead(plan.order, upload, head, connection, record);
     let close = lead.close;
     record.status.set(head.status);
     if lead.encoder.is_none()
@@ -674,12 +698,10 @@ async fn deliver(
         let head_bytes = lead.bytes.len() as u64;
         // Most answers are small and here already: one write, and none of the relay's state.
         let data = rest.as_ref().map_or(&[][..], Buffer::filled);
-        let both = relay::join(&mut lead.bytes, data, &[]);
         if close {
             connection.stream.end_follows();
         }
-        write_to_client(plan, connection, both).await?;
-        plan.shard.core.buffers().give_sheet(lead.bytes);
+        send_whole(plan, connection, lead.bytes, data).await?;
         record.sent.set(length + head_bytes);
         return Ok(Answer::Delivered {
             close,

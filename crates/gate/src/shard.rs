@@ -380,6 +380,9 @@ impl Pool {
     }
 
     pub(crate) fn give(&self, id: u64, stream: TcpStream, most: usize) {
+        if stream.owes() {
+            return;
+        }
         // A read that happened to fill its buffer leaves readiness behind: look once.
         if stream.is_spoilt() && !stream.has_nothing_to_read() {
             return;

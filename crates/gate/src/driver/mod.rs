@@ -7,6 +7,7 @@
 
 pub(crate) mod buffer;
 mod executor;
+mod outbox;
 pub(crate) mod splice;
 pub(crate) mod tcp;
 pub(crate) mod timer;
@@ -25,6 +26,7 @@ use slab::Slab;
 
 pub(crate) use executor::Remote;
 use executor::Tasks;
+use outbox::{Delivery, Letter, Outbox};
 
 const REMOTE: Token = Token(usize::MAX);
 /// Bits of a token that are a key; a thread has fewer than 2^32 descriptors. The rest is the
@@ -45,6 +47,8 @@ struct Source {
     read_closed: bool,
     /// Reset or error: nothing more will pass.
     broken: bool,
+    /// A letter waits for the end of the turn; while it is not writable, for room.
+    owes: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -59,6 +63,7 @@ pub(crate) struct Core {
     timers: RefCell<timer::Wheel>,
     buffers: buffer::Pool,
     splices: splice::Pool,
+    outbox: Outbox,
     started: Instant,
     now: Cell<Instant>,
     /// Milliseconds from the start to `now`.
@@ -155,11 +160,53 @@ impl Core {
             }
         }
         if event.is_writable() || source.broken {
+            if source.owes && !source.writable {
+                // Who writes next waits for it.
+                return self.outbox.release(token & KEY_MASK);
+            }
             source.writable = true;
             if let Some(waker) = &source.writer {
                 waker.wake_by_ref();
             }
         }
+    }
+
+    /// Sends the letters of this turn.
+    fn deliver_all(&self) {
+        while let Some(letter) = self.outbox.next() {
+            self.deliver(letter);
+        }
+    }
+
+    /// Sends a letter, and notes what became of it.
+    fn deliver(&self, mut letter: Letter) {
+        let delivery = letter.deliver();
+        let mut sources = self.sources.borrow_mut();
+        // A stream takes its letter along when it is dropped.
+        let Some(source) = sources.get_mut(letter.key) else {
+            return;
+        };
+        match delivery {
+            Delivery::Stuck if !source.broken => {
+                source.writable = false;
+                return self.outbox.keep(letter);
+            }
+            Delivery::Whole if source.writable => {}
+            Delivery::Whole => {
+                source.writable = true;
+                source.writer.iter().for_each(Waker::wake_by_ref);
+            }
+            Delivery::Stuck | Delivery::Gone => {
+                source.broken = true;
+                source.readable = true;
+                source.writable = true;
+                source.reader.iter().for_each(Waker::wake_by_ref);
+                source.writer.iter().for_each(Waker::wake_by_ref);
+            }
+        }
+        source.owes = false;
+        drop(sources);
+        self.buffers.give_sheet(letter.into_sheet());
     }
 }
 
@@ -188,6 +235,7 @@ impl Driver {
             timers: RefCell::new(timer::Wheel::new()),
             buffers: buffer::Pool::new(),
             splices: splice::Pool::default(),
+            outbox: Outbox::default(),
             started: now,
             now: Cell::new(now),
             elapsed: Cell::new(0),
@@ -214,6 +262,7 @@ impl Driver {
         loop {
             let core = &self.core;
             core.tasks.run_ready(|| core.budget.set(BUDGET));
+            core.deliver_all();
             if core.stopped.get() {
                 break;
             }

@@ -31,7 +31,8 @@ pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
 /// A connection, to a client or to a backend.
 #[derive(Debug)]
 pub(crate) struct TcpStream {
-    io: mio::net::TcpStream,
+    /// Shared with the letter that waits for it ([`TcpStream::post`]).
+    io: Rc<mio::net::TcpStream>,
     /// What is written waits in the kernel for our end.
     end_follows: Cell<bool>,
     key: usize,
@@ -50,7 +51,7 @@ impl TcpStream {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = core.registry.register(&mut io, token, interest);
         let stream = Self {
-            io,
+            io: Rc::new(io),
             end_follows: Cell::new(false),
             key,
             core: Rc::clone(core),
@@ -296,6 +297,59 @@ impl TcpStream {
         Ok(sent?)
     }
 
+    /// Hands over bytes that go out at the end of the turn, together with those of other tasks, or before what is
+    /// written next. From then on they count as written; an error shows at the next read or write.
+    ///
+    /// # Errors
+    /// The bytes, when they have to be written: over TLS, where the kernel has no room, when they are many, or the last
+    /// ones.
+    pub(crate) fn post(&self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+        if self.tls.is_some() || self.end_follows.get() {
+            return Err(bytes);
+        }
+        let outbox = &self.core.outbox;
+        let mut sources = self.core.sources.borrow_mut();
+        let source = sources.get_mut(self.key);
+        let Some(source) = source.filter(|source| source.writable && !source.broken) else {
+            return Err(bytes);
+        };
+        if source.owes {
+            return if outbox.append(self.key, &bytes) {
+                self.core.buffers.give_sheet(bytes);
+                Ok(())
+            } else {
+                Err(bytes)
+            };
+        }
+        let full = outbox.post(self.key, &self.io, bytes)?;
+        source.owes = true;
+        drop(sources);
+        if full {
+            self.core.deliver_all();
+        }
+        Ok(())
+    }
+
+    /// Sends what was handed over in this turn. True when nothing waits for room either.
+    pub(crate) fn deliver(&self) -> bool {
+        let (owes, writable) = self
+            .with(|source| (source.owes, source.writable))
+            .unwrap_or_default();
+        if owes
+            && writable
+            && let Some(letter) = self.core.outbox.recall(self.key)
+        {
+            self.core.deliver(letter);
+            return !self.owes();
+        }
+        !owes
+    }
+
+    /// Something that was handed over did not go out yet.
+    pub(crate) fn owes(&self) -> bool {
+        self.with(|source| source.owes).unwrap_or(false)
+    }
+
     /// Makes a call that gives bytes to the socket, until it takes some or has to wait.
     fn poll_out<T>(
         &self,
@@ -303,6 +357,7 @@ impl TcpStream {
         mut call: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
+            self.deliver();
             if self.poll_writable(context).is_pending() {
                 return Poll::Pending;
             }
@@ -471,7 +526,7 @@ impl TcpStream {
     /// nobody asked for.
     pub(crate) fn is_spoilt(&self) -> bool {
         let ready = self
-            .with(|source| (source.readable, source.broken))
+            .with(|source| (source.readable, source.broken || source.owes))
             .unwrap_or((true, true));
         match (&self.tls, ready) {
             (_, (_, true)) => true,
@@ -575,6 +630,7 @@ impl TcpStream {
     }
 
     fn end_socket(&self) {
+        self.deliver();
         // The peer may be gone already: then there is nothing to end.
         drop(self.io.shutdown(std::net::Shutdown::Write));
     }
@@ -586,7 +642,12 @@ impl TcpStream {
             .tls
             .as_ref()
             .map_or(0, |tls| tls.borrow().outgoing().len());
-        self.unsent_in_kernel() + sealed as u64
+        let owed = if self.owes() {
+            self.core.outbox.unsent(self.key)
+        } else {
+            0
+        };
+        self.unsent_in_kernel() + (sealed + owed) as u64
     }
 
     fn unsent_in_kernel(&self) -> u64 {
@@ -620,7 +681,7 @@ impl TcpStream {
     }
 
     pub(crate) fn socket(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(&self.io)
+        socket2::SockRef::from(&*self.io)
     }
 }
 
@@ -631,7 +692,12 @@ impl Drop for TcpStream {
         let mut sources = self.core.sources.borrow_mut();
         let source = sources.try_remove(self.key);
         drop(sources);
-        drop(source);
+        if source.is_some_and(|source| source.owes)
+            && let Some(mut letter) = self.core.outbox.recall(self.key)
+        {
+            // What does not fit now is lost with the connection.
+            letter.deliver();
+        }
     }
 }
 
