@@ -1,5 +1,5 @@
 //! A client's connection: waits for requests, runs one exchange after the other, ends cleanly.
-//! While it waits it holds no buffer; the exchange is boxed, so that an idle connection is small.
+//! While it waits it holds no buffer (but the end of an answer that its client does not take); the exchange is boxed, so that an idle connection is small.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -17,8 +17,10 @@ use crate::http2;
 use crate::ip_filter;
 use crate::layer4;
 use crate::live::Listed;
+use crate::meter::Meter;
 use crate::pipeline;
 use crate::reason::{Reason, Rejection};
+use crate::relay::{self, Patience};
 use crate::shard::{Listener, Seat, Shard};
 use crate::shield;
 
@@ -65,6 +67,8 @@ pub(crate) enum After {
 
 enum Wake {
     Request,
+    /// Nothing came in time.
+    Nothing,
     End(Option<Reason>),
 }
 
@@ -156,9 +160,9 @@ pub(crate) async fn refuse(stream: &TcpStream, timer: &Timer, reason: Reason) {
     };
     let rejection = Rejection::new(reason, detail).retry_after(1);
     let answer = pipeline::rejection_bytes(&rejection, b"", true);
-    let mut patience = crate::relay::Patience::Idle(Duration::from_secs(1));
+    let mut patience = Patience::Idle(Duration::from_secs(1));
     let parts = [answer.as_slice(), &[], &[]];
-    if crate::relay::write_all(stream, parts, &mut patience, timer)
+    if relay::write_all(stream, parts, &mut patience, timer)
         .await
         .is_ok()
     {
@@ -185,14 +189,9 @@ fn serve(shard: Rc<Shard>, mut connection: Connection) -> impl Future<Output = (
             }
         }
         loop {
-            if connection.leftover.is_none()
-                && let Wake::End(reason) = wait_for_request(&shard, &connection).await
-            {
+            if let Wake::End(reason) = wait_for_request(&shard, &connection).await {
                 if let Some(reason) = reason {
                     shard.stats.reason(reason);
-                }
-                if !connection.stream.deliver() {
-                    Box::pin(until_taken(&shard, &connection)).await;
                 }
                 connection.stream.say_goodbye();
                 return;
@@ -220,15 +219,18 @@ async fn busy(shard: &Rc<Shard>, connection: &mut Connection) -> After {
     loop {
         connection.listed.request(shard.core.now());
         let after = pipeline::exchange(shard, connection).await;
-        if after != After::Next || !follows(shard, connection).await {
+        if after != After::Next {
             return after;
         }
+        match wait(shard, connection, BUSY).await {
+            Wake::Request => {}
+            Wake::Nothing | Wake::End(None) => return After::Next,
+            Wake::End(Some(reason)) => {
+                shard.stats.reason(reason);
+                return After::Gone;
+            }
+        }
     }
-}
-
-/// True when the next request comes within [`BUSY`].
-async fn follows(shard: &Shard, connection: &Connection) -> bool {
-    connection.leftover.is_some() || matches!(wait(shard, connection, BUSY).await, Wake::Request)
 }
 
 /// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.
@@ -252,47 +254,74 @@ async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First 
 /// Waits for a request for as long as `limits.keep_alive` allows.
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
     let limit = shard.snapshot().settings.limits.keep_alive;
-    wait(shard, connection, limit).await
+    match wait(shard, connection, limit).await {
+        Wake::Nothing => Wake::End(Some(Reason::KeepAliveTimeout)),
+        wake => wake,
+    }
 }
 
+/// Waits for the next request. Before anything else is done the client takes the last answer.
 async fn wait(shard: &Shard, connection: &Connection, limit: Duration) -> Wake {
-    let mut armed = false;
-    poll_fn(|context| {
-        // First what is there: a request that has arrived is answered, also while the gate drains.
-        if connection.stream.poll_readable(context).is_ready() {
-            return Poll::Ready(Wake::Request);
-        }
-        if shard.draining() {
-            return Poll::Ready(Wake::End(None));
-        }
-        if !armed {
-            armed = true;
-            connection.timer.set(limit);
-        }
-        let expired = connection.timer.poll_expired(context);
-        expired.map(|()| {
-            let taken = connection.stream.deliver();
-            Wake::End(Some(if taken {
-                Reason::KeepAliveTimeout
+    let stream = &connection.stream;
+    loop {
+        let mut unset = Some(limit);
+        let wake = poll_fn(|context| {
+            let wake = poll_request(shard, connection, context, &mut unset);
+            let taken = match wake {
+                Poll::Ready(_) => stream.deliver(),
+                Poll::Pending => !stream.is_stuck(),
+            };
+            if taken {
+                wake.map(Some)
             } else {
-                Reason::ReaderTooSlow
-            }))
+                Poll::Ready(None)
+            }
         })
-    })
-    .await
+        .await;
+        if let Some(wake) = wake {
+            return wake;
+        }
+        if !Box::pin(until_taken(connection)).await {
+            return Wake::End(Some(Reason::ReaderTooSlow));
+        }
+    }
 }
 
-/// Waits until the client has room for the end of the last answer, for as long as `limits.keep_alive` allows.
-pub(crate) async fn until_taken(shard: &Shard, connection: &Connection) {
-    let limit = shard.snapshot().settings.limits.keep_alive;
-    connection.timer.set(limit);
-    poll_fn(|context| {
-        if connection.stream.poll_writable(context).is_ready() {
-            return Poll::Ready(());
-        }
-        connection.timer.poll_expired(context)
-    })
-    .await;
+/// Ready when a request is there or none is to be waited for; sets the timer to the limit that is not set yet.
+fn poll_request(
+    shard: &Shard,
+    connection: &Connection,
+    context: &Context<'_>,
+    unset: &mut Option<Duration>,
+) -> Poll<Wake> {
+    // First what is there: a request that has arrived is answered, also while the gate drains.
+    if connection.leftover.is_some() || connection.stream.poll_readable(context).is_ready() {
+        return Poll::Ready(Wake::Request);
+    }
+    if shard.draining() {
+        return Poll::Ready(Wake::End(None));
+    }
+    if let Some(limit) = unset.take() {
+        connection.timer.set(limit);
+    }
+    let expired = connection.timer.poll_expired(context);
+    expired.map(|()| Wake::Nothing)
+}
+
+/// Waits until the client has room for the end of the last answer; false when its patience ends before.
+async fn until_taken(connection: &Connection) -> bool {
+    let stream = &connection.stream;
+    let Some(allowance) = stream.allowance() else {
+        return true;
+    };
+    let mut patience = match allowance.rate_min {
+        Some(rate) => Patience::Rate(Meter::new(rate)),
+        None => Patience::Idle(allowance.idle),
+    };
+    let room = |context: &mut Context<'_>| stream.poll_writable(context);
+    let (timer, progress) = (&connection.timer, Some(stream));
+    let waited = relay::wait(&mut patience, timer, stream.core(), &progress, room);
+    waited.await.is_ok()
 }
 
 /// Ends our side and reads on for a while what the client still sends.

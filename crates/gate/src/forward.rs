@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::connection::{After, Connection};
 use crate::decide::{self, Routed};
 use crate::driver::buffer::{Buffer, SMALL};
+use crate::driver::outbox::Allowance;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http1::body::Body;
@@ -217,7 +218,10 @@ pub(crate) fn request_head(
 }
 
 async fn send_head(plan: Plan<'_>, connection: &Connection, lead: Vec<u8>) -> Result<(), Stop> {
-    let Err(lead) = plan.stream.post(lead) else {
+    let Err(lead) = plan
+        .stream
+        .post(lead, allowance(&plan.routed.settings.timeout))
+    else {
         return Ok(());
     };
     let patience = || Patience::Idle(plan.routed.settings.timeout.idle);
@@ -265,6 +269,13 @@ async fn both_ways(
         responding.as_mut().poll(context)
     })
     .await
+}
+
+fn allowance(timeout: &TimeoutSettings) -> Allowance {
+    Allowance {
+        rate_min: timeout.rate_min,
+        idle: timeout.idle,
+    }
 }
 
 pub(crate) fn client_patience(timeout: &TimeoutSettings, otherwise: Patience) -> Patience {
@@ -531,7 +542,10 @@ async fn send_whole(
     let joined = relay::join(&mut lead, data, &[])[1].is_empty();
     let rest = if joined { &[] } else { data };
     if joined {
-        match connection.stream.post(lead) {
+        match connection
+            .stream
+            .post(lead, allowance(&plan.routed.settings.timeout))
+        {
             Ok(()) => return Ok(()),
             Err(bytes) => lead = bytes,
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::connection::{After, Connection, until_taken};
+use crate::connection::{After, Connection};
 use crate::decide::{self, Routed};
 use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::TcpStream;
@@ -103,9 +103,6 @@ pub(crate) async fn exchange(shard: &Rc<Shard>, connection: &mut Connection) -> 
     let (reason, after) = match ended {
         Ok(ended) => ended,
         Err(Stop::Quiet) => {
-            if !connection.stream.deliver() {
-                Box::pin(until_taken(shard, connection)).await;
-            }
             connection.stream.say_goodbye();
             return After::Gone;
         }

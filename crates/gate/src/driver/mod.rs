@@ -7,7 +7,7 @@
 
 pub(crate) mod buffer;
 mod executor;
-mod outbox;
+pub(crate) mod outbox;
 pub(crate) mod splice;
 pub(crate) mod tcp;
 pub(crate) mod timer;
@@ -189,6 +189,8 @@ impl Core {
         match delivery {
             Delivery::Stuck if !source.broken => {
                 source.writable = false;
+                // Who waits for what the peer says next has to be patient with it first.
+                source.reader.iter().for_each(Waker::wake_by_ref);
                 return self.outbox.keep(letter);
             }
             Delivery::Whole if source.writable => {}

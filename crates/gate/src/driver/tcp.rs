@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use super::outbox::{Allowance, Letter};
 use super::splice::Splice;
 use super::tls::{Agreed, HandshakeError, Session};
 use super::{Core, Source};
@@ -301,27 +302,21 @@ impl TcpStream {
     /// written next. From then on they count as written; an error shows at the next read or write.
     ///
     /// # Errors
-    /// The bytes, when they have to be written: over TLS, where the kernel has no room, when they are many, or the last
-    /// ones.
-    pub(crate) fn post(&self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+    /// The bytes, when they have to be written: over TLS, when they are many or behind others, where the kernel has no
+    /// room, or after [`TcpStream::end_follows`].
+    pub(crate) fn post(&self, bytes: Vec<u8>, allowance: Allowance) -> Result<(), Vec<u8>> {
         if self.tls.is_some() || self.end_follows.get() {
             return Err(bytes);
         }
         let outbox = &self.core.outbox;
         let mut sources = self.core.sources.borrow_mut();
         let source = sources.get_mut(self.key);
-        let Some(source) = source.filter(|source| source.writable && !source.broken) else {
+        let Some(source) =
+            source.filter(|source| source.writable && !source.broken && !source.owes)
+        else {
             return Err(bytes);
         };
-        if source.owes {
-            return if outbox.append(self.key, &bytes) {
-                self.core.buffers.give_sheet(bytes);
-                Ok(())
-            } else {
-                Err(bytes)
-            };
-        }
-        let full = outbox.post(self.key, &self.io, bytes)?;
+        let full = outbox.post(self.key, &self.io, bytes, allowance)?;
         source.owes = true;
         drop(sources);
         if full {
@@ -343,6 +338,17 @@ impl TcpStream {
             return !self.owes();
         }
         !owes
+    }
+
+    /// The kernel has no room for what was handed over.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.with(|source| source.owes && !source.writable)
+            .unwrap_or(false)
+    }
+
+    /// What the writer of what did not go out yet leaves the peer.
+    pub(crate) fn allowance(&self) -> Option<Allowance> {
+        self.core.outbox.ask(self.key, Letter::allowance)
     }
 
     /// Something that was handed over did not go out yet.
@@ -526,7 +532,7 @@ impl TcpStream {
     /// nobody asked for.
     pub(crate) fn is_spoilt(&self) -> bool {
         let ready = self
-            .with(|source| (source.readable, source.broken || source.owes))
+            .with(|source| (source.readable, source.broken))
             .unwrap_or((true, true));
         match (&self.tls, ready) {
             (_, (_, true)) => true,
@@ -642,12 +648,11 @@ impl TcpStream {
             .tls
             .as_ref()
             .map_or(0, |tls| tls.borrow().outgoing().len());
-        let owed = if self.owes() {
-            self.core.outbox.unsent(self.key)
-        } else {
-            0
+        let owed = match self.owes() {
+            true => self.core.outbox.ask(self.key, Letter::unsent),
+            false => None,
         };
-        self.unsent_in_kernel() + (sealed + owed) as u64
+        self.unsent_in_kernel() + (sealed + owed.unwrap_or(0)) as u64
     }
 
     fn unsent_in_kernel(&self) -> u64 {

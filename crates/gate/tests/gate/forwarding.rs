@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use munjigi_gate::settings::{PathPattern, RouteSettings};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
 
@@ -216,46 +215,6 @@ async fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-/// Far more than the kernel's buffers hold, of a client that ended its side before it reads.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_of_many_small_answers_arrive_at_a_client_that_reads_late() {
-    const COUNT: usize = 12_000;
-    let origin = origin(|mut peer, _| async move {
-        while let Some(head) = peer.head().await {
-            let number = head.split([' ', '/']).nth(2).unwrap_or_default().to_owned();
-            let body = format!("{number:>8}").repeat(128);
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n{body}");
-            peer.send(&answer).await;
-        }
-    })
-    .await;
-    let gate = start(settings(&[origin.address])).await;
-    let (mut reading, mut writing) = tokio::net::TcpStream::connect(gate.address("web").unwrap())
-        .await
-        .unwrap()
-        .into_split();
-    let asking = tokio::spawn(async move {
-        for number in 0..COUNT {
-            let request = format!("GET /{number} HTTP/1.1\r\nHost: x\r\n\r\n");
-            writing.write_all(request.as_bytes()).await.unwrap();
-        }
-        writing.shutdown().await.unwrap();
-    });
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    let mut all = Vec::new();
-    reading.read_to_end(&mut all).await.unwrap();
-    asking.await.unwrap();
-    let all = String::from_utf8(all).unwrap();
-    let bodies: Vec<&str> = all.split("\r\n\r\n").skip(1).collect();
-    assert_eq!(bodies.len(), COUNT);
-    for (number, body) in bodies.iter().enumerate() {
-        assert!(
-            body.starts_with(&format!("{number:>8}").repeat(128)),
-            "{number}"
-        );
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_to_backends_are_kept() {
     let opened = Arc::new(AtomicUsize::new(0));
@@ -335,7 +294,7 @@ async fn a_reader_that_stands_still_stops_the_backend() {
                 .await;
             let chunk = vec![7; 64 * 1024];
             for _ in 0..16_384 {
-                if AsyncWriteExt::write_all(&mut peer.stream, &chunk)
+                if tokio::io::AsyncWriteExt::write_all(&mut peer.stream, &chunk)
                     .await
                     .is_err()
                 {
@@ -522,7 +481,7 @@ async fn a_client_that_reads_nothing_holds_little_of_a_body() {
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
                 .await;
             let chunk = vec![0; 64 * 1024];
-            while let Ok(sent) = AsyncWriteExt::write(&mut peer.stream, &chunk).await {
+            while let Ok(sent) = tokio::io::AsyncWriteExt::write(&mut peer.stream, &chunk).await {
                 count.fetch_add(sent, Ordering::Relaxed);
             }
         }
@@ -555,7 +514,7 @@ async fn a_gigabyte_passes_each_way_in_bounded_memory() {
         let mut left = GIB - peer.buffer.len();
         let mut chunk = vec![0; 256 * 1024];
         while left > 0 {
-            let count = AsyncReadExt::read(&mut peer.stream, &mut chunk)
+            let count = tokio::io::AsyncReadExt::read(&mut peer.stream, &mut chunk)
                 .await
                 .unwrap();
             assert!(count > 0);
@@ -585,7 +544,7 @@ async fn a_gigabyte_passes_each_way_in_bounded_memory() {
     let mut peak = 0;
     let mut chunk = vec![0; 256 * 1024];
     while left > 0 {
-        let count = AsyncReadExt::read(&mut client.stream, &mut chunk)
+        let count = tokio::io::AsyncReadExt::read(&mut client.stream, &mut chunk)
             .await
             .unwrap();
         assert!(count > 0, "{left} bytes are missing");

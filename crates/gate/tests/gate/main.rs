@@ -40,6 +40,7 @@ mod http2_tls;
 mod http2_tunnels;
 mod ip_filter;
 mod layer4;
+mod letters;
 mod limits;
 mod lookup;
 mod pings;
