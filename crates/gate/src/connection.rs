@@ -1,5 +1,6 @@
 //! A client's connection: waits for requests, runs one exchange after the other, ends cleanly.
-//! While it waits it holds no buffer (but the end of an answer that its client does not take); the exchange is boxed, so that an idle connection is small.
+//! While it waits it holds no buffer, but for the end of an answer that its client does not take; the exchange is boxed,
+//! so that an idle connection is small.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -67,8 +68,8 @@ pub(crate) enum After {
 
 enum Wake {
     Request,
-    /// Nothing came in time.
-    Nothing,
+    /// First the client has to take the end of the last answer.
+    Stuck,
     End(Option<Reason>),
 }
 
@@ -189,12 +190,16 @@ fn serve(shard: Rc<Shard>, mut connection: Connection) -> impl Future<Output = (
             }
         }
         loop {
-            if let Wake::End(reason) = wait_for_request(&shard, &connection).await {
-                if let Some(reason) = reason {
-                    shard.stats.reason(reason);
+            match wait_for_request(&shard, &connection).await {
+                Wake::Request => {}
+                Wake::Stuck if Box::pin(until_taken(&connection)).await => continue,
+                Wake::Stuck => return shard.stats.reason(Reason::ReaderTooSlow),
+                Wake::End(reason) => {
+                    if let Some(reason) = reason {
+                        shard.stats.reason(reason);
+                    }
+                    return connection.stream.say_goodbye();
                 }
-                connection.stream.say_goodbye();
-                return;
             }
             match Box::pin(busy(&shard, &mut connection)).await {
                 After::Next => {}
@@ -219,18 +224,15 @@ async fn busy(shard: &Rc<Shard>, connection: &mut Connection) -> After {
     loop {
         connection.listed.request(shard.core.now());
         let after = pipeline::exchange(shard, connection).await;
-        if after != After::Next {
+        if after != After::Next || !follows(shard, connection).await {
             return after;
         }
-        match wait(shard, connection, BUSY).await {
-            Wake::Request => {}
-            Wake::Nothing | Wake::End(None) => return After::Next,
-            Wake::End(Some(reason)) => {
-                shard.stats.reason(reason);
-                return After::Gone;
-            }
-        }
     }
+}
+
+/// True when the next request comes within [`BUSY`].
+async fn follows(shard: &Shard, connection: &Connection) -> bool {
+    matches!(wait(shard, connection, BUSY).await, Wake::Request)
 }
 
 /// Which protocol a new connection speaks: what TLS agreed on, or what its first bytes say.
@@ -254,45 +256,31 @@ async fn choose(shard: &Rc<Shard>, connection: &mut Connection) -> http2::First 
 /// Waits for a request for as long as `limits.keep_alive` allows.
 async fn wait_for_request(shard: &Shard, connection: &Connection) -> Wake {
     let limit = shard.snapshot().settings.limits.keep_alive;
-    match wait(shard, connection, limit).await {
-        Wake::Nothing => Wake::End(Some(Reason::KeepAliveTimeout)),
-        wake => wake,
-    }
+    wait(shard, connection, limit).await
 }
 
-/// Waits for the next request. Before anything else is done the client takes the last answer.
 async fn wait(shard: &Shard, connection: &Connection, limit: Duration) -> Wake {
-    let stream = &connection.stream;
-    loop {
-        let mut unset = Some(limit);
-        let wake = poll_fn(|context| {
-            let wake = poll_request(shard, connection, context, &mut unset);
-            let taken = match wake {
-                Poll::Ready(_) => stream.deliver(),
-                Poll::Pending => !stream.is_stuck(),
-            };
-            if taken {
-                wake.map(Some)
-            } else {
-                Poll::Ready(None)
-            }
-        })
-        .await;
-        if let Some(wake) = wake {
-            return wake;
+    let mut armed = false;
+    poll_fn(|context| {
+        let wake = poll_request(shard, connection, context, (limit, &mut armed));
+        let taken = match wake {
+            Poll::Ready(_) => connection.stream.deliver(),
+            Poll::Pending => !connection.stream.is_stuck(),
+        };
+        if taken {
+            wake
+        } else {
+            Poll::Ready(Wake::Stuck)
         }
-        if !Box::pin(until_taken(connection)).await {
-            return Wake::End(Some(Reason::ReaderTooSlow));
-        }
-    }
+    })
+    .await
 }
 
-/// Ready when a request is there or none is to be waited for; sets the timer to the limit that is not set yet.
 fn poll_request(
     shard: &Shard,
     connection: &Connection,
     context: &Context<'_>,
-    unset: &mut Option<Duration>,
+    (limit, armed): (Duration, &mut bool),
 ) -> Poll<Wake> {
     // First what is there: a request that has arrived is answered, also while the gate drains.
     if connection.leftover.is_some() || connection.stream.poll_readable(context).is_ready() {
@@ -301,11 +289,12 @@ fn poll_request(
     if shard.draining() {
         return Poll::Ready(Wake::End(None));
     }
-    if let Some(limit) = unset.take() {
+    if !*armed {
+        *armed = true;
         connection.timer.set(limit);
     }
     let expired = connection.timer.poll_expired(context);
-    expired.map(|()| Wake::Nothing)
+    expired.map(|()| Wake::End(Some(Reason::KeepAliveTimeout)))
 }
 
 /// Waits until the client has room for the end of the last answer; false when its patience ends before.

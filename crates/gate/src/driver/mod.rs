@@ -39,8 +39,8 @@ const BUDGET: u32 = 32;
 /// Readiness of one descriptor, kept between edges.
 #[derive(Debug, Default)]
 struct Source {
-    /// Which of those that had this place in the slab; an event of an earlier one is not ours.
-    generation: u32,
+    /// Which of the last 2^16 that had this place in the slab; an event of an earlier one is not ours.
+    generation: u16,
     readable: bool,
     writable: bool,
     /// The peer ended its side: reading stays ready for good, since no further edge will come.
@@ -58,7 +58,7 @@ struct Source {
 pub(crate) struct Core {
     registry: mio::Registry,
     sources: RefCell<Slab<Source>>,
-    generation: Cell<u32>,
+    generation: Cell<u16>,
     tasks: Tasks,
     timers: RefCell<timer::Wheel>,
     buffers: buffer::Pool,

@@ -10,13 +10,11 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::Shutdown;
-use std::rc::Rc;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
-use mio::net::TcpStream;
 use rustc_hash::FxHashMap;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown};
 
 /// Bytes of one letter: a head, and a small body behind it.
 const LETTER_MAX: usize = 16 * 1024;
@@ -36,7 +34,8 @@ pub(crate) struct Allowance {
 #[derive(Debug)]
 pub(super) struct Letter {
     pub(super) key: usize,
-    io: Rc<TcpStream>,
+    /// Of a stream that takes the letter along when it is dropped: it is open as long as the letter is here.
+    socket: RawFd,
     bytes: Vec<u8>,
     sent: usize,
     allowance: Allowance,
@@ -57,7 +56,7 @@ impl Letter {
     pub(super) fn deliver(&mut self) -> Delivery {
         loop {
             let rest = self.bytes.get(self.sent..).unwrap_or_default();
-            let sent = rustix::net::send(&*self.io, rest, SendFlags::NOSIGNAL);
+            let sent = rustix::net::send(self.socket(), rest, SendFlags::NOSIGNAL);
             match sent.map_err(io::Error::from) {
                 Ok(count) if count == rest.len() => return Delivery::Whole,
                 Ok(count) => {
@@ -68,10 +67,23 @@ impl Letter {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     // Also where the kernel had no memory: half an answer is none.
-                    drop(self.io.shutdown(Shutdown::Both));
+                    if let Err(error) = rustix::net::shutdown(self.socket(), Shutdown::Both) {
+                        tracing::debug!(%error, "shutdown");
+                    }
                     return Delivery::Gone;
                 }
             }
+        }
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        #[expect(
+            unsafe_code,
+            reason = "a shared handle would cost each idle connection an allocation; the stream outlives its letter"
+        )]
+        // SAFETY: `TcpStream` recalls its letter before it closes its descriptor.
+        unsafe {
+            BorrowedFd::borrow_raw(self.socket)
         }
     }
 
@@ -107,7 +119,7 @@ impl Outbox {
     pub(super) fn post(
         &self,
         key: usize,
-        io: &Rc<TcpStream>,
+        socket: RawFd,
         bytes: Vec<u8>,
         allowance: Allowance,
     ) -> Result<bool, Vec<u8>> {
@@ -117,7 +129,7 @@ impl Outbox {
         let mut waiting = self.waiting.borrow_mut();
         waiting.push_back(Letter {
             key,
-            io: Rc::clone(io),
+            socket,
             bytes,
             sent: 0,
             allowance,
@@ -164,6 +176,7 @@ mod tests {
     use std::future::poll_fn;
     use std::io::Read;
     use std::net::TcpListener;
+    use std::rc::Rc;
     use std::task::Poll;
     use std::thread;
 

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -32,8 +33,7 @@ pub(super) fn store(slot: &mut Option<Waker>, waker: &Waker) {
 /// A connection, to a client or to a backend.
 #[derive(Debug)]
 pub(crate) struct TcpStream {
-    /// Shared with the letter that waits for it ([`TcpStream::post`]).
-    io: Rc<mio::net::TcpStream>,
+    io: mio::net::TcpStream,
     /// What is written waits in the kernel for our end.
     end_follows: Cell<bool>,
     key: usize,
@@ -52,7 +52,7 @@ impl TcpStream {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = core.registry.register(&mut io, token, interest);
         let stream = Self {
-            io: Rc::new(io),
+            io,
             end_follows: Cell::new(false),
             key,
             core: Rc::clone(core),
@@ -316,7 +316,7 @@ impl TcpStream {
         else {
             return Err(bytes);
         };
-        let full = outbox.post(self.key, &self.io, bytes, allowance)?;
+        let full = outbox.post(self.key, self.io.as_raw_fd(), bytes, allowance)?;
         source.owes = true;
         drop(sources);
         if full {
@@ -656,7 +656,6 @@ impl TcpStream {
     }
 
     fn unsent_in_kernel(&self) -> u64 {
-        use std::os::fd::AsRawFd;
         let mut count: libc::c_int = 0;
         #[expect(
             unsafe_code,
@@ -686,7 +685,7 @@ impl TcpStream {
     }
 
     pub(crate) fn socket(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(&*self.io)
+        socket2::SockRef::from(&self.io)
     }
 }
 
@@ -694,6 +693,7 @@ impl Drop for TcpStream {
     fn drop(&mut self) {
         // Closing the descriptor ends its registration too, and costs no call of its own; what was
         // on its way has a generation that is over.
+        // A letter goes before the descriptor does.
         let mut sources = self.core.sources.borrow_mut();
         let source = sources.try_remove(self.key);
         drop(sources);
