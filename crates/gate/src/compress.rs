@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::http1::fields::Fields;
 use crate::http1::head::RequestHead;
-use crate::http1::{elements, trim};
+use crate::http1::{elements, trim, weighed};
 
 /// Names of fields that vouch for the very bytes of a body, or say that something behind it may:
 /// such a body is left as it is.
@@ -103,11 +103,7 @@ pub(crate) fn negotiate_all(head: &RequestHead, offered: &[Coding]) -> Vec<Codin
     let mut weights = [None; Coding::ALL.len()];
     let mut others = None;
     for element in head.fields.named("accept-encoding").flat_map(elements) {
-        let mut parts = element.split(|byte| *byte == b';').map(trim);
-        let name = parts.next().unwrap_or_default();
-        let weight = parts
-            .find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")))
-            .map_or(1_000, thousandths);
+        let (name, weight) = weighed(element);
         if name == b"*" {
             others = Some(weight);
         }
@@ -126,18 +122,6 @@ pub(crate) fn negotiate_all(head: &RequestHead, offered: &[Coding]) -> Vec<Codin
     let mut taken: Vec<Coding> = offered.iter().copied().filter(|c| weight(c) > 0).collect();
     taken.sort_by_key(|coding| std::cmp::Reverse(weight(coding)));
     taken
-}
-
-/// A weight such as `0.5` (RFC 9110 §12.4.2) in thousandths; what is none counts as 0.
-fn thousandths(value: &[u8]) -> u32 {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let good = matches!(whole, "0" | "1") && fraction.len() <= 3;
-    if !good || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return 0;
-    }
-    let padded = format!("{whole}{fraction:0<3}");
-    padded.parse::<u32>().unwrap_or(0).min(1_000)
 }
 
 /// What becomes of one response.

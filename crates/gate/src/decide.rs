@@ -1,7 +1,7 @@
 //! What happens to a request, before a byte of it moves: route, limits, backend. Pure, so that
 //! `munjigi explain request` asks the same code that serves.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -353,76 +353,4 @@ pub(crate) fn backend(
         )
         .retry_after(2)),
     }
-}
-
-/// The client that a request comes from: the peer, or whom a trusted peer names in
-/// `X-Forwarded-For`, or where that is absent in `Forwarded` (RFC 7239). Read from the right, the
-/// first address that is not trusted itself (what stands left of it may be invented).
-pub(crate) fn client(snapshot: &Snapshot, peer: IpAddr, head: &RequestHead) -> IpAddr {
-    if !snapshot.trusts(peer) {
-        return peer;
-    }
-    let mut values: Vec<&[u8]> = head.fields.all(Name::XForwardedFor).collect();
-    let mut read: fn(&[u8]) -> Option<IpAddr> = node;
-    if values.is_empty() {
-        values = head.fields.all(Name::Forwarded).collect();
-        read = forwarded_for;
-    }
-    let mut client = peer;
-    let named = values
-        .iter()
-        .rev()
-        .flat_map(|value| value.rsplit(|byte| *byte == b','));
-    for element in named {
-        // Whoever is not named by an address hides behind the one who does not tell.
-        let Some(address) = read(element) else { break };
-        client = address.to_canonical();
-        if !snapshot.trusts(client) {
-            break;
-        }
-    }
-    client
-}
-
-/// The scheme that the client used, as far as is known: that of the connection, or what a trusted
-/// peer says.
-pub(crate) fn scheme(
-    snapshot: &Snapshot,
-    (peer, scheme): (IpAddr, &'static str),
-    head: &RequestHead,
-) -> &'static str {
-    let said = || head.fields.named("x-forwarded-proto");
-    if snapshot.trusts(peer.to_canonical()) && said().any(|said| said == b"https") {
-        "https"
-    } else {
-        scheme
-    }
-}
-
-/// The `for` of one element of `Forwarded`. A comma in a quoted string cuts it: what is left is no
-/// address then.
-fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
-    let mut pairs = element.split(|byte| *byte == b';');
-    pairs.find_map(|pair| {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = pair.split_at_checked(equals)?;
-        let is_for = name.trim_ascii().eq_ignore_ascii_case(b"for");
-        is_for.then(|| node(value.get(1..)?)).flatten()
-    })
-}
-
-/// An address as proxies write it: bare, in brackets, in quotes, with or without a port.
-fn node(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    let text = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(text);
-    let bracketed = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
-    let address = bracketed.unwrap_or(text).parse::<IpAddr>();
-    address
-        .or_else(|_| text.parse().map(|address: SocketAddr| address.ip()))
-        .ok()
 }

@@ -9,6 +9,7 @@ use munjigi_foundation::settings::{Size, format_duration};
 
 use crate::decide::{self, Candidate, Routed, Wanted};
 use crate::files::{self, Found};
+use crate::forwarded;
 use crate::http1::head::RequestHead;
 use crate::outgoing::{self, Terms};
 use crate::pipeline::{head_limits, rejection_bytes};
@@ -206,7 +207,7 @@ impl<'a> Story<'a> {
         let (method, target) = (self.head.method(), self.head.target());
         let line = format!("{} {}", target::text(method), target::text(target));
         self.told.say("read head", line);
-        let client = decide::client(self.snapshot, self.from, self.head);
+        let client = forwarded::client(self.snapshot, self.from, self.head);
         self.told.say("client", client.to_string());
         let admitted = self
             .filter(client)
@@ -219,18 +220,18 @@ impl<'a> Story<'a> {
             self.serve(&routed, client)
         });
         if outcome.is_ok() {
-            let status = match &self.told.outcome {
-                Outcome::Answer { status, .. } => *status,
-                Outcome::Forward { .. } | Outcome::Unknown => 200,
+            let answer = match &self.told.outcome {
+                Outcome::Answer { status, .. } => Some((*status, Reason::Done)),
+                Outcome::Forward { .. } | Outcome::Unknown => None,
             };
-            self.signals(&listener.name, client, (status, Reason::Done));
+            self.signals(&listener.name, client, answer);
         }
         if let Err(rejection) = outcome {
             if matches!(rejection.reason, Reason::NoRoute | Reason::MethodNotAllowed) {
                 self.losers(&listener.name, None);
             }
             let answer = (rejection.reason.status(), rejection.reason);
-            self.signals(&listener.name, client, answer);
+            self.signals(&listener.name, client, Some(answer));
             let settings = settings.unwrap_or(&self.snapshot.no_route);
             let pages = [&settings.error_pages, &self.snapshot.settings().error_pages];
             let reply = reply::rejection(&rejection, self.head, &pages);
@@ -255,16 +256,22 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// What a request with this answer says of its client.
-    fn signals(&mut self, listener: &str, client: IpAddr, answer: (u16, Reason)) {
+    /// What a request says of its client with this answer, or with any that a backend may give.
+    fn signals(&mut self, listener: &str, client: IpAddr, answer: Option<(u16, Reason)>) {
         let Some(shield) = shield::of_listener(self.snapshot, listener) else {
             return;
         };
         let verdict = match shield.exempts(self.snapshot, client) {
             Some(why) => format!("never bans {client}: {why}"),
             None => {
-                let signals = shield::weigh(shield, self.head, answer);
-                shield::explain(&signals, &shield.settings.ban)
+                let weigh = |answer| shield::weigh(shield, self.head, answer);
+                let signals = weigh(answer.unwrap_or((200, Reason::Done)));
+                let mut in_vain = match answer {
+                    None => weigh((404, Reason::Done)),
+                    Some(_) => Vec::new(),
+                };
+                in_vain.retain(|signal| !signals.contains(signal));
+                shield::explain(&signals, &in_vain, &shield.settings.ban)
             }
         };
         self.told.say("shield", verdict);
@@ -347,8 +354,8 @@ impl<'a> Story<'a> {
         let websocket = &settings.websocket;
         let fault = handshake::judge(websocket, self.head, Protocol::Http1);
         let connection = (self.from, self.scheme);
-        let scheme = || decide::scheme(self.snapshot, connection, self.head);
-        handshake::admit(websocket, fault, self.head, scheme)?;
+        let site = || forwarded::site(self.snapshot, connection, self.head);
+        handshake::admit(websocket, fault, self.head, site)?;
         if let Some(fault) = fault {
             let verdict = format!("{} {}: noted", fault.code(), fault.word());
             self.told.say("handshake", verdict);

@@ -15,6 +15,7 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::outbox::Allowance;
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
+use crate::forwarded;
 use crate::http1::body::Body;
 use crate::http1::fields::Name;
 use crate::http1::head::{RequestHead, ResponseHead, find_end};
@@ -687,7 +688,8 @@ fn stick(order: &Order<'_>, waiter: &impl Waiter, lead: &mut Vec<u8>) {
         return;
     };
     let connection = (waiter.peer(), waiter.scheme());
-    let secure = decide::scheme(order.snapshot, connection, order.head) == "https";
+    let site = forwarded::site(order.snapshot, connection, order.head);
+    let secure = site.scheme == "https";
     let field = sticky::field(sticky, &order.upstream.flight.0, secure);
     // Before the empty line.
     lead.truncate(lead.len().saturating_sub(2));

@@ -26,6 +26,7 @@ pub mod explain;
 mod figures;
 mod files;
 mod forward;
+mod forwarded;
 mod gate;
 mod headers;
 pub mod health;

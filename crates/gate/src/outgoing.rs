@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compress::{Compression, Encoder, Running, Verdict};
-use crate::decide;
 use crate::forward::Waiter;
+use crate::forwarded;
 use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::write::{self, AddressText, Delivery, Edits, Forwarding};
 use crate::http1::{Framing, Version};
@@ -50,7 +50,7 @@ impl<'a> Terms<'a> {
             head: self.head,
             path: target::path_of(self.head.target()),
             pattern: &self.settings.path,
-            client: decide::client(self.snapshot, self.peer, self.head),
+            client: forwarded::client(self.snapshot, self.peer, self.head),
             scheme: self.scheme,
         }
     }

@@ -22,6 +22,7 @@ use crate::driver::buffer::{Buffer, SMALL};
 use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::forward::{self, Waiter};
+use crate::forwarded;
 use crate::hedge;
 use crate::http1::Framing;
 use crate::http1::head::{self, HeadLimits, RequestHead};
@@ -159,7 +160,7 @@ pub(crate) fn meet(
     if shard.shared.log.is_on() {
         record.tls = caller.stream().agreed();
     }
-    record.client = Some(decide::client(snapshot, record.peer.ip(), head));
+    record.client = Some(forwarded::client(snapshot, record.peer.ip(), head));
 }
 
 /// Who asks, and over what.
@@ -247,8 +248,8 @@ pub(crate) async fn stages(
         record.note(fault);
     }
     let connection = (record.peer.ip(), caller.scheme());
-    let scheme = || decide::scheme(snapshot, connection, head);
-    handshake::admit(websocket, fault, head, scheme)?;
+    let site = || forwarded::site(snapshot, connection, head);
+    handshake::admit(websocket, fault, head, site)?;
     decide::limits(routed.settings, head)?;
     decide::rate(routed.route, (head, client), shard.core.now(), true)?;
     if !matches!(routed.settings.action, Action::Forward) {

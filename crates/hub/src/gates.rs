@@ -183,13 +183,8 @@ impl Gate {
             .client
             .delete(format!("{}/bans", self.url))
             .query(&[("address", address)]);
-        let ended = match self.send(request).await {
-            Ok(_) => Ok(true),
-            Err(GateError::Refused(status)) if status.as_u16() == 404 => Ok(false),
-            Err(error) => Err(error),
-        };
-        let ended = ended.map(|ended| Map::from_iter([("ended".to_owned(), Value::Bool(ended))]));
-        self.told(ended)
+        let pardoned = self.send(request).await;
+        self.told(pardoned.and_then(|body| Ok(serde_json::from_slice(&body)?)))
     }
 
     /// What a gate says, or why it does not.

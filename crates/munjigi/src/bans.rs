@@ -138,7 +138,15 @@ async fn remove(address: &str, admin: &AdminArgs) -> Result<Exit, Failure> {
     let path = format!("/bans?{}", url.query().unwrap_or_default());
     let answer = Admin::find(admin)?.ask(Method::DELETE, &path, None).await?;
     let client = cell(&answer, "address");
-    say(format!("{client} is no longer banned, and starts anew"));
+    let ended = answer.get("ended") == Some(&Value::Bool(true));
+    let what = if ended {
+        "is no longer banned"
+    } else {
+        "was not banned"
+    };
+    say(format!(
+        "{client} {what}; what spoke against it is forgotten"
+    ));
     Ok(Exit::Good)
 }
 

@@ -257,7 +257,7 @@ fn reconcile_hosts(
 }
 
 /// `host[:port]` without userinfo, IPv6 in brackets without zone (RFC 3986 §3.2.2).
-fn is_authority(authority: &[u8]) -> bool {
+pub(crate) fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = match authority {
         [b'[', rest @ ..] => {
             let Some(end) = memchr::memchr(b']', rest) else {

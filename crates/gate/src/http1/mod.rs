@@ -170,6 +170,29 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
+/// What an element of `Accept` or `Accept-Encoding` names, without its parameters, and its weight in
+/// thousandths (RFC 9110 §12.4.2).
+pub(crate) fn weighed(element: &[u8]) -> (&[u8], u32) {
+    let mut parts = element.split(|byte| *byte == b';').map(trim);
+    let name = parts.next().unwrap_or_default();
+    let weight = parts
+        .find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")))
+        .map_or(1_000, thousandths);
+    (name, weight)
+}
+
+/// A weight such as `0.5` (RFC 9110 §12.4.2) in thousandths; what is none counts as 0.
+fn thousandths(value: &[u8]) -> u32 {
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let good = matches!(whole, "0" | "1") && fraction.len() <= 3;
+    if !good || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return 0;
+    }
+    let padded = format!("{whole}{fraction:0<3}");
+    padded.parse::<u32>().unwrap_or(0).min(1_000)
+}
+
 pub(crate) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| is_tchar(*byte))
 }

@@ -257,7 +257,7 @@ fn refusal(shield: &Shield, until: Timestamp) -> Stop {
         return Stop::End(Reason::BannedClosed);
     }
     let detail = format!(
-        "requests from this address looked like those of a scanner: it is banned until {until}"
+        "this address is banned until {until}: requests from it looked like those of a scanner, or an operator banned it"
     );
     Rejection::new(Reason::Banned, detail).into()
 }

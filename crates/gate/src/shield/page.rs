@@ -182,19 +182,29 @@ fn gauges(page: &mut Page, state: &State, now: Timestamp) {
     }
 }
 
-/// What the shield makes of a request, in words.
-pub(crate) fn explain(signals: &[(Signal, f64)], terms: &super::Terms) -> String {
-    let after = terms.after;
-    let within = format_duration(terms.within);
-    if signals.is_empty() {
-        return "nothing speaks against the client".to_owned();
+/// What the shield makes of a request, in words; `in_vain` is what counts besides if it is answered
+/// with 404.
+pub(crate) fn explain(
+    signals: &[(Signal, f64)],
+    in_vain: &[(Signal, f64)],
+    terms: &super::Terms,
+) -> String {
+    let words = |signals: &[(Signal, f64)]| {
+        let signals = signals.iter();
+        let words = signals
+            .map(|(signal, weight)| format!("{signal} counts {weight} ({})", signal.meaning()));
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let mut said = match signals {
+        [] => "nothing speaks against the client".to_owned(),
+        signals => words(signals),
+    };
+    if !in_vain.is_empty() {
+        said += &format!("; answered with 404, {}", words(in_vain));
     }
-    let words: Vec<_> = signals
-        .iter()
-        .map(|(signal, weight)| format!("{signal} counts {weight} ({})", signal.meaning()))
-        .collect();
-    format!(
-        "{}; a ban begins at {after} within {within}",
-        words.join(", ")
-    )
+    if !signals.is_empty() || !in_vain.is_empty() {
+        let (after, within) = (terms.after, format_duration(terms.within));
+        said += &format!("; a ban begins at {after} within {within}");
+    }
+    said
 }

@@ -54,7 +54,7 @@ signals! {
     ScriptProbe = "script_probe", 1_500 as "1.5", "a script, such as *.php or *.asp, that nobody serves; less from a client that is served well otherwise";
     AdminProbe = "admin_probe", 1_500 as "1.5", "an administrators' page of well-known software that nobody serves; less from a client that is served well otherwise";
     Traversal = "traversal", 2_500 as "2.5", "a path or a query that climbs out of its folder, or names a file of the system";
-    EncodedTrick = "encoded_trick", 2_500 as "2.5", "an encoding that hides something: null bytes, overlong or doubly encoded dots and slashes";
+    EncodedTrick = "encoded_trick", 2_500 as "2.5", "an encoding that hides something: null bytes, overlong dots and slashes, doubly encoded dots and backslashes";
     Log4Shell = "log4shell", 3_000 as "3.0", "a look-up such as ${jndi:…} in the target or a header field";
     SqlInjection = "sql_injection", 2_000 as "2.0", "SQL in the target";
     ScriptInjection = "script_injection", 2_000 as "2.0", "markup or JavaScript in the target";

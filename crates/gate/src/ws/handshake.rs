@@ -7,6 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use munjigi_foundation::telemetry::redact_target;
 
+use crate::forwarded::Site;
 use crate::http1::fields::Name;
 use crate::http1::head::RequestHead;
 use crate::http1::{Framing, Version, elements};
@@ -312,14 +313,14 @@ pub(crate) fn knows_origin(settings: &WebSocketSettings, head: &RequestHead) -> 
 ///
 /// # Errors
 /// When the route serves WebSockets only, and this opens none.
-pub(crate) fn admit(
+pub(crate) fn admit<'h>(
     settings: &WebSocketSettings,
     fault: Option<Fault>,
-    head: &RequestHead,
-    scheme: impl FnOnce() -> &'static str,
+    head: &'h RequestHead,
+    site: impl FnOnce() -> Site<'h>,
 ) -> Result<(), Rejection> {
     match fault {
-        Some(fault) if settings.required => Err(refuse(fault, head, scheme())),
+        Some(fault) if settings.required => Err(refuse(fault, head, site())),
         _ => Ok(()),
     }
 }
@@ -327,12 +328,15 @@ pub(crate) fn admit(
 /// The most of a field of the request that is repeated to its sender.
 const REPEATED_MAX: usize = 200;
 
-fn refuse(fault: Fault, head: &RequestHead, scheme: &str) -> Rejection {
+fn refuse(fault: Fault, head: &RequestHead, site: Site<'_>) -> Rejection {
     let Some(reason) = fault.reason() else {
         return Rejection::new(Reason::BadRequest, fault.said());
     };
-    let url = address(head, scheme);
+    let url = address(head, site);
     let mut detail = fault.said().to_owned();
+    if fault == Fault::OriginRefused && head.fields.named("origin").next().is_none() {
+        detail += " (the handshake has no `Origin`)";
+    }
     if fault == Fault::UpgradeLost
         && let Some(via) = head.fields.named("via").next()
     {
@@ -349,9 +353,10 @@ fn refuse(fault: Fault, head: &RequestHead, scheme: &str) -> Rejection {
 }
 
 /// Where the WebSocket is: the address of the request with the right scheme. Tokens are left out.
-fn address(head: &RequestHead, scheme: &str) -> Option<String> {
-    let host = head.host().filter(|host| !host.is_empty())?;
-    let scheme = if scheme == "https" { "wss" } else { "ws" };
+fn address(head: &RequestHead, site: Site<'_>) -> Option<String> {
+    let host = site.host.filter(|host| !host.is_empty())?;
+    let is_tls = site.scheme == "https";
+    let scheme = if is_tls { "wss" } else { "ws" };
     let target = text(head.target());
     let target = redact_target(&target);
     let slash = if target.starts_with('/') { "" } else { "/" };
@@ -543,7 +548,11 @@ mod tests {
         let told = |text: &str, scheme: &'static str| {
             let head = head(text);
             let fault = judge(&settings, &head, Protocol::Http1);
-            admit(&settings, fault, &head, || scheme).unwrap_err()
+            let site = || Site {
+                scheme,
+                host: head.host(),
+            };
+            admit(&settings, fault, &head, site).unwrap_err()
         };
         let plain = told(
             "GET /live?a=1&token=x HTTP/1.1\r\nHost: example.com:8443\r\n\r\n",
@@ -565,6 +574,8 @@ mod tests {
             "Via: 1.1 the-proxy\r\n",
         );
         assert!(told(&lost, "http").detail.contains("(Via: 1.1 the-proxy)"));
+        let nowhere = GOOD.replace("Origin: https://example.com\r\n", "");
+        assert!(told(&nowhere, "http").detail.contains("no `Origin`"));
     }
 
     #[test]

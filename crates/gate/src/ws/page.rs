@@ -2,7 +2,7 @@
 //! else. Whatever comes from outside is text in it, never markup.
 
 use crate::http1::head::RequestHead;
-use crate::http1::{elements, trim};
+use crate::http1::{elements, weighed};
 use crate::reason::Rejection;
 use crate::ws::handshake::Fault;
 
@@ -22,14 +22,19 @@ pub(crate) fn fields() -> [(&'static str, &'static str); 4] {
     ]
 }
 
-/// True for a client that reads pages: it names their type; a program that takes anything does not.
+/// True for a client that reads pages: it names their type, and likes it as much as JSON; a program
+/// that takes anything does not.
 pub(crate) fn is_wanted(head: &RequestHead) -> bool {
-    let ranges = head.fields.named("accept").flat_map(elements);
-    let mut types = ranges.map(|range| {
-        let essence = range.split(|byte| *byte == b';').next();
-        trim(essence.unwrap_or_default())
-    });
-    types.any(|essence| essence.eq_ignore_ascii_case(b"text/html"))
+    let weight = |types: &[&str]| {
+        let ranges = head.fields.named("accept").flat_map(elements).map(weighed);
+        let named = ranges.filter(|(range, _)| {
+            let mut types = types.iter();
+            types.any(|name| range.eq_ignore_ascii_case(name.as_bytes()))
+        });
+        named.map(|(_, weight)| weight).max().unwrap_or(0)
+    };
+    let page = weight(&["text/html"]);
+    page > 0 && page >= weight(&["application/json", "application/problem+json"])
 }
 
 /// The page.
@@ -55,8 +60,8 @@ pub(crate) fn render(rejection: &Rejection, fault: Fault) -> Vec<u8> {
          <p class=\"status\">{status} {title}</p>\n<h1>This address speaks WebSocket</h1>\n\
          <p>{said}</p>\n{address}<h2>What to do</h2>\n<p>{hint}</p>\n\
          <p class=\"code\">{code} <span>{word}</span></p>\n</main>\n</body>\n</html>\n",
-        said = escape(&said),
-        hint = escape(&hint),
+        said = marked_up(&said),
+        hint = marked_up(&hint),
     )
     .into_bytes()
 }
@@ -67,6 +72,16 @@ fn sentence(part: &str) -> String {
     let first = letters.next().map(|first| first.to_ascii_uppercase());
     let end = if part.ends_with(';') { "" } else { "." };
     first.into_iter().chain(letters).collect::<String>() + end
+}
+
+/// Text as HTML; what stands between backticks is code.
+fn marked_up(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    let parts = parts.map(|(place, part)| match place % 2 {
+        0 => escape(part),
+        _ => format!("<code>{}</code>", escape(part)),
+    });
+    parts.collect()
 }
 
 /// Text as HTML, also within an attribute.
@@ -88,6 +103,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::head::HeadLimits;
     use crate::reason::Reason;
 
     #[test]
@@ -98,6 +114,48 @@ mod tests {
         let hash = base64::engine::general_purpose::STANDARD.encode(hash);
         assert!(POLICY.contains(&format!("'sha256-{hash}'")), "{hash}");
         assert!(!STYLE.contains("url(") && !STYLE.contains("@import") && !STYLE.contains('<'));
+    }
+
+    #[test]
+    fn pages_are_for_those_who_like_them_best() {
+        let check = |accept: &str, wanted: bool| {
+            let limits = HeadLimits {
+                bytes: 1 << 14,
+                fields: 64,
+            };
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{accept}\r\n");
+            let head = RequestHead::parse(text.as_bytes(), limits).unwrap();
+            assert_eq!(is_wanted(&head), wanted, "{accept}");
+        };
+        check("", false);
+        check("Accept: */*\r\n", false);
+        check("Accept: text/html, */*;q=0.8\r\n", true);
+        check("Accept: application/json, Text/HTML\r\n", true);
+        check(
+            "Accept: application/json\r\nAccept: text/html;q=0.9\r\n",
+            false,
+        );
+        check(
+            "Accept: application/problem+json;q=0.5, text/html;level=1;q=0.6\r\n",
+            true,
+        );
+        check("Accept: text/html;q=0\r\n", false);
+    }
+
+    #[test]
+    fn backticks_become_code() {
+        assert_eq!(
+            marked_up("send `a<b` & go"),
+            "send <code>a&lt;b</code> &amp; go"
+        );
+        for fault in Fault::ALL {
+            let page = marked_up(fault.said()) + &marked_up(fault.hint());
+            assert!(!page.contains('`'), "{fault:?}");
+            assert_eq!(
+                page.matches("<code>").count(),
+                page.matches("</code>").count()
+            );
+        }
     }
 
     #[test]
