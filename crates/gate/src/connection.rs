@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use crate::arrival;
 use crate::driver::buffer::{Buffer, SMALL};
-use crate::driver::tcp::{TcpListener, TcpStream};
+use crate::driver::listener::TcpListener;
+use crate::driver::tcp::TcpStream;
 use crate::driver::timer::Timer;
 use crate::http2;
 use crate::ip_filter;
@@ -283,7 +284,7 @@ fn poll_request(
     (limit, armed): (Duration, &mut bool),
 ) -> Poll<Wake> {
     // First what is there: a request that has arrived is answered, also while the gate drains.
-    if connection.leftover.is_some() || connection.stream.poll_readable(context).is_ready() {
+    if connection.leftover.is_some() || connection.stream.poll_message(context).is_ready() {
         return Poll::Ready(Wake::Request);
     }
     if shard.draining() {

@@ -478,7 +478,7 @@ async fn wait_for_response(
     waiter: &impl Waiter,
     upload: &Upload,
 ) -> Result<(), Stop> {
-    let ready = |context: &mut Context<'_>| plan.stream.poll_readable(context);
+    let ready = |context: &mut Context<'_>| plan.stream.poll_message(context);
     within_response(plan.routed.settings.timeout.response, waiter, upload, ready).await
 }
 

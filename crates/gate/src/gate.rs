@@ -24,7 +24,7 @@ use crate::binding::{Bound, bind_all, socket_label};
 use crate::connection;
 use crate::discovery::Followers;
 use crate::driver::Driver;
-use crate::driver::tcp::TcpListener;
+use crate::driver::listener::TcpListener;
 use crate::driver::timer::Timer;
 use crate::driver::udp::UdpSocket;
 use crate::health::keeper::{self, Keeping};

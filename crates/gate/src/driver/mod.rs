@@ -7,15 +7,19 @@
 
 pub(crate) mod buffer;
 mod executor;
+mod inbox;
+pub(crate) mod listener;
 pub(crate) mod outbox;
 pub(crate) mod splice;
 pub(crate) mod tcp;
+mod ticket;
 pub(crate) mod timer;
 pub(crate) mod tls;
 pub(crate) mod udp;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -26,20 +30,18 @@ use slab::Slab;
 
 pub(crate) use executor::Remote;
 use executor::Tasks;
+use inbox::{Awaited, Inbox};
 use outbox::{Delivery, Letter, Outbox};
+use ticket::Ticket;
 
 const REMOTE: Token = Token(usize::MAX);
-/// Bits of a token that are a key; a thread has fewer than 2^32 descriptors. The rest is the
-/// generation, which never gets as far as [`REMOTE`] with all bits of the key set.
-const KEY_BITS: u32 = 32;
-const KEY_MASK: usize = (1 << KEY_BITS) - 1;
 /// Reads and writes a task may do before the others get their turn.
 const BUDGET: u32 = 32;
 
 /// Readiness of one descriptor, kept between edges.
 #[derive(Debug, Default)]
 struct Source {
-    /// Which of the last 2^16 that had this place in the slab; an event of an earlier one is not ours.
+    /// As in its [`Ticket`].
     generation: u16,
     readable: bool,
     writable: bool,
@@ -49,6 +51,8 @@ struct Source {
     broken: bool,
     /// A letter waits for the end of the turn; while it is not writable, for room.
     owes: bool,
+    /// A message that was asked for.
+    awaited: Awaited,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -64,6 +68,7 @@ pub(crate) struct Core {
     buffers: buffer::Pool,
     splices: splice::Pool,
     outbox: Outbox,
+    inbox: Inbox,
     started: Instant,
     now: Cell<Instant>,
     /// Milliseconds from the start to `now`.
@@ -132,29 +137,43 @@ impl Core {
     }
 
     /// A place for the readiness of a descriptor: its key, and the token to register it with.
-    fn add_source(&self, source: Source) -> (usize, Token) {
+    fn add_source(&self, source: Source, io: &impl AsRawFd) -> io::Result<(usize, Token)> {
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
-        let key = self.sources.borrow_mut().insert(Source {
+        let mut sources = self.sources.borrow_mut();
+        let ticket = Ticket {
+            key: sources.vacant_key(),
+            generation,
+            descriptor: Some(io.as_raw_fd()),
+        };
+        let token = ticket.token()?;
+        let key = sources.insert(Source {
             generation,
             ..source
         });
-        (key, Token(key | (generation as usize) << KEY_BITS))
+        Ok((key, token))
     }
 
     fn dispatch(&self, event: &mio::event::Event) {
         let mut sources = self.sources.borrow_mut();
-        let token = event.token().0;
-        let Some(source) = sources.get_mut(token & KEY_MASK) else {
+        let ticket = Ticket::from(event.token());
+        let Some(source) = sources.get_mut(ticket.key) else {
             return;
         };
-        if source.generation as usize != token >> KEY_BITS {
+        if source.generation != ticket.generation {
             return;
         }
         source.broken |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
         source.read_closed |= event.is_read_closed();
         if event.is_readable() || source.read_closed || source.broken {
             source.readable = true;
+            match source.awaited {
+                Awaited::Asked if !source.broken => {
+                    source.awaited = self.inbox.fetch(ticket, &self.buffers);
+                }
+                Awaited::Here => source.awaited = Awaited::HereAndMore,
+                _ => {}
+            }
             if let Some(waker) = &source.reader {
                 waker.wake_by_ref();
             }
@@ -162,7 +181,7 @@ impl Core {
         if event.is_writable() || source.broken {
             if source.owes && !source.writable {
                 // Who writes next waits for it.
-                return self.outbox.release(token & KEY_MASK);
+                return self.outbox.release(ticket.key);
             }
             source.writable = true;
             if let Some(waker) = &source.writer {
@@ -238,6 +257,7 @@ impl Driver {
             buffers: buffer::Pool::new(),
             splices: splice::Pool::default(),
             outbox: Outbox::default(),
+            inbox: Inbox::default(),
             started: now,
             now: Cell::new(now),
             elapsed: Cell::new(0),

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use mio::Interest;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use super::inbox::Awaited;
 use super::outbox::{Allowance, Letter};
 use super::splice::Splice;
 use super::tls::{Agreed, HandshakeError, Session};
@@ -43,12 +45,15 @@ pub(crate) struct TcpStream {
 }
 
 impl TcpStream {
-    fn register(core: &Rc<Core>, mut io: mio::net::TcpStream) -> io::Result<Self> {
+    pub(super) fn register(core: &Rc<Core>, mut io: mio::net::TcpStream) -> io::Result<Self> {
         // What came already makes an edge at once: a read that finds nothing is saved.
-        let (key, token) = core.add_source(Source {
-            writable: true,
-            ..Source::default()
-        });
+        let (key, token) = core.add_source(
+            Source {
+                writable: true,
+                ..Source::default()
+            },
+            &io,
+        )?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = core.registry.register(&mut io, token, interest);
         let stream = Self {
@@ -106,6 +111,20 @@ impl TcpStream {
         } else {
             Poll::Pending
         }
+    }
+
+    /// The same, for a message that is most likely small: on a plain connection it is read as soon as it is there,
+    /// before this task runs.
+    pub(crate) fn poll_message(&self, context: &Context<'_>) -> Poll<()> {
+        let ready = self.poll_readable(context);
+        if ready.is_pending() && self.tls.is_none() {
+            self.with(|source| {
+                if source.awaited == Awaited::Not {
+                    source.awaited = Awaited::Asked;
+                }
+            });
+        }
+        ready
     }
 
     fn poll_raw_readable(&self, context: &Context<'_>) -> Poll<()> {
@@ -276,8 +295,42 @@ impl TcpStream {
 
     /// recv(2), without the work that the C library does for threads that may be cancelled.
     fn take(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (count, _) = rustix::net::recv(&self.io, buffer, RecvFlags::empty())?;
-        Ok(count)
+        let here = match self.take_arrival(buffer)? {
+            Some((count, true)) => count,
+            Some((count, false)) => return Ok(count),
+            None => 0,
+        };
+        let rest = buffer.get_mut(here..).unwrap_or_default();
+        match rustix::net::recv(&self.io, rest, RecvFlags::empty()) {
+            Ok((count, _)) => Ok(here + count),
+            Err(error) if here == 0 => Err(error.into()),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(here),
+            Err(error) => {
+                self.core.inbox.keep_error(self.key, error);
+                self.with(|source| {
+                    source.awaited = Awaited::Here;
+                    source.read_closed = true;
+                });
+                Ok(here)
+            }
+        }
+    }
+
+    /// Takes what was read before it was asked for: how much, and whether the kernel may have more of it.
+    fn take_arrival(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+        let awaited = self.with(|source| source.awaited).unwrap_or_default();
+        if !awaited.is_here() {
+            return Ok(None);
+        }
+        let core = &self.core;
+        let taken = core.inbox.take(self.key, buffer, &core.buffers);
+        if let Ok((count, false)) = taken {
+            return Ok(Some((count, false)));
+        }
+        self.with(|source| source.awaited = Awaited::Not);
+        let (count, _) = taken?;
+        let more = awaited == Awaited::HereAndMore && count < buffer.len();
+        Ok(Some((count, more)))
     }
 
     fn put(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -381,6 +434,9 @@ impl TcpStream {
     /// stream. `None` when nothing can be taken so: there is nothing ([`TcpStream::is_dry`]
     /// tells), or what only a read gets past, as urgent data (RFC 9293 §3.8.5) and errors.
     pub(crate) fn fill(&self, pipe: &mut Splice, most: usize) -> Option<usize> {
+        if self.holds_message() {
+            return None;
+        }
         loop {
             match pipe.take_from(&self.io, most) {
                 Ok(count) => return Some(count),
@@ -388,6 +444,11 @@ impl TcpStream {
                 Err(_) => return None,
             }
         }
+    }
+
+    fn holds_message(&self) -> bool {
+        self.with(|source| source.awaited.is_here())
+            .unwrap_or(false)
     }
 
     /// Gives what a pipe holds to a plain connection, as far as it fits.
@@ -402,6 +463,9 @@ impl TcpStream {
     /// Looks whether a plain connection has really nothing to read; then the next edge says when
     /// there is something.
     pub(crate) fn is_dry(&self) -> bool {
+        if self.holds_message() {
+            return false;
+        }
         match self.io.peek(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.with(|source| {
@@ -697,98 +761,17 @@ impl Drop for TcpStream {
         let mut sources = self.core.sources.borrow_mut();
         let source = sources.try_remove(self.key);
         drop(sources);
+        if source
+            .as_ref()
+            .is_some_and(|source| source.awaited.is_here())
+        {
+            self.core.inbox.discard(self.key);
+        }
         if source.is_some_and(|source| source.owes)
             && let Some(mut letter) = self.core.outbox.recall(self.key)
         {
             // What does not fit now is lost with the connection.
             letter.deliver();
         }
-    }
-}
-
-/// One thread's share of a listening address (`SO_REUSEPORT`).
-#[derive(Debug)]
-pub(crate) struct TcpListener {
-    io: mio::net::TcpListener,
-    key: usize,
-    core: Rc<Core>,
-}
-
-impl TcpListener {
-    /// # Errors
-    /// When epoll does not take the descriptor.
-    pub(crate) fn new(core: &Rc<Core>, listener: std::net::TcpListener) -> io::Result<Self> {
-        let mut io = mio::net::TcpListener::from_std(listener);
-        let (key, token) = core.add_source(Source {
-            readable: true,
-            ..Source::default()
-        });
-        let registered = core.registry.register(&mut io, token, Interest::READABLE);
-        let listener = Self {
-            io,
-            key,
-            core: Rc::clone(core),
-        };
-        registered?;
-        Ok(listener)
-    }
-
-    /// True unless the last look at the queue found it empty.
-    pub(crate) fn may_have_more(&self) -> bool {
-        self.core
-            .sources
-            .borrow()
-            .get(self.key)
-            .is_some_and(|source| source.readable)
-    }
-
-    /// The next connection. Errors of one connection are skipped; what stays is an error of ours
-    /// (no descriptors left), after which the caller waits before it tries again.
-    pub(crate) fn poll_accept(
-        &self,
-        context: &Context<'_>,
-    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        loop {
-            {
-                let mut sources = self.core.sources.borrow_mut();
-                if let Some(source) = sources.get_mut(self.key)
-                    && !source.readable
-                {
-                    store(&mut source.reader, context.waker());
-                    return Poll::Pending;
-                }
-            }
-            if !self.core.spend(context.waker()) {
-                return Poll::Pending;
-            }
-            match self.io.accept() {
-                Ok((stream, peer)) => {
-                    return Poll::Ready(
-                        TcpStream::register(&self.core, stream).map(|stream| (stream, peer)),
-                    );
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(source) = self.core.sources.borrow_mut().get_mut(self.key) {
-                        source.readable = false;
-                    }
-                }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl Drop for TcpListener {
-    fn drop(&mut self) {
-        if let Err(error) = self.core.registry.deregister(&mut self.io) {
-            tracing::debug!(%error, "deregister");
-        }
-        let source = self.core.sources.borrow_mut().try_remove(self.key);
-        drop(source);
     }
 }
