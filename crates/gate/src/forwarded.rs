@@ -45,7 +45,7 @@ pub(crate) struct Site<'h> {
 /// Where the client sent its request, as far as is known: what stands in it, or what a trusted peer
 /// says in `X-Forwarded-Proto` and `X-Forwarded-Host`, or where one is absent in `Forwarded`. Of
 /// several values the first holds, which is the client's own if all proxies are honest; it is for
-/// answers to that client alone.
+/// answers to that client alone, never for a decision.
 pub(crate) fn site<'h>(
     snapshot: &Snapshot,
     (peer, scheme): (IpAddr, &'static str),

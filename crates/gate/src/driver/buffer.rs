@@ -78,7 +78,7 @@ impl Pool {
     /// Takes a sheet back that was sent.
     pub(crate) fn give_sheet(&self, mut sheet: Vec<u8>) {
         let mut sheets = self.sheets.borrow_mut();
-        if sheet.capacity() <= 2 * SHEET && sheets.len() < SHEETS_KEPT {
+        if (SHEET..=2 * SHEET).contains(&sheet.capacity()) && sheets.len() < SHEETS_KEPT {
             sheet.clear();
             sheets.push(sheet);
         }

@@ -139,7 +139,7 @@ fn socket<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
         reason = "the event has the number alone; a handle would cost each idle connection memory"
     )]
     // SAFETY: the event's generation is that of a source which is there, and `TcpStream` removes its source before it
-    // closes its descriptor.
+    // closes its descriptor. No stream has a duplicate, which would keep its registration behind that.
     unsafe {
         BorrowedFd::borrow_raw(descriptor)
     }
@@ -154,6 +154,7 @@ mod tests {
     use std::task::Poll;
     use std::time::Duration;
 
+    use super::super::outbox::Allowance;
     use super::super::tcp::TcpStream;
     use super::super::{Core, Driver};
 
@@ -307,6 +308,31 @@ mod tests {
             assert_eq!(read(&stream, 100_000).await, first);
             assert_eq!(error(&stream).await, ErrorKind::ConnectionReset);
             assert_eq!(held(&core), 0);
+            // What the error was kept on is no sheet.
+            assert!(core.buffers.sheet().capacity() >= 8 * 1024);
+        });
+    }
+
+    #[test]
+    fn nothing_is_read_for_a_stream_whose_peer_takes_nothing() {
+        with_ends(|core, stream, mut peer| async move {
+            let allowance = Allowance {
+                rate_min: None,
+                idle: Duration::from_secs(60),
+            };
+            while !stream.is_stuck() {
+                stream.post(vec![0; 16 * 1024], allowance).unwrap();
+                next_turn().await;
+            }
+            let mut waited = false;
+            message(&stream, || {
+                peer.write_all(b"more, please").unwrap();
+                waited = true;
+            })
+            .await;
+            assert!(waited && stream.is_stuck());
+            assert_eq!(held(&core), 0);
+            assert_eq!(read(&stream, 100).await, b"more, please");
         });
     }
 

@@ -168,7 +168,8 @@ impl Core {
         if event.is_readable() || source.read_closed || source.broken {
             source.readable = true;
             match source.awaited {
-                Awaited::Asked if !source.broken => {
+                // Who has to wait for room first would leave it lying here.
+                Awaited::Asked if !source.broken && (source.writable || !source.owes) => {
                     source.awaited = self.inbox.fetch(ticket, &self.buffers);
                 }
                 Awaited::Here => source.awaited = Awaited::HereAndMore,

@@ -119,7 +119,7 @@ impl TcpStream {
         let ready = self.poll_readable(context);
         if ready.is_pending() && self.tls.is_none() {
             self.with(|source| {
-                if source.awaited == Awaited::Not {
+                if source.awaited == Awaited::Not && !source.readable {
                     source.awaited = Awaited::Asked;
                 }
             });
@@ -320,6 +320,9 @@ impl TcpStream {
     fn take_arrival(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
         let awaited = self.with(|source| source.awaited).unwrap_or_default();
         if !awaited.is_here() {
+            if awaited == Awaited::Asked {
+                self.with(|source| source.awaited = Awaited::Not);
+            }
             return Ok(None);
         }
         let core = &self.core;
